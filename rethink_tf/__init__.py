@@ -1,0 +1,3 @@
+"""Detectors trained from random weights, after "Rethinking ImageNet Pre-Training"."""
+
+__version__ = "0.1.0"
