@@ -1,0 +1,391 @@
+"""Parses an experiment's gin files, checks them, and keeps a record of them beside the run.
+
+gin accepts more than it should: a macro that nothing reads, a parameter that the code gives itself,
+a configurable that is never called. Here every such binding is an error, so that a misspelt option
+stops the run before its first step. The order of calls in a run is:
+
+    parse(gin_files, gin_params)            # unknown names and missing values stop here
+    compare_with_folder(model_dir)          # another experiment's folder stops here
+    ... build everything ...
+    check_all_used()                        # bindings without effect stop here
+    write_operative_config(model_dir)       # config.gin to read, config.json to compare
+
+A "binding" is one line of gin: `scope/selector.parameter = value`, or a macro `NAME = value`. What
+was used is read from gin's own tables (`gin.config._CONFIG`, `_OPERATIVE_CONFIG`), since its public
+functions return them as text only. This module imports no TensorFlow.
+"""
+
+import difflib
+import inspect
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import gin
+from absl import logging
+from gin import config as gin_config
+
+# A run may be started again in its folder with other values of these: they say where things lie and
+# how often they are written, not what is computed. Macros stay unresolved in the record, so that
+# they match wherever they are used; parameters match by the end of their full name, in any scope.
+OPERATIONAL_MACROS = ("MODEL_DIR", "DATA_DIR")
+OPERATIONAL = (
+    "run.mode",
+    "run.model_dir",
+    "run.data_dir",
+    "run.strategy",
+    "run.log_every",
+    "run.summary_every",
+    "run.picture_every",
+    "run.checkpoint_every",
+    "run.evaluate_every",
+    "run.keep_newest",
+    "run.keep_best",
+)
+
+_MACRO = "gin.macro"
+# (scope, full selector, parameter): how gin's tables are keyed.
+_Key = tuple[str, str, str]
+
+
+class ConfigError(ValueError):
+    """An experiment that can't run as it is written; the message says what to change."""
+
+
+def configs_root() -> pathlib.Path:
+    """Returns the folder of the shipped gin files: inside an installed package, else beside it."""
+    package = pathlib.Path(__file__).resolve().parent
+    inside = package / "gin_configs"
+    return inside if inside.is_dir() else package.parent / "gin_configs"
+
+
+def shipped_experiments() -> list[str]:
+    """Returns the names of the shipped experiments, such as 'quickstart.gin', sorted."""
+    return sorted(path.name for path in configs_root().glob("*.gin"))
+
+
+def parse(gin_files: Sequence[str], gin_params: Sequence[str] = ()) -> None:
+    """Parses gin files, then single bindings over them, in place of whatever was bound before.
+
+    Later files win over earlier ones, and bindings over files. `include` paths are looked for in
+    the working directory, then among the shipped files.
+
+    Args:
+        gin_files: paths; each as given, else among the shipped files ('quickstart.gin').
+        gin_params: bindings 'name=value' in gin's syntax: texts need their own quotes.
+
+    Raises:
+        ConfigError: no file, a file not found, bad syntax, an unknown configurable, parameter or
+            macro, or a value that must be given and was not.
+    """
+    if not gin_files:
+        raise ConfigError(f"No gin file was given. {_shipped_text()}")
+    for param in gin_params:
+        if not re.match(r"[\w./]+\s*=[^=]", param):
+            raise ConfigError(
+                f"--gin_param={param!r} is not a binding: write it as name=value, "
+                "for example --gin_param='BATCH_SIZE=8'."
+            )
+    paths = [str(_find_file(name)) for name in gin_files]
+    if str(configs_root()) not in gin_config._LOCATION_PREFIXES:
+        gin.add_config_file_search_path(str(configs_root()))
+    gin.clear_config()
+    try:
+        gin.parse_config_files_and_bindings(paths, list(gin_params), finalize_config=False)
+    except (ValueError, SyntaxError, LookupError, ImportError, AttributeError, OSError) as error:
+        raise ConfigError(_explain(error, gin_params)) from error
+    _check_macros_exist()
+    check_required()
+    gin.finalize()
+    logging.info("Parsed %s and %d bindings of the command line.", paths, len(gin_params))
+
+
+def check_required() -> None:
+    """Checks that everything marked `%gin.REQUIRED` was given; `parse` calls it.
+
+    Raises:
+        ConfigError: naming all that is missing, and how to give it.
+    """
+    missing = sorted(_name(key) for key, value in _bindings().items() if _is_required(value))
+    if missing:
+        values = ['"/a/folder"' if name.endswith("_DIR") else "..." for name in missing]
+        flags = "\n".join(
+            f"  --gin_param='{name}={value}'" for name, value in zip(missing, values, strict=True)
+        )
+        raise ConfigError(f"The experiment needs values that were not given. Add:\n{flags}")
+
+
+def check_all_used(unbuilt: Sequence[str] = ()) -> None:
+    """Checks that every binding had an effect; to be called once everything is built.
+
+    A binding counts as used if a configurable was called with its value. One that every call
+    overrides in an inner scope has no effect, and neither has one whose value the caller gives.
+    Macros are held to the same rule, those of shipped base files too: a macro that some
+    experiments don't read belongs in the files of those that do.
+
+    Args:
+        unbuilt: parameters such as 'run.schedule' whose value this mode leaves uncalled; what can
+            be reached from them counts as used.
+
+    Raises:
+        ConfigError: naming the bindings without effect, each with the nearest valid names.
+    """
+    used, valid = _used_bindings()
+    used |= _reachable_bindings(unbuilt)
+    unused = [(key, value) for key, value in _bindings().items() if key not in used]
+    if not unused:
+        return
+    valid_names = {_name(key) for key in used | valid}
+    lines = []
+    for key, value in sorted(unused, key=lambda item: _name(item[0])):
+        lines.append(f"  {_name(key)} = {value!r}{_nearest(_name(key), valid_names)}")
+    raise ConfigError(
+        "These bindings have no effect: they are misspelt, belong to a part that this experiment "
+        "does not build, or set a value that the code gives itself:\n" + "\n".join(lines)
+    )
+
+
+def operative_config() -> str:
+    """Returns the values in force, defaults of everything called included, as gin text."""
+    return gin.operative_config_str(max_line_length=100)
+
+
+def canonical_bindings() -> dict[str, str]:
+    """Returns what was parsed as {'scope/full.selector.parameter': value}, to compare runs.
+
+    Macros are replaced by their values (except OPERATIONAL_MACROS), tuples are written as lists and
+    whole floats as integers, so that two ways to write one value compare equal.
+    """
+    bindings = _bindings()
+    return {
+        "/".join(filter(None, [scope, f"{selector}.{parameter}"])): _canonical(value, bindings)
+        for (scope, selector, parameter), value in sorted(
+            bindings.items(), key=lambda item: item[0]
+        )
+        if selector != _MACRO
+    }
+
+
+def write_operative_config(model_dir: str | os.PathLike) -> None:
+    """Writes `config.gin` (to read, and to run again) and `config.json` (for comparison).
+
+    Each is replaced as a whole. To be called by one process, after everything was built.
+
+    Args:
+        model_dir: the run's folder; made where it is missing.
+    """
+    folder = pathlib.Path(model_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"version": 1, "bindings": canonical_bindings()}
+    header = "# Every value that this run used, defaults included.\n\n"
+    _write_whole(folder / "config.gin", header + operative_config())
+    _write_whole(folder / "config.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def compare_with_folder(model_dir: str | os.PathLike, ignore: Sequence[str] = OPERATIONAL) -> None:
+    """Refuses a folder in which another experiment was run.
+
+    Args:
+        model_dir: the run's folder; one that is missing or has no `config.json` passes.
+        ignore: parameters that may differ, such as 'run.log_every'.
+
+    Raises:
+        ConfigError: naming every binding that differs, with both values; or the `config.json` that
+            can't be read.
+    """
+    path = pathlib.Path(model_dir) / "config.json"
+    if not path.exists():
+        return
+    try:
+        there = dict(json.loads(path.read_text())["bindings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} is damaged ({error}): remove it, or choose another MODEL_DIR."
+        ) from error
+    now = canonical_bindings()
+    lines = [
+        f"  {name}: {there.get(name, 'not given')} there, {now.get(name, 'not given')} now"
+        for name in sorted(there.keys() | now.keys())
+        if there.get(name) != now.get(name) and not _matches(name, ignore)
+    ]
+    if lines:
+        raise ConfigError(
+            f"{model_dir} holds a run of another experiment; {len(lines)} of its bindings differ:\n"
+            + "\n".join(lines)
+            + "\nChoose another folder (--gin_param='MODEL_DIR=\"/another/folder\"'), "
+            "or run with the values there."
+        )
+
+
+def _find_file(name: str) -> pathlib.Path:
+    root = configs_root()
+    # 'gin_configs/quickstart.gin', as the README writes it, works from any working directory.
+    places = [pathlib.Path(name), root / name, root / name.removeprefix("gin_configs/")]
+    for place in places:
+        if place.is_file():
+            return place.resolve()
+    known = [*shipped_experiments(), *(f"{p.parent.name}/{p.name}" for p in root.glob("*/*.gin"))]
+    near = _nearest(name.removeprefix("gin_configs/"), known)
+    raise ConfigError(
+        f"The gin file {name!r} is neither in {pathlib.Path.cwd()} nor in {root}{near}. "
+        f"{_shipped_text()}"
+    )
+
+
+def _shipped_text() -> str:
+    names = ", ".join(shipped_experiments()) or "none"
+    return f"The shipped experiments are: {names}; give one by --gin_file."
+
+
+def _explain(error: Exception, gin_params: Sequence[str]) -> str:
+    """Adds the nearest valid names to gin's message, which ends with file and line."""
+    text = str(error).strip("'\"") if isinstance(error, KeyError) else str(error)
+    head, _, where = text.partition("\n")
+    where = re.sub(r"In bindings string line \d+\n\s*(.*)", r"In --gin_param=\1", where)
+    near = ""
+    if match := re.match(r"Configurable '(.+)' doesn't have a parameter named '(.+)'", head):
+        near = _nearest(match[2], _parameters(match[1]))
+    elif match := re.match(r"No configurable matching (?:reference )?'@?([^'()]+)(?:\(\))?'", head):
+        near = _nearest(match[1].rpartition("/")[2], _selectors())
+    elif isinstance(error, SyntaxError):
+        near = f"\n  {(error.text or '').strip()}"
+        if error.filename is None:
+            head = f"Bad syntax ({error.msg}) in one of --gin_param={list(gin_params)}"
+            near += "\n  A text needs quotes of its own: --gin_param='DATA_DIR=\"/data/coco\"'."
+    return f"{head.rstrip('.')}{near}" + (f"\n{where}" if where else "")
+
+
+def _check_macros_exist() -> None:
+    bindings = _bindings()
+    macros = {scope for scope, selector, _ in bindings if selector == _MACRO}
+    for key, value in bindings.items():
+        for reference in _references(value):
+            if reference.config_key[1] == _MACRO and reference.config_key[0] not in macros:
+                name = reference.config_key[0]
+                raise ConfigError(
+                    f"{_name(key)} = {value!r} reads the macro {name}, which no file defines"
+                    f"{_nearest(name, macros)}. Define it: --gin_param='{name}=...'"
+                )
+
+
+def _bindings() -> dict[_Key, Any]:
+    return {
+        (scope, selector, parameter): value
+        for (scope, selector), values in gin_config._CONFIG.items()
+        for parameter, value in values.items()
+    }
+
+
+def _used_bindings() -> tuple[set[_Key], set[_Key]]:
+    """Returns the bindings whose values calls took, and all that the calls could have taken."""
+    bindings = _bindings()
+    used, valid = set(), set()
+    for (scope, selector), parameters in list(gin_config._OPERATIVE_CONFIG.items()):
+        # gin looks from the innermost scope outwards.
+        scopes = [*_prefixes(scope)][::-1]
+        for parameter in parameters:
+            valid.add((scope, selector, parameter))
+            keys = [(outer, selector, parameter) for outer in scopes]
+            used.update([key for key in keys if key in bindings][:1])
+    return used, valid
+
+
+def _reachable_bindings(parameters: Sequence[str]) -> set[_Key]:
+    """Returns the bindings of everything that the values of the named parameters refer to."""
+    bindings = _bindings()
+    reached: set[_Key] = set()
+    waiting = [(k[0], v) for k, v in bindings.items() if _matches(f"{k[1]}.{k[2]}", parameters)]
+    while waiting:
+        scope, value = waiting.pop()
+        for reference in _references(value):
+            own_scope, selector = reference.config_key
+            inner = own_scope or scope
+            for outer in _prefixes(inner):
+                for key in bindings:
+                    if key[:2] == (outer, selector) and key not in reached:
+                        reached.add(key)
+                        waiting.append((inner, bindings[key]))
+    return reached
+
+
+def _prefixes(scope: str) -> Iterator[str]:
+    """Yields '', 'a', 'a/b' for 'a/b'."""
+    parts = scope.split("/") if scope else []
+    for count in range(len(parts) + 1):
+        yield "/".join(parts[:count])
+
+
+def _references(value: Any) -> Iterator[gin_config.ConfigurableReference]:
+    return gin_config.iterate_references(value)
+
+
+def _is_required(value: Any) -> bool:
+    """Whether a value is `%gin.REQUIRED`."""
+    if not isinstance(value, gin_config.ConfigurableReference):
+        return value is gin.REQUIRED
+    return value.config_key == ("gin.REQUIRED", "gin.constant")
+
+
+def _canonical(value: Any, bindings: dict[_Key, Any]) -> str:
+    if isinstance(value, gin_config.ConfigurableReference):
+        scope, selector = value.config_key
+        if selector == _MACRO:
+            if scope in OPERATIONAL_MACROS:
+                return f"%{scope}"
+            return _canonical(bindings[scope, _MACRO, "value"], bindings)
+        call = "()" if value.evaluate else ""
+        return "@" + "/".join(filter(None, [scope, selector])) + call
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_canonical(item, bindings) for item in value) + "]"
+    if isinstance(value, dict):
+        items = sorted((_canonical(k, bindings), _canonical(v, bindings)) for k, v in value.items())
+        return "{" + ", ".join(f"{key}: {item}" for key, item in items) + "}"
+    if isinstance(value, float) and value.is_integer():
+        return repr(int(value))
+    return repr(value)
+
+
+def _name(key: _Key) -> str:
+    """Returns a binding's name as one writes it in a gin file."""
+    scope, selector, parameter = key
+    if selector == _MACRO:
+        return scope
+    minimal = gin_config._REGISTRY.minimal_selector(selector)
+    return "/".join(filter(None, [scope, f"{minimal}.{parameter}"]))
+
+
+def _matches(name: str, parameters: Sequence[str]) -> bool:
+    """Whether a full name without its scope is, or ends in, one of the parameters' names."""
+    unscoped = name.rpartition("/")[2]
+    return any(unscoped == each or unscoped.endswith("." + each) for each in parameters)
+
+
+def _selectors() -> list[str]:
+    """Returns the short names of everything registered, without gin's own."""
+    full = [selector for selector, _ in gin_config._REGISTRY.items()]
+    return [
+        gin_config._REGISTRY.minimal_selector(each) for each in full if not each.startswith("gin.")
+    ]
+
+
+def _parameters(selector: str) -> list[str]:
+    return list(inspect.signature(gin_config._REGISTRY.get_match(selector).wrapped).parameters)
+
+
+def _nearest(name: str, valid: Sequence[str] | set[str]) -> str:
+    """Returns ' (did you mean ...?)' with up to three near names, or ''."""
+    near = difflib.get_close_matches(name, sorted(set(valid)), n=3, cutoff=0.6)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
+
+
+def _write_whole(path: pathlib.Path, text: str) -> None:
+    """Replaces a file at once: a reader after a kill sees the old text or the new, whole."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with open(part, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
