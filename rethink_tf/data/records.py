@@ -162,6 +162,42 @@ def encode_example(
     return example.SerializeToString(deterministic=True)
 
 
+def begin_directory(directory: str, overwrite: bool) -> None:
+    """Makes a record directory ready to be written, marked as incomplete.
+
+    What an interrupted conversion left is removed; a finished one only if `overwrite`.
+
+    Raises:
+        FileExistsError: if it holds finished records and not `overwrite`, or other `*.tfrecord`,
+            which would be taken for a part of this data set.
+    """
+    directory = os.fspath(directory)
+    tf.io.gfile.makedirs(directory)
+    manifest = os.path.join(directory, MANIFEST_FILE)
+    marker = os.path.join(directory, INCOMPLETE_FILE)
+    if tf.io.gfile.exists(manifest) and not overwrite and not tf.io.gfile.exists(marker):
+        raise FileExistsError(
+            f"{directory} already holds finished records ({MANIFEST_FILE}); choose another output, "
+            "or give --overwrite to replace them"
+        )
+    own = [
+        path
+        for path in tf.io.gfile.glob(os.path.join(directory, "*.tfrecord"))
+        if re.fullmatch(r"records-\d{5}-of-\d{5}\.tfrecord", os.path.basename(path))
+    ]
+    others = set(tf.io.gfile.glob(os.path.join(directory, "*.tfrecord"))) - set(own)
+    if others or (own and not (tf.io.gfile.exists(manifest) or tf.io.gfile.exists(marker))):
+        raise FileExistsError(
+            f"{directory} holds records that no conversion of this package left there "
+            f"({os.path.basename(min(others or own))}); choose another output"
+        )
+    write_file(marker, "A conversion into this folder is running or was interrupted.\n")
+    stale = tf.io.gfile.glob(os.path.join(directory, ".records-*.tmp"))
+    names = (MANIFEST_FILE, INDEX_FILE, GROUND_TRUTH_FILE)
+    for path in [os.path.join(directory, name) for name in names] + own + stale:
+        remove_if_there(path)
+
+
 def write_index(index: RecordIndex) -> None:
     """Writes `index.npz` into the index's directory."""
     buffer = io.BytesIO()

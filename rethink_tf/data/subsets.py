@@ -1,0 +1,40 @@
+"""Subsets of a data set, chosen from the image ids alone."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+
+
+def select_image_ids(image_ids: Iterable[int], num_images: int) -> list[int]:
+    """Chooses images by the rank of a hash of their ids.
+
+    The ids are ranked by BLAKE2b (8 bytes) of their decimal digits, and the first `num_images`
+    are taken. So the choice is the same on every machine and in any order of the ids, a smaller
+    subset lies inside a larger one, and no file has to be kept to repeat it.
+
+    Args:
+        image_ids: distinct integers.
+        num_images: how many to take, at least 1.
+
+    Returns:
+        The chosen ids in ascending order.
+
+    Raises:
+        ValueError: if an id comes twice, or there are fewer ids than asked for.
+    """
+    ids = [int(image_id) for image_id in image_ids]
+    if len(set(ids)) != len(ids):
+        twice = next(image_id for image_id, count in Counter(ids).items() if count > 1)
+        raise ValueError(f"image id {twice} comes twice; a subset needs distinct ids")
+    if num_images < 1:
+        raise ValueError(f"num_images is {num_images}; a subset has at least one image")
+    if num_images > len(ids):
+        raise ValueError(
+            f"a subset of {num_images} images was asked for, the data set has {len(ids)}; "
+            "ask for fewer"
+        )
+    return sorted(sorted(ids, key=_rank)[:num_images])
+
+
+def _rank(image_id: int) -> bytes:
+    return hashlib.blake2b(str(image_id).encode(), digest_size=8).digest()
