@@ -21,6 +21,7 @@ import json
 import os
 import pathlib
 import re
+import tokenize
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -95,6 +96,9 @@ def parse(gin_files: Sequence[str], gin_params: Sequence[str] = ()) -> None:
     gin.clear_config()
     try:
         gin.parse_config_files_and_bindings(paths, list(gin_params), finalize_config=False)
+    except tokenize.TokenError as error:  # gin lets it through, without a place
+        message = f"A bracket or quote is not closed in {paths} or --gin_param={list(gin_params)}."
+        raise ConfigError(message) from error
     except (ValueError, SyntaxError, LookupError, ImportError, AttributeError, OSError) as error:
         raise ConfigError(_explain(error, gin_params)) from error
     _check_macros_exist()

@@ -127,6 +127,19 @@ def test_unquoted_text_says_how_to_quote(main_gin):
     assert "quotes of its own" in message and "MODEL_DIR=/tmp/x" in message
 
 
+def test_unclosed_bracket(main_gin):
+    message = failure(config.parse, [main_gin], ["BATCH_SIZE=[1, 2"])
+    assert "not closed" in message and "BATCH_SIZE=[1, 2" in message
+
+
+@pytest.mark.parametrize("line", ["include 'base/nope.gin'", "import nope", "resnet depth"])
+def test_bad_line_is_named_with_its_file(tmp_path, line):
+    path = tmp_path / "bad.gin"
+    path.write_text(f"A = 3\n{line}\n")
+    message = failure(config.parse, [str(path)], [])
+    assert "bad.gin" in message and "line 2" in message and line in message
+
+
 def test_unknown_parameter_is_named_with_file_line_and_nearest(tmp_path, main_gin):
     overlay = tmp_path / "overlay.gin"
     overlay.write_text("toy_resnet.depth = 18\ntoy_resnet.dept = 34\n")
