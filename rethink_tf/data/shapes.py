@@ -184,26 +184,31 @@ def draw_image(
         visible pixels; no pixel is in two masks). The shapes are in order from back to front.
     """
     rng = np.random.default_rng([seed, image_id])
-    background, palette = _draw_background(rng, image_size)
+    canvas, palette = _draw_background(rng, image_size)
     count = int(rng.integers(1, max_objects + 1))
     labels = rng.integers(1, len(CATEGORIES) + 1, count)
-    coverages, colours = [], []
+    coverages, windows, colours = [], [], []
     for label in labels:
-        coverages.append(_draw_coverage(rng, CATEGORIES[label - 1], image_size))
+        coverage, window = _draw_coverage(rng, CATEGORIES[label - 1], image_size)
+        coverages.append(coverage)
+        windows.append(window)
         colours.append(_pick_colour(rng, palette, colours))
-    kept = _visible_enough(np.stack(coverages) >= 128)
-    canvas = background
+    shapes = np.stack(coverages) >= 128
+    kept = _visible_enough(shapes)
     for k in kept:
-        ramp = _ramp(image_size, rng.uniform(0, 2 * math.pi))[..., None]
-        shading = 1 + rng.uniform(0, 0.15) * ramp
-        alpha = (coverages[k].astype(np.float32) / 255)[..., None]
-        canvas += alpha * (colours[k].astype(np.float32) * shading - canvas)
+        ramp = _ramp(image_size, rng.uniform(0, 2 * math.pi))[windows[k]]
+        shading = np.float32(1) + np.float32(rng.uniform(0, 0.15)) * ramp
+        alpha = coverages[k][windows[k]] * np.float32(1 / 255)
+        below = canvas[windows[k]]
+        below += alpha[..., None] * (colours[k].astype(np.float32) * shading[..., None] - below)
     noise = _noise(seed, image_size)
     row, column = rng.integers(0, image_size, 2)
     noise = noise[row : row + image_size, column : column + image_size]
     canvas += np.float32(rng.uniform(0.01, 0.04)) * noise
-    pixels = np.clip(canvas * 255 + 0.5, 0, 255).astype(np.uint8)
-    return pixels, labels[kept], _visible(np.stack([coverages[k] for k in kept]) >= 128)
+    canvas *= 255
+    canvas += 0.5
+    pixels = np.clip(canvas, 0, 255, out=canvas).astype(np.uint8)
+    return pixels, labels[kept], _visible(shapes[kept])
 
 
 def _check_arguments(arguments: dict) -> None:
@@ -270,8 +275,12 @@ def _pick_colour(rng, palette: np.ndarray, others: list[np.ndarray]) -> np.ndarr
     return draws[good[0] if len(good) else np.argmax(score)]
 
 
-def _draw_coverage(rng, name: str, size: int) -> np.ndarray:
-    """Which part of each pixel a shape covers: uint8 [S, S], 255 is all of it."""
+def _draw_coverage(rng, name: str, size: int) -> tuple[np.ndarray, tuple[slice, slice]]:
+    """Which part of each pixel a shape covers.
+
+    Returns:
+        (uint8 [S, S], 255 is all of a pixel; the (rows, columns) outside of which it is zero).
+    """
     diameter = rng.uniform(MIN_DIAMETER, MAX_DIAMETER) * size
     # The border may cut off a tenth of the diameter.
     centre = rng.uniform(0.4 * diameter, size - 0.4 * diameter, 2)
@@ -279,13 +288,14 @@ def _draw_coverage(rng, name: str, size: int) -> np.ndarray:
     corners = centre + diameter / 2 * _corners(name, aspect) @ _rotation(angle)
     start = np.clip(np.floor(corners.min(0)), 0, size).astype(int)
     stop = np.clip(np.ceil(corners.max(0)), 0, size).astype(int)
-    window = Image.new("L", tuple((stop - start) * _SUPERSAMPLING))
+    drawing = Image.new("L", tuple((stop - start) * _SUPERSAMPLING))
     # Pillow draws a polygon through centres of pixels, which lie at +0.5.
     points = (corners - start) * _SUPERSAMPLING - 0.5
-    ImageDraw.Draw(window).polygon([tuple(point) for point in points.tolist()], fill=255)
+    ImageDraw.Draw(drawing).polygon([tuple(point) for point in points.tolist()], fill=255)
     coverage = np.zeros((size, size), np.uint8)
-    coverage[start[1] : stop[1], start[0] : stop[0]] = np.asarray(window.reduce(_SUPERSAMPLING))
-    return coverage
+    window = (slice(start[1], stop[1]), slice(start[0], stop[0]))
+    coverage[window] = np.asarray(drawing.reduce(_SUPERSAMPLING))
+    return coverage, window
 
 
 def _corners(name: str, aspect: float) -> np.ndarray:
@@ -350,7 +360,7 @@ def _annotations(image_id: int, labels: np.ndarray, masks: np.ndarray) -> list[d
 
 def _ramp(size: int, angle: float) -> np.ndarray:
     """float32 [S, S] from -1 to 1 in the direction of an angle."""
-    steps = np.linspace(-1, 1, size, dtype=np.float32) / math.sqrt(2)
+    steps = (np.arange(size, dtype=np.float32) * 2 / (size - 1) - 1) / np.float32(math.sqrt(2))
     return np.float32(math.cos(angle)) * steps + np.float32(math.sin(angle)) * steps[:, None]
 
 
