@@ -1,0 +1,1 @@
+"""Importers of checkpoints that other code bases wrote."""

@@ -1,0 +1,130 @@
+"""Reads pickled checkpoints as data: Detectron's and Detectron2's `.pkl` files.
+
+What keeps a hostile file from running anything stands in `unpickler`; here are the file, its errors
+and the check of what came out.
+"""
+
+import os
+
+import numpy as np
+
+from rethink_tf.weights.unpickler import (
+    PLAIN_TYPES,
+    ArrayUnpickler,
+    RefusedPickleError,
+    Shell,
+    describe,
+)
+
+_ONLY = "only arrays, numbers, strings and containers are read, and nothing of it was executed"
+_MAX_DEPTH = 100
+
+
+def load_arrays(path):
+    """Reads a checkpoint that is a pickled dict, safe for files from anyone.
+
+    Strings of Python 2 (Detectron's files) are decoded as latin1, which keeps every byte.
+
+    Args:
+        path: a pickle of protocol 0 to 5, for example Detectron's or Detectron2's `.pkl`.
+
+    Returns:
+        dict of nested dicts, lists and tuples with NumPy arrays (native byte order, read-only),
+        numbers, str, bytes and None. An OrderedDict becomes a dict, a NumPy scalar a number.
+
+    Raises:
+        RefusedPickleError: if it holds anything else; what it names is not imported or executed.
+        ValueError: if the file is truncated, not a pickle, or not a dict.
+        OSError: if it cannot be read.
+    """
+    path = os.fspath(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path} is not a file; give the path of the pickle itself")
+    with open(path, "rb") as file:
+        reader = _BoundedReader(file, os.fstat(file.fileno()).st_size)
+        _check_start(path, file.read(4))
+        file.seek(0)
+        try:
+            value = _finish(ArrayUnpickler(reader, reader.size).load())
+        except RefusedPickleError as error:
+            raise RefusedPickleError(f"{path} is refused: {error}; {_ONLY}") from None
+        # A damaged pickle makes the machine fail in any way (the library's reference says so):
+        # an empty stack is an IndexError, a wrong operand a TypeError, and so on.
+        except Exception as error:
+            raise ValueError(
+                f"{path} is truncated or not a pickle: {type(error).__name__} at byte "
+                f"{reader.position} of {reader.size} ({str(error)[:200]}); get the file again"
+            ) from error
+    if reader.position != reader.size:
+        raise ValueError(
+            f"{path} has {reader.size - reader.position} bytes after the end of its pickle; it is "
+            "damaged or of another format (such as torch.save's), convert it to one pickled dict"
+        )
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"{path} must hold a dict of arrays, found {type(value).__name__}; "
+            "a checkpoint of Detectron or Detectron2 is expected"
+        )
+    return value
+
+
+def _check_start(path, start):
+    """Raises ValueError with a helpful text for what is often given by mistake."""
+    if not start:
+        raise ValueError(f"{path} is empty; get the file again")
+    known = {b"PK\x03\x04": "a zip archive (torch.save or numpy.savez)", b"\x89HDF": "HDF5"}
+    if start in known:
+        raise ValueError(f"{path} is {known[start]}, not a pickle; convert it to a pickled dict")
+
+
+class _BoundedReader:
+    """A file whose reads fail before they allocate, where they would pass its end."""
+
+    def __init__(self, file, size):
+        self._file = file
+        self.position = 0
+        self.size = size
+
+    def read(self, count):
+        left = self.size - self.position
+        if count > left:
+            raise EOFError(f"{count} more bytes are announced, {left} are left")
+        self.position += count
+        return self._file.read(count)
+
+    def readline(self):
+        line = self._file.readline()
+        self.position += len(line)
+        return line
+
+
+def _finish(value, depth=0, done=None):
+    """Returns a copy with arrays in place of shells, having checked the type of every value.
+
+    Args:
+        value: what the machine left.
+        depth: int, containers around it.
+        done: {id: copy} of shared containers, each copied once; None while one is being copied.
+    """
+    done = {} if done is None else done
+    if type(value) in PLAIN_TYPES or type(value) is np.ndarray:
+        return value
+    if type(value) is Shell and value.kind == "array":
+        if value.value is None:
+            raise ValueError("an array has no contents")
+        return value.value
+    if type(value) not in (dict, list, tuple):
+        raise RefusedPickleError(f"it holds {describe(value)}")
+    if depth >= _MAX_DEPTH:
+        raise RefusedPickleError(f"its containers are nested deeper than {_MAX_DEPTH}")
+    if id(value) in done:
+        if done[id(value)] is None:
+            raise RefusedPickleError("it has a container that contains itself")
+        return done[id(value)]
+    done[id(value)] = None
+    if type(value) is dict:
+        copy = {key: _finish(item, depth + 1, done) for key, item in value.items()}
+    else:
+        copy = type(value)([_finish(item, depth + 1, done) for item in value])
+    done[id(value)] = copy
+    return copy
