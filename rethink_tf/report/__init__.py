@@ -1,0 +1,1 @@
+"""What people look at: pictures and summaries made from what runs leave."""

@@ -1,0 +1,237 @@
+"""Pictures of objects on photographs: boxes, translucent masks and labels.
+
+Pillow and NumPy only. Letters: N objects, H and W the given image's size, K the whole number by
+which a small image is enlarged so that its labels can be read.
+"""
+
+import colorsys
+import contextlib
+import os
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+_MIN_LONG_SIDE = 480  # pixels; below that a label of 13 pixels hides what it names
+_MASK_OPACITY = 0.45
+_TITLE_COLOUR = (32, 34, 38)
+# Hues of 20 classes, far apart first; more classes repeat them, lighter and darker.
+_HUES = [(slot * 0.381966) % 1.0 for slot in range(20)]
+
+
+class Objects(NamedTuple):
+    """The objects of one image, as `draw_objects` takes them."""
+
+    boxes: np.ndarray
+    class_names: list
+    scores: np.ndarray | None = None
+    masks: np.ndarray | None = None
+
+
+def class_colours(class_names):
+    """Gives every class its own colour.
+
+    A name has the same colour in every picture, except where two of them would share one.
+
+    Args:
+        class_names: iterable of str, repeats allowed.
+
+    Returns:
+        {name: (red, green, blue)}, 0 to 255.
+    """
+    shades = [(0.62, 1.0), (0.45, 1.0), (0.85, 0.8), (0.4, 0.75)]  # saturation, value
+    palette = [
+        tuple(int(255 * part) for part in colorsys.hsv_to_rgb(hue, *shade))
+        for shade in shades
+        for hue in _HUES
+    ]
+    colours, taken = {}, set()
+    for name in sorted(set(class_names)):
+        # Not Python's hash(), which differs from one process to the next.
+        slot = zlib.crc32(name.encode()) % len(_HUES)
+        while slot in taken and len(taken) < len(palette):
+            slot = (slot + 1) % len(palette)
+        taken.add(slot)
+        colours[name] = palette[slot]
+    return colours
+
+
+def draw_objects(image, boxes, class_names, scores=None, masks=None, colours=None):
+    """Draws objects with their class, score and mask, small ones in front.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+        boxes: float [N, 4], (y1, x1, y2, x2), pixels of the image; may reach out of it. N may be 0.
+        class_names: N names.
+        scores: float [N], 0 to 1, or None.
+        masks: [N, H, W], not zero inside of the object, or None.
+        colours: what `class_colours` returned for these names and others, or None.
+
+    Returns:
+        uint8 [K * H, K * W, 3]; K is 1 for images of at least 480 pixels along the longer side.
+
+    Raises:
+        ValueError: if the image is not uint8 [H, W, 3] or the lengths or sizes differ.
+    """
+    boxes = np.asarray(boxes, np.float64).reshape([-1, 4])
+    _check(image, boxes, class_names, scores, masks)
+    colours = colours or class_colours(class_names)
+    height, width = image.shape[:2]
+    factor = max(1, -(-_MIN_LONG_SIDE // max(height, width)))
+    size = (factor * width, factor * height)
+    canvas = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    # Not finite corners would stop Pillow; a detector that diverged should still be seen.
+    boxes = np.nan_to_num(boxes, posinf=1e6, neginf=-1e6) * factor
+    order = np.argsort(-_areas(boxes), kind="stable")
+
+    if masks is not None:
+        canvas = _blend_masks(canvas, [(masks[i], colours[class_names[i]]) for i in order])
+    draw = ImageDraw.Draw(canvas)
+    for i in order:
+        _draw_frame(draw, boxes[i], colours[class_names[i]], size)
+    font = _font(size)
+    # Labels keep clear of each other and of objects that one would hide.
+    placed = [(x1, y1, x2, y2) for y1, x1, y2, x2 in boxes if y2 - y1 < 3 * font.size]
+    # The small objects' labels first: they have the least room.
+    for i in order[::-1]:
+        label = class_names[i] if scores is None else f"{class_names[i]} {scores[i]:.2f}"
+        _draw_label(draw, font, label, boxes[i], colours[class_names[i]], size, placed)
+    return np.asarray(canvas)
+
+
+def side_by_side(image, truth, detections):
+    """Draws the ground truth at the left and the detections at the right, with titles.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+        truth: `Objects`, in pixels of the image.
+        detections: `Objects`, in pixels of the image.
+
+    Returns:
+        uint8 [h, w, 3]; a class has one colour on both sides.
+
+    Raises:
+        ValueError: as `draw_objects`.
+    """
+    colours = class_colours([*truth.class_names, *detections.class_names])
+    left = draw_objects(image, *truth, colours=colours)
+    right = draw_objects(image, *detections, colours=colours)
+    height, width = left.shape[:2]
+    font = _font((width, height), 1.25)
+    margin = max(6, width // 80)
+    bar = font.getbbox("Ag")[3] + 2 * margin
+    titles = [f"Ground truth ({len(truth.boxes)})", f"Detections ({len(detections.boxes)})"]
+    # A narrow picture gets as much room as its title needs.
+    panel = max(width, *(round(font.getlength(title)) + 2 * margin for title in titles))
+    canvas = Image.new("RGB", (2 * panel + margin, height + bar), _TITLE_COLOUR)
+    draw = ImageDraw.Draw(canvas)
+    for title, picture, x in zip(titles, (left, right), (0, panel + margin), strict=True):
+        canvas.paste(Image.fromarray(picture), (x, bar))
+        draw.text((x + margin, margin), title, "white", font)
+    return np.asarray(canvas)
+
+
+def save_png(path, image):
+    """Writes an image as PNG, whole or not at all.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        image: uint8 [H, W, 3], RGB.
+    """
+    path = os.fspath(path)
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    # Beside the file, so that the replacement stays on one file system and is atomic.
+    unfinished = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(unfinished, "wb") as file:
+            Image.fromarray(image).save(file, "PNG")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(unfinished)
+
+
+def _check(image, boxes, class_names, scores, masks):
+    """Raises ValueError where the parts do not belong together."""
+    is_image = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3
+    if not is_image or image.shape[2] != 3 or not image.size:
+        found = getattr(image, "dtype", type(image).__name__)
+        raise ValueError(f"image must be uint8 [H, W, 3], found {found} {np.shape(image)}")
+    for name, values in (("class_names", class_names), ("scores", scores), ("masks", masks)):
+        if values is not None and len(values) != len(boxes):
+            raise ValueError(f"{name} has {len(values)} entries for {len(boxes)} boxes")
+    for mask in [] if masks is None else masks:
+        if np.shape(mask) != image.shape[:2]:
+            raise ValueError(
+                f"a mask has shape {np.shape(mask)}, the image {image.shape[:2]}; paste it first"
+            )
+
+
+def _areas(boxes):
+    """Returns float [N], square pixels."""
+    return np.maximum(boxes[:, 2] - boxes[:, 0], 0) * np.maximum(boxes[:, 3] - boxes[:, 1], 0)
+
+
+def _blend_masks(canvas, masks_and_colours):
+    """Returns the picture with coloured masks; their outlines are drawn full."""
+    picture = np.asarray(canvas).astype(np.float32)
+    for mask, colour in masks_and_colours:
+        small = Image.fromarray(np.where(np.asarray(mask) != 0, 255, 0).astype(np.uint8))
+        inside = np.asarray(small.resize(canvas.size, Image.Resampling.BILINEAR)) > 127
+        # A pixel of the mask with a neighbour outside of it.
+        padded = np.pad(inside, 1)
+        core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+        colour = np.array(colour, np.float32)
+        picture[inside] += _MASK_OPACITY * (colour - picture[inside])
+        picture[inside & ~core] = colour
+    return Image.fromarray(np.round(picture).astype(np.uint8))
+
+
+def _draw_frame(draw, box, colour, size):
+    """Draws a box in its colour, on a dark line that sets it off from any background."""
+    y1, x1, y2, x2 = box
+    line = max(2, round(max(size) / 320))
+    left, top = max(x1, 0), max(y1, 0)
+    right, bottom = min(x2, size[0]) - 1, min(y2, size[1]) - 1
+    if right < left or bottom < top:
+        return
+    draw.rectangle((left, top, right, bottom), outline=(0, 0, 0), width=line + 1)
+    draw.rectangle((left, top, right, bottom), outline=colour, width=line)
+
+
+def _draw_label(draw, font, label, box, colour, size, placed):
+    """Draws a label at its box, where it hides least of `placed`, and adds its place there."""
+    left, top, right, bottom = font.getbbox(label)
+    width, height = right - left + 6, bottom - top + 6
+    y1, x1, y2, x2 = box
+    # Above the box, below it, beside it, inside of it, further above.
+    spots = [(x1, y1 - height), (x2 - width, y1 - height), (x1, y2), (x2 - width, y2)]
+    spots += [(x2, y1), (x1 - width, y1), (x1, y1), (x2 - width, y1), (x1, y2 - height)]
+    spots += [(x2 - width, y2 - height), (x1, y1 - 2 * height), (x1, y2 + height)]
+    rectangles = []
+    for x, y in spots:
+        x = min(max(x, 0), max(size[0] - width, 0))
+        y = min(max(y, 0), max(size[1] - height, 0))
+        rectangles.append((x, y, x + width, y + height))
+    # The first of those that hide least (min keeps the order).
+    x, y, _, _ = best = min(rectangles, key=lambda one: sum(_overlap(one, p) for p in placed))
+    placed.append(best)
+    draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
+    # Black or white, by the brightness that the eye sees (ITU-R BT.601).
+    bright = np.dot(colour, (0.299, 0.587, 0.114)) > 120
+    draw.text((x + 3 - left, y + 3 - top), label, "black" if bright else "white", font)
+
+
+def _overlap(one, other):
+    """Returns the area that two rectangles (x1, y1, x2, y2) share, square pixels."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(width, 0) * max(height, 0)
+
+
+def _font(size, scale=1.0):
+    """Returns Pillow's own font in a size that suits a picture of `size` (width, height)."""
+    return ImageFont.load_default(round(scale * max(13, max(size) / 45)))
