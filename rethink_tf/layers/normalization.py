@@ -1,0 +1,102 @@
+"""The four normalizers that the study compares, made by name.
+
+`gn` group normalization, `syncbn` batch normalization over all replicas, `frozen_bn` the fixed
+affine map of a pre-trained network's batch normalization, `none`.
+"""
+
+import tf_keras
+
+from rethink_tf.ops import group_norm as group_norm_ops
+
+NORMALIZERS = ("gn", "syncbn", "frozen_bn", "none")
+
+# Detectron's constants (GN: 32 groups, epsilon 1e-5; BN: momentum 0.9, epsilon 1e-5).
+GN_GROUPS = 32
+EPSILON = 1e-5
+BN_MOMENTUM = 0.9
+
+
+class GroupNormalization(tf_keras.layers.Layer):
+    """Group normalization over the last axis; see `ops.group_norm`."""
+
+    def __init__(self, num_groups=GN_GROUPS, epsilon=EPSILON, **kwargs):
+        """Makes the layer.
+
+        Args:
+            num_groups: int > 0 that divides the channels.
+            epsilon: float > 0.
+            **kwargs: of the Keras layer.
+        """
+        super().__init__(**kwargs)
+        self.num_groups = num_groups
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        # Kept in float32 under mixed precision: the statistics and their gradients are float32.
+        shape, options = [input_shape[-1]], {"dtype": "float32", "experimental_autocast": False}
+        self.gamma = self.add_weight("gamma", shape, initializer="ones", **options)
+        self.beta = self.add_weight("beta", shape, initializer="zeros", **options)
+
+    def call(self, inputs, training=False):
+        del training  # The statistics are those of the input in both modes.
+        return group_norm_ops.group_norm(
+            inputs, self.gamma, self.beta, self.num_groups, self.epsilon
+        )
+
+    def get_config(self):
+        return super().get_config() | {"num_groups": self.num_groups, "epsilon": self.epsilon}
+
+
+class FrozenBatchNormalization(tf_keras.layers.Layer):
+    """Batch normalization with constant statistics and a constant scale and shift."""
+
+    def __init__(self, epsilon=EPSILON, **kwargs):
+        """Makes the layer.
+
+        Args:
+            epsilon: float > 0, added to the variance.
+            **kwargs: of the Keras layer.
+        """
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        def constant(name, initializer):
+            return self.add_weight(
+                name, [input_shape[-1]], initializer=initializer, trainable=False
+            )
+
+        self.gamma, self.beta = constant("gamma", "ones"), constant("beta", "zeros")
+        self.moving_mean = constant("moving_mean", "zeros")
+        self.moving_variance = constant("moving_variance", "ones")
+
+    def call(self, inputs, training=False):
+        del training  # Frozen.
+        scale = self.gamma / (self.moving_variance + self.epsilon) ** 0.5
+        return inputs * scale + (self.beta - self.moving_mean * scale)
+
+    def get_config(self):
+        return super().get_config() | {"epsilon": self.epsilon}
+
+
+def make_normalization(kind, name):
+    """Returns a new layer of a kind of normalization, or None for `none`.
+
+    Args:
+        kind: one of NORMALIZERS.
+        name: str, the layer's name.
+
+    Raises:
+        ValueError: if the kind is unknown.
+    """
+    if kind == "gn":
+        return GroupNormalization(name=name)
+    if kind == "syncbn":
+        return tf_keras.layers.BatchNormalization(
+            momentum=BN_MOMENTUM, epsilon=EPSILON, synchronized=True, name=name
+        )
+    if kind == "frozen_bn":
+        return FrozenBatchNormalization(name=name)
+    if kind == "none":
+        return None
+    raise ValueError(f"Unknown normalizer {kind!r}; choose one of {', '.join(NORMALIZERS)}.")

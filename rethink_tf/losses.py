@@ -1,0 +1,115 @@
+"""The losses of Mask R-CNN, by name.
+
+Each is a sum over its samples divided by a normalizer. The step chooses the normalizers so that the
+sum of the replicas' losses is the mean over the global batch; see `training.step`.
+
+Letters: B images, K anchors, R RoIs, P positives, S side of a mask.
+"""
+
+import gin
+import tensorflow as tf
+
+
+def smooth_l1(errors, beta):
+    """Returns the smooth L1 loss of errors, elementwise.
+
+    Args:
+        errors: float32, any shape.
+        beta: float >= 0; below it the loss is quadratic, 0 gives L1.
+
+    Returns:
+        float32, the same shape.
+
+    Source: Girshick 2015, arXiv:1504.08083, equation 3; beta as in Detectron.
+    """
+    size = tf.abs(errors)
+    if beta == 0.0:
+        return size
+    return tf.where(size < beta, 0.5 * tf.square(size) / beta, size - 0.5 * beta)
+
+
+@gin.register
+class DetectionLosses:
+    """The losses of the detector's training outputs."""
+
+    def __init__(self, rpn_beta=1.0 / 9.0, box_beta=1.0):
+        """Sets the constants.
+
+        Args:
+            rpn_beta: float, smooth L1 of the RPN's deltas: Detectron's 1/9, Detectron2's 0.
+            box_beta: float, of the box head's deltas: Detectron's 1, Detectron2's 0.
+        """
+        self.rpn_beta, self.box_beta = rpn_beta, box_beta
+
+    @staticmethod
+    def counts(outputs, num_rpn_samples):
+        """Counts the samples that the losses are divided by.
+
+        Args:
+            outputs: of `MaskRCNN` in training.
+            num_rpn_samples: int, `RPN.num_samples`. Detectron divides by it even where fewer
+                anchors were found.
+
+        Returns:
+            dict of float32 scalars: rpn (anchors), rois, masks.
+        """
+        images = tf.cast(tf.shape(outputs["rpn_labels"])[0], tf.float32)
+        counts = {"rpn": images * num_rpn_samples, "rois": _count(outputs["class_targets"] >= 0)}
+        if "mask_valid" in outputs:
+            counts["masks"] = _count(outputs["mask_valid"])
+        return counts
+
+    def __call__(self, outputs, normalizers):
+        """Computes the losses.
+
+        Args:
+            outputs: of `MaskRCNN` in training.
+            normalizers: dict of float32 scalars, keys as of `counts`; 0 is taken as 1.
+
+        Returns:
+            dict of float32 scalars: rpn_objectness, rpn_box, box_class, box_regression and, with a
+            mask head, mask.
+        """
+        divisor = {key: tf.maximum(value, 1.0) for key, value in normalizers.items()}
+        labels = outputs["rpn_labels"]
+        objectness = tf.nn.sigmoid_cross_entropy_with_logits(
+            tf.cast(labels == 1, tf.float32), outputs["rpn_logits"]
+        )
+        losses = {
+            "rpn_objectness": _masked_sum(objectness, labels >= 0) / divisor["rpn"],
+            "rpn_box": _box_loss(
+                outputs["rpn_deltas"], outputs["rpn_delta_targets"], labels == 1, self.rpn_beta
+            )
+            / divisor["rpn"],
+        }
+        targets = outputs["class_targets"]
+        cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(
+            tf.maximum(targets, 0), outputs["class_logits"]
+        )
+        losses["box_class"] = _masked_sum(cross_entropy, targets >= 0) / divisor["rois"]
+        losses["box_regression"] = (
+            _box_loss(
+                outputs["box_deltas"], outputs["box_delta_targets"], targets > 0, self.box_beta
+            )
+            / divisor["rois"]
+        )
+        if "mask_logits" in outputs:
+            per_pixel = tf.nn.sigmoid_cross_entropy_with_logits(
+                outputs["mask_targets"], outputs["mask_logits"]
+            )
+            per_mask = tf.reduce_mean(per_pixel, axis=[1, 2])
+            losses["mask"] = _masked_sum(per_mask, outputs["mask_valid"]) / divisor["masks"]
+        return losses
+
+
+def _count(mask):
+    return tf.reduce_sum(tf.cast(mask, tf.float32))
+
+
+def _masked_sum(values, mask):
+    return tf.reduce_sum(tf.where(mask, values, 0.0))
+
+
+def _box_loss(deltas, targets, positive, beta):
+    """Returns the sum over the positives of the smooth L1 of the four deltas."""
+    return _masked_sum(tf.reduce_sum(smooth_l1(deltas - targets, beta), axis=-1), positive)

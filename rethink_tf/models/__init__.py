@@ -1,0 +1,1 @@
+"""Backbones, pyramid, heads, and the detector that wires them."""

@@ -1,0 +1,180 @@
+"""Box head (Fast R-CNN): the sample of RoIs, the head, and the final detections.
+
+Shapes: B images, R RoIs an image, M objects, C object classes (logits have C + 1, class 0 is
+background), D detections. Deltas are (dy, dx, dh, dw). Constants are Detectron's (Girshick 2015,
+arXiv:1504.08083; Lin et al. 2017, arXiv:1612.03144; the head "4conv1fc" is of Wu and He 2018,
+arXiv:1803.08494).
+"""
+
+import gin
+import tensorflow as tf
+import tf_keras
+
+from rethink_tf.layers import conv
+from rethink_tf.ops import boxes as box_ops
+from rethink_tf.ops import matching, nms
+
+# Beyond so many (box, class) pairs above the score threshold, the lowest are dropped before the
+# suppression. The 100 detections of an image come from the first few hundred.
+MAX_CANDIDATES = 4096
+
+
+@gin.register
+class BoxHead(tf_keras.layers.Layer):
+    """Convolutions, fully connected layers, class logits and class-specific box deltas."""
+
+    def __init__(
+        self,
+        num_classes,
+        num_convs=4,
+        conv_channels=256,
+        num_fcs=1,
+        fc_channels=1024,
+        normalizer="gn",
+        roi_size=7,
+        positive_from=0.5,
+        num_samples=512,
+        positive_fraction=0.25,
+        box_weights=(10.0, 10.0, 5.0, 5.0),
+        score_threshold=0.05,
+        nms_threshold=0.5,
+        max_detections=100,
+        **kwargs,
+    ):
+        """Makes the layers.
+
+        Args:
+            num_classes: int C, object classes without background.
+            num_convs: int, 3x3 convolutions: 4 for "4conv1fc", 0 for "2fc".
+            conv_channels: int.
+            num_fcs: int: 1 for "4conv1fc", 2 for "2fc".
+            fc_channels: int.
+            normalizer: one of `layers.normalization.NORMALIZERS`, of the convolutions.
+            roi_size: int, side of the pooled features.
+            positive_from: float, IoU from which a RoI is an object; below, background.
+            num_samples: int R, RoIs an image that enter the losses.
+            positive_fraction: float, at most this share of them are objects.
+            box_weights: four floats, multiplied into the regression targets.
+            score_threshold: float; detections must score above.
+            nms_threshold: float, IoU, within a class.
+            max_detections: int D, an image.
+            **kwargs: of the Keras layer.
+        """
+        super().__init__(autocast=False, **kwargs)
+        self.num_classes, self.roi_size = num_classes, roi_size
+        self.positive_from = positive_from
+        self.num_samples, self.positive_fraction = num_samples, positive_fraction
+        self.box_weights = tuple(box_weights)
+        self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
+        self.max_detections = max_detections
+        self.convs = [
+            conv.ConvNorm(conv_channels, 3, 1, normalizer, name=f"conv{i + 1}")
+            for i in range(num_convs)
+        ]
+
+        def dense(units, initializer, name, activation=None):
+            return tf_keras.layers.Dense(
+                units, activation, kernel_initializer=initializer, name=name
+            )
+
+        self.fcs = [dense(fc_channels, conv.xavier(), f"fc{i + 1}", "relu") for i in range(num_fcs)]
+        self.class_logits = dense(num_classes + 1, conv.normal(0.01), "class_logits")
+        self.deltas = dense(num_classes * 4, conv.normal(0.001), "deltas")
+
+    def call(self, rois, training=False):
+        """Runs the head.
+
+        Args:
+            rois: floating [B, R, S, S, channels], pooled features.
+            training: bool.
+
+        Returns:
+            class_logits float32 [B, R, C + 1] and deltas float32 [B, R, C, 4].
+        """
+        num_rois, side, channels = rois.shape[1], rois.shape[2], rois.shape[-1]
+        outputs = tf.reshape(rois, [-1, side, side, channels])
+        for layer in self.convs:
+            outputs = layer(outputs, training=training)
+        outputs = tf.reshape(outputs, [-1, side * side * outputs.shape[-1]])
+        for layer in self.fcs:
+            outputs = layer(outputs)
+        logits = tf.cast(self.class_logits(outputs), tf.float32)
+        deltas = tf.cast(self.deltas(outputs), tf.float32)
+        return (
+            tf.reshape(logits, [-1, num_rois, self.num_classes + 1]),
+            tf.reshape(deltas, [-1, num_rois, self.num_classes, 4]),
+        )
+
+    def sample(self, proposals, proposal_valid, objects, classes, draw):
+        """Draws the RoIs that enter the losses; the objects' own boxes are candidates too.
+
+        Args:
+            proposals: float32 [B, P, 4], pixels.
+            proposal_valid: bool [B, P].
+            objects: float32 [B, M, 4], pixels.
+            classes: int32 [B, M], 0 is padding.
+            draw: callable, number of draws N -> float32 [B, N] uniform.
+
+        Returns:
+            dict: rois float32 [B, R, 4], objects first; class_targets int32 [B, R] (0 background,
+            -1 an empty place); box_delta_targets float32 [B, R, 4]; roi_matches int32 [B, R], the
+            object of each RoI.
+        """
+        object_valid = classes > 0
+        candidates = tf.concat([proposals, objects], axis=1)
+        valid = tf.concat([proposal_valid, object_valid], axis=1)
+        labels, matches = matching.match(
+            candidates, objects, object_valid, self.positive_from, self.positive_from
+        )
+        labels = tf.where(valid, labels, matching.IGNORED)
+        indices, sampled = matching.sample(
+            labels, draw(tf.shape(candidates)[1]), self.num_samples, self.positive_fraction
+        )
+        rois = tf.gather(candidates, indices, batch_dims=1)
+        matches = tf.gather(matches, indices, batch_dims=1)
+        targets = tf.where(
+            sampled == matching.POSITIVE, tf.gather(classes, matches, batch_dims=1), sampled
+        )
+        delta_targets = box_ops.encode_boxes(
+            tf.gather(objects, matches, batch_dims=1), rois, self.box_weights
+        )
+        return {
+            "rois": rois,
+            "class_targets": targets,
+            "box_delta_targets": delta_targets,
+            "roi_matches": matches,
+        }
+
+    def detect(self, class_logits, deltas, proposals, proposal_valid, image_size):
+        """Turns the head's outputs into the detections of each image.
+
+        Args:
+            class_logits: float32 [B, P, C + 1].
+            deltas: float32 [B, P, C, 4].
+            proposals: float32 [B, P, 4], pixels.
+            proposal_valid: bool [B, P].
+            image_size: int32 [B, 2], (height, width), pixels.
+
+        Returns:
+            dict: boxes float32 [B, D, 4], pixels of the input image; scores float32 [B, D];
+            classes int32 [B, D], 1..C; by falling score, zero where there are fewer than D.
+        """
+        num_classes, num_proposals = self.num_classes, proposals.shape[1]
+        scores = tf.nn.softmax(class_logits)[..., 1:]
+        usable = (scores > self.score_threshold) & proposal_valid[..., tf.newaxis]
+        scores = tf.where(usable, scores, nms.NO_SCORE)
+        total = num_proposals * num_classes
+        scores, order = tf.math.top_k(tf.reshape(scores, [-1, total]), min(MAX_CANDIDATES, total))
+        deltas = tf.gather(tf.reshape(deltas, [-1, total, 4]), order, batch_dims=1)
+        anchors = tf.gather(proposals, order // num_classes, batch_dims=1)
+        boxes = box_ops.decode_boxes(deltas, anchors, self.box_weights)
+        boxes = box_ops.clip_boxes(boxes, image_size)
+        classes = order % num_classes + 1
+        kept, valid = nms.suppress_per_class(
+            boxes, scores, classes, self.max_detections, self.nms_threshold
+        )
+        return {
+            "boxes": tf.where(valid[..., tf.newaxis], tf.gather(boxes, kept, batch_dims=1), 0.0),
+            "scores": tf.where(valid, tf.gather(scores, kept, batch_dims=1), 0.0),
+            "classes": tf.where(valid, tf.gather(classes, kept, batch_dims=1), 0),
+        }

@@ -1,0 +1,226 @@
+"""Mask R-CNN: wires backbone, FPN, RPN, box head and mask head.
+
+Shapes: B images, M objects, R RoIs an image, C object classes, D detections, P positives.
+"""
+
+import gin
+import tensorflow as tf
+import tf_keras
+
+from rethink_tf.models.box_head import BoxHead
+from rethink_tf.models.fpn import FPN
+from rethink_tf.models.mask_head import MaskHead
+from rethink_tf.models.resnet import ResNet
+from rethink_tf.models.rpn import RPN
+from rethink_tf.ops import draws, matching
+from rethink_tf.ops import masks as mask_ops
+from rethink_tf.ops.roi_align import roi_align
+
+# Detectron2's mean and deviation of ImageNet's pixels, RGB. Detectron's mean is 122.7717 115.9465
+# 102.9801 with a deviation of 1.
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+# What the random draws of a step are for; see `ops.draws`.
+RPN_DRAWS, ROI_DRAWS = 1, 2
+
+
+@gin.register
+class MaskRCNN(tf_keras.Model):
+    """The detector; without a mask head it is Faster R-CNN."""
+
+    def __init__(
+        self,
+        num_classes,
+        backbone=ResNet,
+        fpn=FPN,
+        rpn=RPN,
+        box_head=BoxHead,
+        mask_head=MaskHead,
+        pixel_mean=PIXEL_MEAN,
+        pixel_std=PIXEL_STD,
+        static_shapes=False,
+        **kwargs,
+    ):
+        """Builds the parts.
+
+        Args:
+            num_classes: int C, object classes without background.
+            backbone: callable without arguments, makes the backbone.
+            fpn: the same for the pyramid.
+            rpn: the same for the RPN.
+            box_head: callable taking num_classes.
+            mask_head: callable taking num_classes, or None for boxes only.
+            pixel_mean: three floats, RGB, subtracted from the pixels.
+            pixel_std: three floats, RGB; the rest is divided by them.
+            static_shapes: bool; True (XLA, TPU) runs the mask head on a fixed number of RoIs, False
+                on those that need it. The numbers are the same.
+            **kwargs: of the Keras model.
+        """
+        super().__init__(autocast=False, **kwargs)
+        self.backbone, self.fpn, self.rpn = backbone(), fpn(), rpn()
+        self.box_head = box_head(num_classes=num_classes)
+        self.mask_head = mask_head(num_classes=num_classes) if mask_head else None
+        self.num_classes = num_classes
+        self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
+        self.static_shapes = static_shapes
+
+    def create_variables(self):
+        """Creates every variable by one prediction on a blank image."""
+        side = 2 ** (max(self.rpn.levels) + 1)
+        batch = {
+            "image": tf.zeros([1, side, side, 3], tf.uint8),
+            "image_size": tf.constant([[side, side]]),
+        }
+        self(batch)
+        if self.mask_head:
+            # An untrained detector may find nothing, and the mask head would then not run.
+            size, channels = self.mask_head.roi_size, self.fpn.channels
+            self.mask_head(tf.zeros([1, size, size, channels]), tf.ones([1], tf.int32))
+
+    def call(self, batch, training=False, seed=None):
+        """Predicts, or in training computes what the losses need.
+
+        Args:
+            batch: dict as in `data.schema`: image uint8 [B, H, W, 3] and image_size int32 [B, 2],
+                in training also image_id, boxes, classes and masks. B, H and W are static, H and W
+                multiples of the coarsest backbone stride.
+            training: bool.
+            seed: int32 [2], of the run and the step; needed in training.
+
+        Returns:
+            In training a dict of the RPN's and the heads' sampled outputs and targets (see
+            `RPN.sample`, `BoxHead.sample` and `_train_masks`). Otherwise a dict: boxes float32
+            [B, D, 4] in pixels of the input image, scores float32 [B, D], classes int32 [B, D]
+            (0 is padding) and, with a mask head, masks float32 [B, D, S, S], probabilities.
+        """
+        features = self.features(batch["image"], batch["image_size"], training)
+        return self._train(features, batch, seed) if training else self._predict(features, batch)
+
+    def features(self, image, image_size, training=False):
+        """Normalizes the pixels and computes the pyramid.
+
+        Args:
+            image: uint8 [B, H, W, 3], RGB.
+            image_size: int32 [B, 2], (height, width) of the content; the rest is made zero.
+            training: bool.
+
+        Returns:
+            dict {level: [B, H_l, W_l, channels]}.
+        """
+        pixels = (tf.cast(image, tf.float32) - self.pixel_mean) / self.pixel_std
+        rows = tf.range(image.shape[1])[tf.newaxis, :] < image_size[:, :1]
+        columns = tf.range(image.shape[2])[tf.newaxis, :] < image_size[:, 1:]
+        content = rows[:, :, tf.newaxis, tf.newaxis] & columns[:, tf.newaxis, :, tf.newaxis]
+        pixels = tf.where(content, pixels, 0.0)
+        pixels = tf.cast(pixels, self.compute_dtype)
+        return self.fpn(self.backbone(pixels, training=training), training=training)
+
+    def _pool(self, features, boxes, size):
+        """RoIAlign on the levels of the heads: all but the coarsest, which only the RPN uses."""
+        levels = {k: v for k, v in features.items() if k != max(features)}
+        return roi_align(levels, boxes, size, self.static_shapes)
+
+    def _train(self, features, batch, seed):
+        image_size, boxes, classes = batch["image_size"], batch["boxes"], batch["classes"]
+        masks = batch.get("masks")
+        if not self.static_shapes:
+            # Padding rows cost time in the matching of every anchor.
+            used = tf.maximum(tf.reduce_max(tf.reduce_sum(tf.cast(classes > 0, tf.int32), 1)), 1)
+            boxes, classes = boxes[:, :used], classes[:, :used]
+
+        def draw_for(purpose):
+            return lambda count: draws.uniform(seed, purpose, batch["image_id"], count)
+
+        head = self.rpn(features)
+        outputs = self.rpn.sample(*head, image_size, boxes, classes > 0, draw_for(RPN_DRAWS))
+        proposals, valid = self.rpn.propose(*head, image_size, training=True)
+        sampled = self.box_head.sample(proposals, valid, boxes, classes, draw_for(ROI_DRAWS))
+        num_rois = min(self.box_head.num_samples, proposals.shape[1] + batch["boxes"].shape[1])
+        sampled = self._fill(sampled, num_rois)
+        pooled = self._pool(features, sampled["rois"], self.box_head.roi_size)
+        class_logits, deltas = self.box_head(pooled, training=True)
+        outputs |= sampled | {
+            "class_logits": class_logits,
+            # The deltas of the target's class; background takes the first, which no loss sees.
+            "box_deltas": tf.gather(
+                deltas, tf.maximum(sampled["class_targets"] - 1, 0), batch_dims=2
+            ),
+        }
+        if self.mask_head:
+            outputs |= self._train_masks(features, sampled, boxes, masks)
+        return outputs
+
+    @staticmethod
+    def _fill(sampled, num_rois):
+        """Fixes the number of RoIs, which depends on the data while padding rows are cut."""
+        missing = num_rois - tf.shape(sampled["class_targets"])[1]
+        filled = {}
+        for key, value in sampled.items():
+            empty = matching.IGNORED if key == "class_targets" else 0
+            margin = [[0, 0], [0, missing]] + [[0, 0]] * (value.shape.rank - 2)
+            value = tf.pad(value, margin, constant_values=empty)
+            filled[key] = tf.ensure_shape(value, [None, num_rois] + value.shape[2:].as_list())
+        return filled
+
+    def _train_masks(self, features, sampled, boxes, masks):
+        """Runs the mask head on the positives, which come first among the RoIs.
+
+        Returns:
+            dict: mask_logits and mask_targets float32 [P, S, S], mask_valid bool [P].
+        """
+        head = self.mask_head
+        limit = int(self.box_head.num_samples * self.box_head.positive_fraction)
+        rois, classes = sampled["rois"][:, :limit], sampled["class_targets"][:, :limit]
+        matches = sampled["roi_matches"][:, :limit]
+        if not self.static_shapes:
+            # As many columns as the image with the most positives has.
+            used = tf.reduce_max(tf.reduce_sum(tf.cast(classes > 0, tf.int32), axis=1))
+            rois, classes, matches = rois[:, :used], classes[:, :used], matches[:, :used]
+        pooled = self._pool(features, rois, head.roi_size)
+        pooled = tf.reshape(pooled, [-1, *pooled.shape[2:]])
+        flat_boxes, flat_classes = tf.reshape(rois, [-1, 4]), tf.reshape(classes, [-1])
+        object_boxes = tf.reshape(tf.gather(boxes, matches, batch_dims=1), [-1, 4])
+        valid = flat_classes > 0
+        size = 2 * head.roi_size
+        crops = tf.gather(masks, matches, batch_dims=1)
+        crops = tf.reshape(crops, [-1, *masks.shape[2:]])
+        if not self.static_shapes:
+            pooled, flat_boxes, flat_classes, object_boxes, crops = (
+                tf.boolean_mask(value, valid)
+                for value in (pooled, flat_boxes, flat_classes, object_boxes, crops)
+            )
+            valid = tf.ones_like(flat_classes, tf.bool)
+        return {
+            "mask_logits": head(pooled, flat_classes, training=True),
+            "mask_targets": mask_ops.crop_targets(crops, object_boxes, flat_boxes, size),
+            "mask_valid": valid,
+        }
+
+    def _predict(self, features, batch):
+        head = self.rpn(features)
+        proposals, valid = self.rpn.propose(*head, batch["image_size"], training=False)
+        pooled = self._pool(features, proposals, self.box_head.roi_size)
+        class_logits, deltas = self.box_head(pooled)
+        detections = self.box_head.detect(
+            class_logits, deltas, proposals, valid, batch["image_size"]
+        )
+        if self.mask_head:
+            detections["masks"] = self._predict_masks(features, detections)
+        return detections
+
+    def _predict_masks(self, features, detections):
+        """Returns the mask probabilities of the detections, float32 [B, D, S, S]."""
+        head, boxes, classes = self.mask_head, detections["boxes"], detections["classes"]
+        pooled = self._pool(features, boxes, head.roi_size)
+        pooled = tf.reshape(pooled, [-1, *pooled.shape[2:]])
+        classes = tf.reshape(classes, [-1])
+        size = 2 * head.roi_size
+        if self.static_shapes:
+            masks = tf.sigmoid(head(pooled, classes))
+        else:
+            rows = tf.where(classes > 0)
+            masks = tf.sigmoid(head(tf.gather_nd(pooled, rows), tf.gather_nd(classes, rows)))
+            shape = tf.stack([tf.shape(classes, tf.int64)[0], size, size])
+            masks = tf.scatter_nd(rows, masks, shape)
+        return tf.reshape(masks, [-1, boxes.shape[1], size, size])

@@ -1,0 +1,69 @@
+"""Feature pyramid network.
+
+Source: Lin et al. 2017, arXiv:1612.03144; level 6 is level 5 subsampled, as in Detectron.
+"""
+
+import gin
+import tensorflow as tf
+import tf_keras
+
+from rethink_tf.layers import conv
+
+
+@gin.register
+class FPN(tf_keras.layers.Layer):
+    """Merges the backbone's levels from coarse to fine."""
+
+    def __init__(self, channels=256, normalizer="gn", levels=(2, 3, 4, 5), **kwargs):
+        """Makes the layers.
+
+        Args:
+            channels: int, of every output level.
+            normalizer: one of `layers.normalization.NORMALIZERS`; no activation follows.
+            levels: ints, the backbone's levels to use, from fine to coarse.
+            **kwargs: of the Keras layer.
+        """
+        super().__init__(**kwargs)
+
+        def layer(size, name):
+            return conv.ConvNorm(
+                channels, size, 1, normalizer, False, initializer=conv.xavier(), name=name
+            )
+
+        self.channels, self.levels = channels, tuple(levels)
+        self.laterals = [layer(1, f"lateral{level}") for level in self.levels]
+        self.outputs = [layer(3, f"output{level}") for level in self.levels]
+
+    def call(self, features, training=False):
+        """Computes the pyramid.
+
+        Args:
+            features: dict {level: [B, H_l, W_l, C_l]}, each half as large as the one before.
+            training: bool.
+
+        Returns:
+            dict {level: [B, H_l, W_l, channels]}, with one level more than the input's.
+        """
+        pyramid, above = {}, None
+        for position in reversed(range(len(self.levels))):
+            level = self.levels[position]
+            merged = self.laterals[position](features[level], training=training)
+            if above is not None:
+                merged += _double(above)
+            above = merged
+            pyramid[level] = self.outputs[position](merged, training=training)
+        coarsest = self.levels[-1]
+        pyramid[coarsest + 1] = pyramid[coarsest][:, ::2, ::2, :]
+        return pyramid
+
+
+def _double(feature):
+    """Doubles both sides by repeating each cell (nearest neighbour)."""
+    batch, height, width, channels = tf.unstack(tf.shape(feature))
+    cells = tf.broadcast_to(
+        feature[:, :, tf.newaxis, :, tf.newaxis, :], [batch, height, 2, width, 2, channels]
+    )
+    doubled = tf.reshape(cells, [batch, 2 * height, 2 * width, channels])
+    static = feature.shape
+    sides = [None if side is None else 2 * side for side in static[1:3]]
+    return tf.ensure_shape(doubled, [static[0], *sides, static[3]])

@@ -1,0 +1,107 @@
+"""ResNet: the stem and the four stages, whose outputs have strides 4, 8, 16 and 32.
+
+Source: He et al. 2015, arXiv:1512.03385, table 1; the stride of a bottleneck sits in its 3x3
+convolution, as in Detectron's GroupNorm models.
+"""
+
+import gin
+import tensorflow as tf
+import tf_keras
+
+from rethink_tf.layers import conv
+
+# Blocks of each stage, and whether they are bottlenecks.
+DEPTHS = {
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
+    50: ((3, 4, 6, 3), True),
+    101: ((3, 4, 23, 3), True),
+    152: ((3, 8, 36, 3), True),
+}
+STEM_WIDTH = 64
+BOTTLENECK_EXPANSION = 4
+
+
+class _Block(tf_keras.layers.Layer):
+    """A residual block: two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1."""
+
+    def __init__(self, width, strides, bottleneck, project, normalizer, **kwargs):
+        super().__init__(**kwargs)
+        channels = width * BOTTLENECK_EXPANSION if bottleneck else width
+
+        def layer(filters, size, stride, relu, name):
+            return conv.ConvNorm(filters, size, stride, normalizer, relu, name=name)
+
+        self.shortcut = layer(channels, 1, strides, False, "shortcut") if project else None
+        if bottleneck:
+            self.convs = [
+                layer(width, 1, 1, True, "conv1"),
+                layer(width, 3, strides, True, "conv2"),
+                layer(channels, 1, 1, False, "conv3"),
+            ]
+        else:
+            self.convs = [
+                layer(width, 3, strides, True, "conv1"),
+                layer(width, 3, 1, False, "conv2"),
+            ]
+
+    def call(self, inputs, training=False):
+        outputs = inputs
+        for layer in self.convs:
+            outputs = layer(outputs, training=training)
+        shortcut = inputs if self.shortcut is None else self.shortcut(inputs, training=training)
+        return tf.nn.relu(outputs + shortcut)
+
+
+@gin.register
+class ResNet(tf_keras.layers.Layer):
+    """The backbone; nothing of it is frozen, the stem included."""
+
+    def __init__(self, depth=50, normalizer="gn", **kwargs):
+        """Makes the layers.
+
+        Args:
+            depth: one of 18, 34, 50, 101, 152.
+            normalizer: one of `layers.normalization.NORMALIZERS`.
+            **kwargs: of the Keras layer.
+
+        Raises:
+            ValueError: if the depth is not one of the above.
+        """
+        super().__init__(**kwargs)
+        if depth not in DEPTHS:
+            raise ValueError(f"ResNet: depth must be one of {sorted(DEPTHS)}, got {depth}.")
+        counts, bottleneck = DEPTHS[depth]
+        self.stem = conv.ConvNorm(STEM_WIDTH, 7, 2, normalizer, name="stem")
+        self.stages = []
+        for index, count in enumerate(counts):
+            width = STEM_WIDTH * 2**index
+            blocks = []
+            for block in range(count):
+                # The first stage keeps the stem's stride; its blocks widen only as bottlenecks.
+                strides = 2 if block == 0 and index > 0 else 1
+                project = block == 0 and (bottleneck or index > 0)
+                name = f"stage{index + 2}_block{block}"
+                blocks.append(_Block(width, strides, bottleneck, project, normalizer, name=name))
+            self.stages.append(blocks)
+
+    def call(self, images, training=False):
+        """Computes the feature maps.
+
+        Args:
+            images: floating [B, H, W, 3], normalized; H and W multiples of 32.
+            training: bool.
+
+        Returns:
+            dict {2: [B, H/4, W/4, C2], ..., 5: [B, H/32, W/32, C5]}.
+        """
+        outputs = self.stem(images, training=training)
+        # After ReLU no value is negative, so that zeros pad the maximum as minus infinity would.
+        outputs = tf.pad(outputs, [[0, 0], [1, 1], [1, 1], [0, 0]])
+        outputs = tf.nn.max_pool2d(outputs, 3, 2, "VALID")
+        features = {}
+        for level, blocks in enumerate(self.stages, start=2):
+            for block in blocks:
+                outputs = block(outputs, training=training)
+            features[level] = outputs
+        return features

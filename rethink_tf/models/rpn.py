@@ -1,0 +1,210 @@
+"""Region proposal network: the head, its proposals, and the sample that its losses see.
+
+Shapes: B images, L levels, A anchors a cell, N anchors an image (all levels, fine to coarse, rows
+outermost), K sampled anchors, P proposals. Logits are for "object"; deltas are (dy, dx, dh, dw)
+with weights 1. Constants are Detectron's (Lin et al. 2017, arXiv:1612.03144; Ren et al. 2015,
+arXiv:1506.01497).
+"""
+
+import gin
+import tensorflow as tf
+import tf_keras
+
+from rethink_tf.layers import conv
+from rethink_tf.ops import anchors as anchor_ops
+from rethink_tf.ops import boxes as box_ops
+from rethink_tf.ops import matching, nms
+
+BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+
+
+@gin.register
+class RPN(tf_keras.layers.Layer):
+    """One convolution shared by all levels, then logits and deltas."""
+
+    def __init__(
+        self,
+        channels=256,
+        min_level=2,
+        anchor_sizes=((32,), (64,), (128,), (256,), (512,)),
+        aspect_ratios=(0.5, 1.0, 2.0),
+        negative_below=0.3,
+        positive_from=0.7,
+        num_samples=256,
+        positive_fraction=0.5,
+        train_pre_nms=2000,
+        train_proposals=2000,
+        test_pre_nms=1000,
+        test_proposals=1000,
+        nms_threshold=0.7,
+        **kwargs,
+    ):
+        """Makes the layers.
+
+        Args:
+            channels: int, of the shared convolution.
+            min_level: int, the finest level; its stride is 2 ** min_level pixels.
+            anchor_sizes: one tuple of sizes (pixels, square root of the area) a level.
+            aspect_ratios: floats, height / width.
+            negative_below: float, IoU below which an anchor is background.
+            positive_from: float, IoU from which it is an object.
+            num_samples: int K, anchors an image that enter the losses.
+            positive_fraction: float, at most this share of them are objects.
+            train_pre_nms: int, proposals a level before suppression, in training.
+            train_proposals: int P, proposals an image after suppression, in training.
+            test_pre_nms: int, the same at test.
+            test_proposals: int P, the same at test.
+            nms_threshold: float, IoU.
+            **kwargs: of the Keras layer.
+        """
+        super().__init__(autocast=False, **kwargs)
+        self.levels = tuple(range(min_level, min_level + len(anchor_sizes)))
+        self.anchor_sizes = tuple(tuple(sizes) for sizes in anchor_sizes)
+        self.aspect_ratios = tuple(aspect_ratios)
+        per_cell = {len(sizes) * len(self.aspect_ratios) for sizes in self.anchor_sizes}
+        if len(per_cell) != 1:
+            raise ValueError(f"RPN: every level needs as many anchor sizes, got {anchor_sizes}.")
+        num_anchors = per_cell.pop()
+        self.negative_below, self.positive_from = negative_below, positive_from
+        self.num_samples, self.positive_fraction = num_samples, positive_fraction
+        self.pre_nms = {True: train_pre_nms, False: test_pre_nms}
+        self.num_proposals = {True: train_proposals, False: test_proposals}
+        self.nms_threshold = nms_threshold
+
+        def layer(filters, size, name, activation=None):
+            return conv.Conv2D(
+                filters,
+                size,
+                kernel_initializer=conv.normal(0.01),
+                activation=activation,
+                name=name,
+            )
+
+        self.conv = layer(channels, 3, "conv", "relu")
+        self.objectness = layer(num_anchors, 1, "objectness")
+        self.deltas = layer(num_anchors * 4, 1, "deltas")
+
+    def call(self, features):
+        """Runs the head on every level.
+
+        Args:
+            features: dict {level: [B, H_l, W_l, C]} with static H_l and W_l.
+
+        Returns:
+            Three dicts by level: logits float32 [B, N_l], deltas float32 [B, N_l, 4] and anchors
+            float32 [N_l, 4], pixels.
+
+        Raises:
+            ValueError: if a level of the anchors is not among the features.
+        """
+        logits, deltas, anchors = {}, {}, {}
+        for level, sizes in zip(self.levels, self.anchor_sizes, strict=True):
+            if level not in features:
+                raise ValueError(f"RPN: no features of level {level}, only of {sorted(features)}.")
+            shared = self.conv(features[level])
+            height, width = shared.shape[1:3]
+            num_anchors = height * width * len(sizes) * len(self.aspect_ratios)
+            logits[level] = tf.cast(
+                tf.reshape(self.objectness(shared), [-1, num_anchors]), tf.float32
+            )
+            deltas[level] = tf.cast(
+                tf.reshape(self.deltas(shared), [-1, num_anchors, 4]), tf.float32
+            )
+            anchors[level] = anchor_ops.level_anchors(
+                height, width, 2**level, sizes, self.aspect_ratios
+            )
+        return logits, deltas, anchors
+
+    def propose(self, logits, deltas, anchors, image_size, training):
+        """Chooses the proposals of each image: the best of every level, suppressed within it.
+
+        Args:
+            logits: dict {level: float32 [B, N_l]}.
+            deltas: dict {level: float32 [B, N_l, 4]}.
+            anchors: dict {level: float32 [N_l, 4]}.
+            image_size: int32 [B, 2], (height, width) of the content, pixels.
+            training: bool, which of the two sets of counts to use.
+
+        Returns:
+            boxes: float32 [B, P, 4], pixels, clipped to the content, best first; no gradient.
+            valid: bool [B, P].
+        """
+        all_boxes, all_scores = [], []
+        for level in self.levels:
+            boxes, scores = self._level_proposals(
+                tf.stop_gradient(logits[level]),
+                tf.stop_gradient(deltas[level]),
+                anchors[level],
+                image_size,
+                training,
+            )
+            all_boxes.append(boxes)
+            all_scores.append(scores)
+        boxes, scores = tf.concat(all_boxes, axis=1), tf.concat(all_scores, axis=1)
+        count = min(self.num_proposals[training], scores.shape[1])
+        scores, order = tf.math.top_k(scores, count)
+        valid = scores > nms.NO_SCORE
+        boxes = tf.gather(boxes, order, batch_dims=1)
+        return tf.where(valid[..., tf.newaxis], boxes, 0.0), valid
+
+    def _level_proposals(self, logits, deltas, anchors, image_size, training):
+        """Returns boxes [B, K, 4] and scores [B, K] of one level; NO_SCORE where there is none."""
+        inside = anchor_ops.centers_inside(anchors, image_size)
+        # A diverged head must not crash the suppression before the losses are seen and named.
+        usable = inside & tf.math.is_finite(logits) & tf.reduce_all(tf.math.is_finite(deltas), -1)
+        scores = tf.where(usable, logits, nms.NO_SCORE)
+        scores, order = tf.math.top_k(scores, min(self.pre_nms[training], logits.shape[1]))
+        boxes = box_ops.decode_boxes(
+            tf.gather(deltas, order, batch_dims=1), tf.gather(anchors, order), BOX_WEIGHTS
+        )
+        boxes = box_ops.clip_boxes(boxes, image_size)
+        keep = (scores > nms.NO_SCORE) & (box_ops.area(boxes) > 0.0)
+        boxes = tf.where(keep[..., tf.newaxis], boxes, 0.0)
+        scores = tf.where(keep, scores, nms.NO_SCORE)
+        max_output = min(self.num_proposals[training], scores.shape[1])
+        kept, valid = nms.suppress(boxes, scores, max_output, self.nms_threshold)
+        boxes = tf.gather(boxes, kept, batch_dims=1)
+        return boxes, tf.where(valid, tf.gather(scores, kept, batch_dims=1), nms.NO_SCORE)
+
+    def sample(self, logits, deltas, anchors, image_size, objects, object_valid, draw):
+        """Draws the anchors that enter the losses.
+
+        Args:
+            logits: dict {level: float32 [B, N_l]}.
+            deltas: dict {level: float32 [B, N_l, 4]}.
+            anchors: dict {level: float32 [N_l, 4]}.
+            image_size: int32 [B, 2], pixels.
+            objects: float32 [B, M, 4], pixels.
+            object_valid: bool [B, M].
+            draw: callable, number of draws N -> float32 [B, N] uniform.
+
+        Returns:
+            dict: rpn_logits float32 [B, K], rpn_labels int32 [B, K] (1, 0, -1 empty), rpn_deltas
+            and rpn_delta_targets float32 [B, K, 4].
+        """
+        logits = tf.concat([logits[level] for level in self.levels], axis=1)
+        deltas = tf.concat([deltas[level] for level in self.levels], axis=1)
+        anchors = tf.concat([anchors[level] for level in self.levels], axis=0)
+        labels, matches = matching.match(
+            anchors[tf.newaxis],
+            objects,
+            object_valid,
+            self.negative_below,
+            self.positive_from,
+            keep_best=True,
+        )
+        inside = anchor_ops.centers_inside(anchors, image_size)
+        labels = tf.where(inside, labels, matching.IGNORED)
+        indices, sampled = matching.sample(
+            labels, draw(anchors.shape[0]), self.num_samples, self.positive_fraction
+        )
+        matches = tf.gather(matches, indices, batch_dims=1)
+        targets = box_ops.encode_boxes(
+            tf.gather(objects, matches, batch_dims=1), tf.gather(anchors, indices), BOX_WEIGHTS
+        )
+        return {
+            "rpn_logits": tf.gather(logits, indices, batch_dims=1),
+            "rpn_labels": sampled,
+            "rpn_deltas": tf.gather(deltas, indices, batch_dims=1),
+            "rpn_delta_targets": targets,
+        }

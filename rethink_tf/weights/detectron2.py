@@ -1,0 +1,205 @@
+"""Loads Detectron2's detection checkpoints (.pkl) into our detector.
+
+Detectron2 stores OIHW kernels, takes BGR images, puts the background class last, and orders box
+deltas (dx, dy, dw, dh); ours are HWIO, RGB, background first and (dy, dx, dh, dw).
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+# In a checkpoint, but no weights: constants that our gin files state themselves.
+CONSTANTS = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.cell_anchors")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One parameter: its name there, our variable, and the function from its array to ours."""
+
+    name: str
+    variable: object
+    convert: Callable[[np.ndarray], np.ndarray]
+
+
+def parameters(detector, input_format="BGR"):
+    """Pairs Detectron2's parameters with the detector's variables.
+
+    Args:
+        detector: `MaskRCNN` whose variables exist.
+        input_format: "BGR" or "RGB", the channel order that the checkpoint was trained with.
+
+    Returns:
+        list of Parameter, one for every variable of the detector.
+
+    Raises:
+        ValueError: if the input format is unknown.
+    """
+    if input_format not in ("BGR", "RGB"):
+        raise ValueError(f"The input format must be BGR or RGB, got {input_format!r}.")
+    pairs = []
+    bottom_up = "backbone.bottom_up"
+    pairs += _conv_norm(f"{bottom_up}.stem.conv1", detector.backbone.stem, _kernel)
+    if input_format == "BGR":
+        first = pairs[0]
+        pairs[0] = dataclasses.replace(first, convert=lambda a: _kernel(a)[:, :, ::-1])
+    for level, blocks in enumerate(detector.backbone.stages, start=2):
+        for position, block in enumerate(blocks):
+            name = f"{bottom_up}.res{level}.{position}"
+            if block.shortcut is not None:
+                pairs += _conv_norm(f"{name}.shortcut", block.shortcut, _kernel)
+            for index, layer in enumerate(block.convs, start=1):
+                pairs += _conv_norm(f"{name}.conv{index}", layer, _kernel)
+    fpn = detector.fpn
+    for level, lateral, output in zip(fpn.levels, fpn.laterals, fpn.outputs, strict=True):
+        pairs += _conv_norm(f"backbone.fpn_lateral{level}", lateral, _kernel)
+        pairs += _conv_norm(f"backbone.fpn_output{level}", output, _kernel)
+    return (
+        pairs + _rpn(detector.rpn) + _box_head(detector.box_head) + _mask_head(detector.mask_head)
+    )
+
+
+def load(detector, arrays, input_format="BGR"):
+    """Assigns a checkpoint's arrays to the detector's variables, all of them or none.
+
+    Args:
+        detector: `MaskRCNN` whose variables exist.
+        arrays: dict of a Detectron2 checkpoint: {"model": {name: array}}, or the inner dict.
+        input_format: "BGR" or "RGB".
+
+    Raises:
+        ValueError: if a name is missing or left over, or a shape differs; every one is named.
+    """
+    state = arrays.get("model", arrays)
+    problems, values, known = [], [], set()
+    for pair in parameters(detector, input_format):
+        known.add(pair.name)
+        if pair.name not in state:
+            problems.append(f"{pair.name}: not in the checkpoint")
+            continue
+        array = np.asarray(state[pair.name])
+        try:
+            value = pair.convert(array)
+        except (ValueError, IndexError):
+            problems.append(f"{pair.name}: shape {array.shape} does not fit the detector")
+            continue
+        if tuple(value.shape) != tuple(pair.variable.shape):
+            problems.append(
+                f"{pair.name}: shape {array.shape} becomes {value.shape}, "
+                f"the detector has {tuple(pair.variable.shape)}"
+            )
+        values.append((pair.variable, value))
+    unused = [name for name in state if name not in known and not name.startswith(CONSTANTS)]
+    problems += [f"{name}: in the checkpoint, not in the detector" for name in unused]
+    if problems:
+        raise ValueError(
+            "The checkpoint does not fit the detector that the gin files describe:\n  "
+            + "\n  ".join(problems)
+        )
+    for variable, value in values:
+        variable.assign(value)
+
+
+def num_classes(arrays):
+    """Returns the number of object classes of a checkpoint.
+
+    Args:
+        arrays: as of `load`.
+
+    Raises:
+        ValueError: if there is no box predictor in it.
+    """
+    state = arrays.get("model", arrays)
+    name = "roi_heads.box_predictor.cls_score.bias"
+    if name not in state:
+        raise ValueError(f"No {name} in the checkpoint: it is not one of a Detectron2 detector.")
+    return len(state[name]) - 1
+
+
+def _rpn(rpn):
+    name = "proposal_generator.rpn_head"
+    return [
+        *_conv(f"{name}.conv", rpn.conv, _kernel),
+        *_conv(f"{name}.objectness_logits", rpn.objectness, _kernel),
+        Parameter(
+            f"{name}.anchor_deltas.weight",
+            rpn.deltas.kernel,
+            lambda a: _kernel(_swap_axes_of_deltas(a)),
+        ),
+        Parameter(f"{name}.anchor_deltas.bias", rpn.deltas.bias, _swap_axes_of_deltas),
+    ]
+
+
+def _box_head(head):
+    pairs = []
+    for index, layer in enumerate(head.convs, start=1):
+        pairs += _conv_norm(f"roi_heads.box_head.conv{index}", layer, _kernel)
+    for index, layer in enumerate(head.fcs, start=1):
+        convert = _flattened(head.roi_size) if index == 1 else np.transpose
+        name = f"roi_heads.box_head.fc{index}"
+        pairs.append(Parameter(f"{name}.weight", layer.kernel, convert))
+        pairs.append(Parameter(f"{name}.bias", layer.bias, np.asarray))
+    name, logits, deltas = "roi_heads.box_predictor", head.class_logits, head.deltas
+    return pairs + [
+        Parameter(f"{name}.cls_score.weight", logits.kernel, lambda a: np.roll(a, 1, axis=0).T),
+        Parameter(f"{name}.cls_score.bias", logits.bias, lambda a: np.roll(a, 1)),
+        Parameter(f"{name}.bbox_pred.weight", deltas.kernel, lambda a: _swap_axes_of_deltas(a).T),
+        Parameter(f"{name}.bbox_pred.bias", deltas.bias, _swap_axes_of_deltas),
+    ]
+
+
+def _mask_head(head):
+    if head is None:
+        return []
+    pairs, name = [], "roi_heads.mask_head"
+    for index, layer in enumerate(head.convs, start=1):
+        pairs += _conv_norm(f"{name}.mask_fcn{index}", layer, _kernel)
+    pairs += _conv(f"{name}.deconv", head.upsample, _kernel)
+    return pairs + [
+        Parameter(f"{name}.predictor.weight", head.kernel, lambda a: a[:, :, 0, 0]),
+        Parameter(f"{name}.predictor.bias", head.bias, np.asarray),
+    ]
+
+
+def _conv(name, layer, convert):
+    pairs = [Parameter(f"{name}.weight", layer.kernel, convert)]
+    if layer.use_bias:
+        pairs.append(Parameter(f"{name}.bias", layer.bias, np.asarray))
+    return pairs
+
+
+def _conv_norm(name, layer, convert):
+    pairs = _conv(name, layer.conv, convert)
+    if layer.norm is not None:
+        pairs += [
+            Parameter(f"{name}.norm.weight", layer.norm.gamma, np.asarray),
+            Parameter(f"{name}.norm.bias", layer.norm.beta, np.asarray),
+        ]
+    if hasattr(layer.norm, "moving_mean"):
+        pairs += [
+            Parameter(f"{name}.norm.running_mean", layer.norm.moving_mean, np.asarray),
+            Parameter(f"{name}.norm.running_var", layer.norm.moving_variance, np.asarray),
+        ]
+    return pairs
+
+
+def _kernel(array):
+    """Kernel [out, in, h, w] (of a deconvolution [in, out, h, w]) to ours, the axes reversed."""
+    return np.transpose(array, (2, 3, 1, 0))
+
+
+def _swap_axes_of_deltas(array):
+    """Reorders the first axis' groups (dx, dy, dw, dh) to (dy, dx, dh, dw)."""
+    groups = array.reshape(-1, 4, *array.shape[1:])
+    return groups[:, [1, 0, 3, 2]].reshape(array.shape)
+
+
+def _flattened(side):
+    """Returns the function from an FC kernel over flattened [C, side, side] to [side, side, C]."""
+
+    def convert(array):
+        outputs = array.shape[0]
+        spatial = array.reshape(outputs, -1, side, side)
+        return np.transpose(spatial, (2, 3, 1, 0)).reshape(-1, outputs)
+
+    return convert
