@@ -289,8 +289,8 @@ def _draw_coverage(rng, name: str, size: int) -> tuple[np.ndarray, tuple[slice, 
     start = np.clip(np.floor(corners.min(0)), 0, size).astype(int)
     stop = np.clip(np.ceil(corners.max(0)), 0, size).astype(int)
     drawing = Image.new("L", tuple((stop - start) * _SUPERSAMPLING))
-    # Pillow draws a polygon through centres of pixels, which lie at +0.5.
-    points = (corners - start) * _SUPERSAMPLING - 0.5
+    # Pillow takes the corners for whole pixels, and cuts decimals off towards zero.
+    points = np.floor((corners - start) * _SUPERSAMPLING)
     ImageDraw.Draw(drawing).polygon([tuple(point) for point in points.tolist()], fill=255)
     coverage = np.zeros((size, size), np.uint8)
     window = (slice(start[1], stop[1]), slice(start[0], stop[0]))
