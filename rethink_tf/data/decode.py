@@ -1,0 +1,130 @@
+"""From the bytes of one record to the tensors of one image, in Model Garden's schema.
+
+Everything here fails with an error of the op on damaged bytes; `pipeline` skips and counts those.
+What is wrong with the data set and not with one record comes back as a problem code instead.
+"""
+
+import tensorflow as tf
+
+from rethink_tf.data import augment, schema
+from rethink_tf.ops.boxes import clip_boxes
+
+NO_PROBLEM = 0
+UNKNOWN_CATEGORY = 1
+MASKS_MISSING = 2
+
+_BOX_SIDES = ("ymin", "xmin", "ymax", "xmax")
+
+
+def parse_image(serialized):
+    """Parses what evaluation needs of a record: {"image/encoded": string scalar}."""
+    features = {"image/encoded": tf.io.FixedLenFeature([], tf.string)}
+    return tf.io.parse_single_example(serialized, features)
+
+
+def parse_image_and_objects(serialized, with_masks):
+    """Parses a record; the lists of objects are dense and may be empty."""
+
+    def many(dtype):
+        return tf.io.FixedLenSequenceFeature([], dtype, allow_missing=True)
+
+    features = {
+        "image/encoded": tf.io.FixedLenFeature([], tf.string),
+        "image/object/class/label": many(tf.int64),
+        "image/object/is_crowd": many(tf.int64),
+    }
+    features |= {f"image/object/bbox/{side}": many(tf.float32) for side in _BOX_SIDES}
+    if with_masks:
+        features["image/object/mask"] = many(tf.string)
+    return tf.io.parse_single_example(serialized, features)
+
+
+def no_notes():
+    """The notes of a record with nothing to tell, as `decode_objects` gives them."""
+    zero = tf.constant(0)
+    return {"cut": zero, "problem": zero, "problem_value": tf.constant(0, tf.int64)}
+
+
+def decode_image(encoded, place, bucket):
+    """Decodes, flips, resizes and pads an image.
+
+    Args:
+        encoded: JPEG or PNG bytes.
+        place: what the plan says of the image: `image_id` int64, `flip` bool, `stored` int32 [2]
+            the size in the index, `size` int32 [2] the size after resizing.
+        bucket: int32 [2], H and W.
+
+    Returns:
+        The image's part of a training or evaluation element (see `schema`), without batch axis.
+    """
+    # The accurate DCT is PIL's and so Detectron2's; TensorFlow's default is up to 18 levels off.
+    # The op reads PNG as well.
+    image = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
+    found = tf.shape(image)[:2]
+    tf.debugging.assert_equal(found, place["stored"], "the image is not of the size it states")
+    image = augment.flip_image(image, place["flip"])
+    return {
+        schema.IMAGE: augment.resize_and_pad(image, place["size"], bucket),
+        schema.IMAGE_SIZE: place["size"],
+        schema.ORIGINAL_SIZE: found,
+        schema.IMAGE_SCALE: tf.cast(place["size"] / found, tf.float32),
+        schema.IMAGE_ID: place["image_id"],
+    }
+
+
+def decode_objects(parsed, place, scale, category_ids, max_objects, mask_size):
+    """Chooses the objects of a record and brings them into the resized, maybe flipped image.
+
+    Args:
+        parsed: of `parse_image_and_objects`.
+        place: as in `decode_image`.
+        scale: float32 [2], resized / stored size.
+        category_ids: int64 [C], ascending; class k is category_ids[k - 1].
+        max_objects: M; the largest boxes are kept.
+        mask_size: S, or None for no masks.
+
+    Returns:
+        The objects' part of a training element, and {"cut": int32, "problem": int32 code,
+        "problem_value": int64}, scalars.
+    """
+    stored = tf.cast(place["stored"], tf.float32)
+    height, width = tf.unstack(stored)
+    normalised = tf.stack([parsed[f"image/object/bbox/{side}"] for side in _BOX_SIDES], -1)
+    boxes = normalised * tf.stack([height, width, height, width])
+    labels = parsed["image/object/class/label"]
+    count = tf.shape(labels)[0]
+    boxes = clip_boxes(tf.reshape(boxes, [1, count, 4]), place["stored"][tf.newaxis])[0]
+    boxes = tf.ensure_shape(boxes, [None, 4])
+
+    crowd = parsed["image/object/is_crowd"]
+    crowd = tf.cond(tf.size(crowd) > 0, lambda: crowd > 0, lambda: tf.zeros([count], tf.bool))
+    rows, cut = augment.choose_objects(boxes, crowd, max_objects)
+    labels, boxes = tf.gather(labels, rows), tf.gather(boxes, rows)
+
+    classes, problem, value = _map_categories(labels, category_ids)
+    objects = {schema.CLASSES: augment.pad_rows(classes, max_objects)}
+    if mask_size is not None:
+        encoded = parsed["image/object/mask"]
+        complete = tf.size(encoded) == count
+        problem = tf.where(complete, problem, MASKS_MISSING)
+        value = tf.where(complete, value, tf.size(encoded, tf.int64))
+        rows = rows[: tf.where(complete, tf.size(rows), 0)]
+        crops = augment.crop_masks(
+            tf.gather(encoded, rows), boxes[: tf.size(rows)], place["stored"], mask_size
+        )
+        crops = tf.cond(place["flip"], lambda: tf.reverse(crops, [2]), lambda: crops)
+        objects[schema.MASKS] = augment.pad_rows(crops, max_objects)
+    boxes = augment.flip_boxes(boxes, width, place["flip"]) * tf.tile(scale, [2])
+    objects[schema.BOXES] = augment.pad_rows(boxes, max_objects)
+    return objects, {"cut": cut, "problem": problem, "problem_value": value}
+
+
+def _map_categories(labels, category_ids):
+    """Category ids [K] to classes int32 [K] of 1..C, with the first id that is none of them."""
+    place = tf.searchsorted(category_ids, labels)
+    known = tf.gather(category_ids, tf.minimum(place, tf.size(category_ids) - 1)) == labels
+    unknown = tf.boolean_mask(labels, ~known)
+    has_unknown = tf.size(unknown) > 0
+    problem = tf.where(has_unknown, UNKNOWN_CATEGORY, NO_PROBLEM)
+    value = tf.where(has_unknown, tf.reduce_max(unknown), tf.constant(0, tf.int64))
+    return tf.where(known, place + 1, 0), problem, value

@@ -1,0 +1,282 @@
+"""The tf.data pipeline: record directories in, batches of `schema` out.
+
+The plan says which records a step reads; each is read at its own offset (TensorFlow's C++ reader,
+checksums checked), decoded and augmented in parallel, and the order of the plan is kept. So the
+batches are a pure function of the records, the settings, the seed and the step.
+
+A slot is one place of a batch. In training it has three candidates: its record, and two
+stand-ins of the same bucket in case its record is corrupted (`reading`).
+
+Letters: G images of a global batch, P of it in one input pipeline, B in one replica.
+"""
+
+from collections.abc import Sequence
+
+import gin
+import numpy as np
+import tensorflow as tf
+
+from rethink_tf.data import decode, plan, reading, records, schema, subsets
+
+NUM_CANDIDATES = 3  # the record and the two of `TrainingPlan.fallbacks`
+
+
+@gin.register
+class Pipeline:
+    """Settings of the input, and the data sets made with them."""
+
+    def __init__(
+        self,
+        min_side: int | Sequence[int] = 800,
+        max_side: int = 1333,
+        buckets: Sequence[Sequence[int]] | None = None,
+        max_objects: int = schema.MAX_OBJECTS,
+        include_masks: bool = True,
+        mask_size: int = schema.MASK_SIZE,
+        flip_probability: float = 0.5,
+        keep_empty: bool = True,
+        num_images: int | None = None,
+        evaluation_min_side: int | None = None,
+        parallel_records: int = 16,
+    ):
+        """Checks the settings; nothing is read yet.
+
+        Args:
+            min_side: shorter side after resizing, pixels; of several, one is drawn an image.
+            max_side: longest side after resizing, pixels; wins over min_side.
+            buckets: (H, W) each, pixels, the fixed shapes of batches; None for a landscape and a
+                portrait one that hold min_side by max_side (`plan.default_buckets`).
+            max_objects: object rows an image; more are cut by area.
+            include_masks: whether training batches have masks; False for data without.
+            mask_size: side of a mask crop.
+            flip_probability: of mirroring a training image left and right.
+            keep_empty: whether images without an object are trained on.
+            num_images: train on that many images, chosen by `subsets`; None for all.
+            evaluation_min_side: shorter side in evaluation; None for the largest min_side.
+            parallel_records: records in work at a time in one input pipeline.
+
+        Raises:
+            ValueError: if a number is out of its range.
+        """
+        self.min_sides = [min_side] if isinstance(min_side, int) else list(min_side)
+        self.max_side = max_side
+        self.evaluation_min_side = evaluation_min_side or max(self.min_sides, default=0)
+        if min([*self.min_sides, self.evaluation_min_side]) < 1:
+            raise ValueError(f"min_side is {min_side}; give one or more sides of at least 1 pixel")
+        largest = max(*self.min_sides, self.evaluation_min_side)
+        if max_side < largest:
+            raise ValueError(f"max_side {max_side} is below min_side {largest}; swap or raise it")
+        if not 0 <= flip_probability <= 1:
+            raise ValueError(f"flip_probability is {flip_probability}, must be within 0..1")
+        if min(max_objects, mask_size, parallel_records) < 1:
+            raise ValueError(
+                f"max_objects {max_objects}, mask_size {mask_size} and parallel_records "
+                f"{parallel_records} must be at least 1"
+            )
+        self.buckets = [tuple(b) for b in buckets or plan.default_buckets(largest, max_side)]
+        self.max_objects = max_objects
+        self.mask_size = mask_size if include_masks else None
+        self.flip_probability = flip_probability
+        self.keep_empty = keep_empty
+        self.num_images = num_images
+        self.parallel_records = parallel_records
+
+    def training_index(self, source: str | records.RecordIndex) -> records.RecordIndex:
+        """The records trained on: of a directory or an index, what the settings keep."""
+        index = source if isinstance(source, records.RecordIndex) else records.load_index(source)
+        if self.num_images is not None:
+            chosen = subsets.select_image_ids(index.image_id, self.num_images)
+            index = index.select(np.isin(index.image_id, chosen))
+        return index if self.keep_empty else index.select(index.num_objects > 0)
+
+    def training(
+        self,
+        source: str | records.RecordIndex,
+        category_ids: Sequence[int],
+        global_batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        input_context: tf.distribute.InputContext | None = None,
+        counters: reading.PipelineCounters | None = None,
+    ) -> tf.data.Dataset:
+        """Training batches from a step on, without end.
+
+        Each global batch comes as the shares of this pipeline's replicas, one element each, in
+        the order of the replicas: what `strategy.distribute_datasets_from_function` wants.
+
+        Args:
+            source: a record directory or its index.
+            category_ids: ids of the data set's categories; class k is the k-th smallest.
+            global_batch_size: G, divisible by the number of replicas.
+            seed: of the run, >= 0.
+            start_step: step of the first batch.
+            input_context: which worker this is; None for one worker with one replica.
+            counters: where skipped records and cut objects are counted.
+
+        Returns:
+            Batches as `schema.training_spec` says, B images each.
+
+        Raises:
+            ValueError: if G cannot be divided, or there is no record or no category.
+        """
+        index = self.training_index(source)
+        share = _Share(global_batch_size, input_context)
+        ids = sorted(set(category_ids))
+        if not ids:
+            raise ValueError(f"{index.directory}: no categories, so there is nothing to learn")
+        bucket_of_row = self._assign(index, max(self.min_sides))
+        training_plan = plan.TrainingPlan(bucket_of_row, global_batch_size, seed)
+
+        def slots():
+            for step, bucket, rows in training_plan.batches(start_step):
+                rows = share.of(rows)
+                candidates = np.column_stack([rows, training_plan.fallbacks(rows)])
+                draws = plan.draw_uniforms(seed, step, index.image_id[candidates].ravel(), 2)
+                flip, which = draws.reshape(*candidates.shape, 2).transpose(2, 0, 1)
+                sides = np.array(self.min_sides)[(which * len(self.min_sides)).astype(int)]
+                yield self._describe(
+                    index, rows, candidates, bucket, sides, flip < self.flip_probability
+                )
+
+        def load(serialized, place, bucket):
+            parsed = decode.parse_image_and_objects(serialized, self.mask_size is not None)
+            element = decode.decode_image(parsed["image/encoded"], place, bucket)
+            objects, notes = decode.decode_objects(
+                parsed,
+                place,
+                element[schema.IMAGE_SCALE],
+                tf.constant(ids, tf.int64),
+                self.max_objects,
+                self.mask_size,
+            )
+            return element | objects, notes
+
+        spec = schema.training_spec(
+            share.replica_batch_size, self._static_shape(), self.max_objects, self.mask_size
+        )
+        report = reading.Report(index, ids, self.max_objects, counters)
+        return self._dataset(index, slots, NUM_CANDIDATES, load, share, spec, report)
+
+    def evaluation(
+        self,
+        source: str | records.RecordIndex,
+        global_batch_size: int,
+        input_context: tf.distribute.InputContext | None = None,
+    ) -> tf.data.Dataset:
+        """Each image once, bucket by bucket; padding images fill a bucket's last batch.
+
+        A record that cannot be read is an error here: leaving an image out would change the AP.
+
+        Args:
+            source: a record directory or its index.
+            global_batch_size: G, divisible by the number of replicas.
+            input_context: which worker this is; None for one worker with one replica.
+
+        Returns:
+            Batches as `schema.evaluation_spec` says, B images each; every worker has as many.
+        """
+        index = source if isinstance(source, records.RecordIndex) else records.load_index(source)
+        share = _Share(global_batch_size, input_context)
+        bucket_of_row = self._assign(index, self.evaluation_min_side)
+
+        def slots():
+            for bucket, rows in plan.evaluation_batches(bucket_of_row, global_batch_size):
+                rows = share.of(rows)
+                flip = np.zeros([len(rows), 1], bool)
+                side = self.evaluation_min_side
+                yield self._describe(index, rows, rows[:, np.newaxis], bucket, side, flip)
+
+        def load(serialized, place, bucket):
+            encoded = decode.parse_image(serialized)["image/encoded"]
+            return decode.decode_image(encoded, place, bucket), decode.no_notes()
+
+        spec = schema.evaluation_spec(share.replica_batch_size, self._static_shape())
+        return self._dataset(index, slots, 1, load, share, spec, reading.Report(index))
+
+    def _static_shape(self):
+        return self.buckets[0] if len(self.buckets) == 1 else None
+
+    def _assign(self, index, min_side):
+        shapes = plan.resized_shapes(index.height, index.width, min_side, self.max_side)
+        return plan.assign_buckets(shapes, self.buckets)
+
+    def _describe(self, index, rows, candidates, bucket, min_sides, flip):
+        """All that tf.data must know of P slots with n candidates each: arrays [P, ...]."""
+        shape = self.buckets[bucket]
+        stored = np.stack([index.height[candidates], index.width[candidates]], -1)
+        sizes = plan.resized_shapes(stored[..., 0], stored[..., 1], min_sides, self.max_side)
+        places = {
+            "row": candidates,
+            "candidate": np.broadcast_to(np.arange(candidates.shape[1]), candidates.shape),
+            "shard": index.shard[candidates],
+            "offset": index.offset[candidates],
+            "image_id": index.image_id[candidates],
+            "flip": flip,
+            "stored": stored.astype(np.int32),
+            "size": plan.shrink_to_bucket(sizes, shape).astype(np.int32),
+        }
+        buckets = np.broadcast_to(np.array(shape, np.int32), [len(rows), 2])
+        return {"row": rows, "bucket": buckets, "places": places}
+
+    def _dataset(self, index, slots, num_candidates, load, share, spec, report):
+        """Joins the parts: slots, parallel reading, batches, the report, prefetch."""
+
+        def with_shapes(batch):
+            return {key: tf.ensure_shape(batch[key], spec[key].shape) for key in spec}
+
+        signature = _slot_signature(share.size, num_candidates)
+        dataset = tf.data.Dataset.from_generator(slots, output_signature=signature).unbatch()
+        dataset = dataset.interleave(
+            lambda slot: reading.read_slot(slot, index.paths, load, spec),
+            cycle_length=self.parallel_records,
+            block_length=1,  # each slot has one element, so the order of the slots is kept
+            num_parallel_calls=self.parallel_records,
+            deterministic=True,
+        )
+        dataset = dataset.batch(share.replica_batch_size, drop_remainder=True)
+        dataset = dataset.map(lambda batch, notes: with_shapes(report.check(batch, notes)))
+        options = tf.data.Options()
+        options.deterministic = True
+        # The plan shards; TensorFlow must not do it once more.
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        return dataset.prefetch(2).with_options(options)
+
+
+class _Share:
+    """The part of a global batch that one input pipeline reads, and one replica of it gets."""
+
+    def __init__(self, global_batch_size: int, context: tf.distribute.InputContext | None):
+        context = context or tf.distribute.InputContext()
+        replicas, pipelines = context.num_replicas_in_sync, context.num_input_pipelines
+        if global_batch_size < 1 or global_batch_size % replicas or replicas % pipelines:
+            raise ValueError(
+                f"a global batch of {global_batch_size} images cannot be shared equally by "
+                f"{replicas} replicas fed by {pipelines} input pipelines; "
+                f"take a multiple of {replicas}"
+            )
+        self.replica_batch_size = global_batch_size // replicas
+        self.size = global_batch_size // pipelines
+        self._start = context.input_pipeline_id * self.size
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        return rows[self._start : self._start + self.size]
+
+
+def _slot_signature(num_slots: int, num_candidates: int) -> dict:
+    """What `Pipeline._describe` gives: P slots with n candidates each."""
+
+    def of(dtype, *shape):
+        return tf.TensorSpec([num_slots, *shape], dtype)
+
+    n = num_candidates
+    places = {
+        "row": of(tf.int64, n),
+        "candidate": of(tf.int32, n),
+        "shard": of(tf.int32, n),
+        "offset": of(tf.int64, n),
+        "image_id": of(tf.int64, n),
+        "flip": of(tf.bool, n),
+        "stored": of(tf.int32, n, 2),
+        "size": of(tf.int32, n, 2),
+    }
+    return {"row": of(tf.int64), "bucket": of(tf.int32, 2), "places": places}
