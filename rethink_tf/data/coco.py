@@ -21,7 +21,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 import tqdm
-from absl import app, flags, logging
+from absl import app, flags
 
 from rethink_tf.data import coco_checks, coco_images
 
@@ -68,21 +68,12 @@ def convert(
         ValueError: if the JSON is malformed, nothing is left of it, or an argument is bad.
         FileNotFoundError: if `annotations` or `images` is not there.
         FileExistsError: if `output` holds finished records and not `overwrite`.
+        ChildProcessError: if a worker was killed.
     """
-    if num_shards < 1:
-        raise ValueError(f"num_shards is {num_shards}; give at least 1")
+    skips = coco_checks.SkipLog(strict)
     if num_workers is not None and num_workers < 0:
         raise ValueError(f"num_workers is {num_workers}; give 0 or more")
-    dataset = coco_checks.read_json(_read_annotations(annotations, images), annotations)
-    skips = coco_checks.SkipLog(strict)
-    checked = coco_checks.check_dataset(dataset, skips)
-    if not checked.images:
-        raise ValueError(f"{annotations}: no image is left to convert; skipped: {skips.counts()}")
-    if num_shards > len(checked.images):
-        raise ValueError(
-            f"num_shards is {num_shards}, {annotations} has {len(checked.images)} usable images; "
-            "give fewer shards than images"
-        )
+    checked = _read_source(images, annotations, num_shards, skips)
     records.begin_directory(output, overwrite)
     jobs = (
         (images, image, checked.annotations[image["id"]], checked.has_masks)
@@ -96,35 +87,33 @@ def convert(
         next(images_done, None)  # lets the bar reach its end
     if not kept:
         raise ValueError(f"{annotations}: no image could be used; skipped: {skips.counts()}")
-    manifest = _manifest(checked, kept, shards, skips)
-    manifest["source"] = {
-        "images": os.path.basename(os.path.normpath(images)),
-        "annotations": os.path.basename(annotations),
-    }
-    paths = [os.path.join(output, entry["file"]) for entry in shards]
+    manifest = _manifest(checked, kept, shards, skips) | {"source": _source(images, annotations)}
     frames.write_file(
         os.path.join(output, records.GROUND_TRUTH_FILE), json.dumps(_ground_truth(checked, kept))
     )
+    paths = [os.path.join(output, entry["file"]) for entry in shards]
     records.write_index(records.RecordIndex.from_rows(output, paths, rows))
     records.write_manifest(output, manifest)
-    logging.info(
-        "%s: %d images, %d objects, %d crowds; skipped: %s",
-        output,
-        manifest["num_images"],
-        manifest["num_objects"],
-        manifest["num_crowds"],
-        manifest["skipped"] or "nothing",
-    )
     return manifest
 
 
-def _read_annotations(annotations: str, images: str) -> bytes:
+def _read_source(images, annotations, num_shards, skips) -> coco_checks.CheckedDataset:
+    """Reads and checks the JSON; raises what `convert` says before anything is written."""
     if not tf.io.gfile.isdir(images):
         raise FileNotFoundError(f"{images} (the folder of the images) is not a folder")
     if not tf.io.gfile.exists(annotations) or tf.io.gfile.isdir(annotations):
         raise FileNotFoundError(f"{annotations} (the COCO JSON file) is not a file")
     with tf.io.gfile.GFile(annotations, "rb") as file:
-        return file.read()
+        dataset = coco_checks.read_json(file.read(), annotations)
+    checked = coco_checks.check_dataset(dataset, skips)
+    if not checked.images:
+        raise ValueError(f"{annotations}: no image is left to convert; skipped: {skips.counts()}")
+    if not 1 <= num_shards <= len(checked.images):
+        raise ValueError(
+            f"num_shards is {num_shards}; give at least 1 and at most one an image "
+            f"({annotations} has {len(checked.images)} that can be used)"
+        )
+    return checked
 
 
 def _prepare_all(jobs: Iterable[tuple], num_workers: int) -> Iterator[coco_images.PreparedImage]:
@@ -145,6 +134,11 @@ def _prepare_all(jobs: Iterable[tuple], num_workers: int) -> Iterator[coco_image
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+    except concurrent.futures.BrokenExecutor as error:
+        raise ChildProcessError(
+            "a worker process was killed, perhaps for want of memory; "
+            "run again with fewer --num_workers"
+        ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
@@ -182,7 +176,12 @@ def _write_shards(output, num_shards, prepared, checked, skips):
                     "num_objects": len(item.annotations) - crowds,
                 }
             )
-            kept.append(coco_images.PreparedImage(item.image, item.annotations, []))
+            # Not the copies that came from the worker: COCO's polygons fill a gigabyte.
+            originals = {a["id"]: a for a in checked.annotations[item.image["id"]]}
+            annotations = [originals[a["id"]] for a in item.annotations]
+            for original, annotation in zip(annotations, item.annotations, strict=True):
+                original.setdefault("area", annotation["area"])
+            kept.append(coco_images.PreparedImage(item.image, annotations, []))
 
     for shard in range(num_shards):
         start, stop = (len(checked.images) * k // num_shards for k in (shard, shard + 1))
@@ -233,6 +232,12 @@ def _manifest(checked, kept, shards, skips) -> dict:
         "skipped": skips.counts(),
         "skipped_entries": skips.entries,
     }
+
+
+def _source(images: str, annotations: str) -> dict:
+    # Base names only: where the files lay is nobody's business later.
+    name = os.path.basename
+    return {"images": name(os.path.normpath(images)), "annotations": name(annotations)}
 
 
 def _ground_truth(checked, kept) -> dict:

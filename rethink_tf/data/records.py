@@ -114,12 +114,10 @@ def encode_example(
         filename: base name of the image, for people.
         encoded: JPEG or PNG bytes that decode to three channels.
         image_format: "jpeg" or "png".
-        height: pixels.
-        width: pixels.
+        height, width: pixels.
         boxes: float [N, 4], (y1, x1, y2, x2), pixels of the stored image.
         labels: N category ids of the data set (not contiguous class numbers).
-        names: N category names.
-        is_crowd: N values, 0 or 1.
+        names, is_crowd: N category names, and N values of 0 or 1.
         areas: N areas in square pixels.
         masks: N PNGs of [height, width] with values 0 and 1, or None for a data set without.
 
@@ -129,18 +127,13 @@ def encode_example(
     Raises:
         ValueError: if the lists differ in length.
 
-    Source: the schema of `official.vision.dataloaders.tf_example_decoder`.
+    Source: the schema of Model Garden's `tf_example_decoder`.
     """
-    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    normalised = np.asarray(boxes, np.float64).reshape(-1, 4) / [height, width, height, width]
     lists = {"labels": labels, "names": names, "is_crowd": is_crowd, "areas": areas}
-    if masks is not None:
-        lists["masks"] = masks
-    for name, values in lists.items():
-        if len(values) != len(boxes):
-            raise ValueError(
-                f"image {image_id}: {len(boxes)} boxes but {len(values)} {name}; give one each"
-            )
-    normalised = boxes / [height, width, height, width]
+    for name, values in (lists | ({} if masks is None else {"masks": masks})).items():
+        if len(values) != len(normalised):
+            raise ValueError(f"image {image_id}: {len(normalised)} boxes but {len(values)} {name}")
     features = {
         "image/encoded": _bytes_feature([encoded]),
         "image/format": _bytes_feature([image_format.encode()]),
@@ -158,8 +151,7 @@ def encode_example(
     if masks is not None:
         features["image/object/mask"] = _bytes_feature(masks)
     example = tf.train.Example(features=tf.train.Features(feature=features))
-    # Without this the order of the feature map differs from process to process.
-    return example.SerializeToString(deterministic=True)
+    return example.SerializeToString(deterministic=True)  # else in any order of the keys
 
 
 def begin_directory(directory: str, overwrite: bool) -> None:
@@ -192,8 +184,12 @@ def begin_directory(directory: str, overwrite: bool) -> None:
             f"({os.path.basename(min(others or own))}); choose another output"
         )
     write_file(marker, "A conversion into this folder is running or was interrupted.\n")
-    stale = tf.io.gfile.glob(os.path.join(directory, ".records-*.tmp"))
     names = (MANIFEST_FILE, INDEX_FILE, GROUND_TRUTH_FILE)
+    stale = [
+        path
+        for name in ("records-*.tfrecord", *names)
+        for path in tf.io.gfile.glob(os.path.join(directory, f".{name}.*.tmp"))
+    ]
     for path in [os.path.join(directory, name) for name in names] + own + stale:
         remove_if_there(path)
 

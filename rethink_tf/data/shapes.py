@@ -63,15 +63,13 @@ def make_shapes(
         image_size: height and width in pixels.
         seed: integer >= 0 that everything is drawn from.
         max_objects: shapes an image, at most; at least one.
-        num_shards: record files of the training images (the validation images take as many, or
-            one an image if they are fewer).
+        num_shards: record files of each split (one an image if it has fewer).
 
     Returns:
         `output`.
 
     Raises:
-        ValueError: if `output` holds shapes made with other arguments (the message names them),
-            or an argument is out of range.
+        ValueError: if `output` holds shapes of other arguments, or one is out of range.
         FileExistsError: if `output` holds something else.
     """
     output = os.fspath(output)

@@ -1,0 +1,110 @@
+"""Tests of rethink_tf/data/coco_images.py: image files and masks."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from rethink_tf.data import coco_checks, coco_images, records
+
+
+def _remove(folder):
+    (folder / "1.png").unlink()
+
+
+def _cut(folder):
+    (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:300])
+
+
+def _make_text(folder):
+    (folder / "1.png").write_text("no image")
+
+
+def _make_smaller(folder):
+    Image.new("RGB", (30, 19)).save(folder / "1.png")
+
+
+@pytest.mark.parametrize(
+    ("reason", "damage"),
+    [
+        ("image_missing", _remove),
+        ("image_unreadable", _cut),
+        ("image_unreadable", _make_text),
+        ("image_wrong_size", _make_smaller),
+    ],
+)
+def test_bad_image_is_skipped_with_its_annotations(coco_source, reason, damage):
+    damage(coco_source.folder)
+
+    output, manifest = coco_source.convert()
+
+    assert manifest["skipped"] == {"annotation_of_skipped_image": 2, reason: 1}
+    assert manifest["skipped_entries"][0]["entry"].startswith("image 1 (1.png): ")
+    assert (manifest["num_images"], manifest["num_objects"], manifest["num_crowds"]) == (3, 2, 0)
+    assert [shard["records"] for shard in manifest["shards"]] == [1, 2]
+    assert records.load_index(output).image_id.tolist() == [2, 3, 4]
+    with pytest.raises(coco_checks.BadEntryError, match=f"{reason}: image 1"):
+        coco_source.convert("strict", strict=True)
+
+
+def _image_file(path, pixels, mode, image_format):
+    image = Image.fromarray(pixels)
+    if mode == "I;16":
+        image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    elif mode == "RGBA":
+        image.putalpha(200)
+    elif mode == "EXIF":  # "turn by 90 degrees": COCO's sizes and boxes are those before it
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image.save(path, image_format, exif=exif)
+        return
+    else:
+        image = image.convert(mode)
+    image.save(path, image_format)
+
+
+@pytest.mark.parametrize(
+    ("mode", "image_format", "stored", "tolerance"),
+    [
+        ("RGB", "JPEG", "jpeg", 5),
+        ("L", "JPEG", "jpeg", 5),
+        ("EXIF", "JPEG", "jpeg", 5),
+        # TensorFlow's default inverse DCT is the fast one: some levels off Pillow's on noise.
+        # CMYK: encoded a second time, 4:4:4; the pixels are noise, which JPEG likes least.
+        ("CMYK", "JPEG", "jpeg", 40),
+        ("L", "PNG", "png", 0),
+        ("P", "PNG", "png", 0),
+        ("1", "PNG", "png", 0),
+        ("RGBA", "PNG", "png", 0),
+        ("I;16", "PNG", "png", 0),
+        ("RGB", "BMP", "png", 0),
+        ("P", "GIF", "png", 0),
+        ("RGB", "WEBP", "png", 0),
+    ],
+)
+def test_every_kind_of_image_decodes_to_what_it_shows(
+    coco_source, mode, image_format, stored, tolerance
+):
+    path = coco_source.folder / "1.png"
+    _image_file(path, coco_source.pixels(1), mode, image_format)
+    with Image.open(path) as image:
+        shown = image.convert("RGB") if mode != "I;16" else None
+    expected = np.asarray(shown) if shown else np.repeat(coco_source.pixels(1)[..., :1], 3, axis=-1)
+
+    feature = coco_source.features(coco_source.convert(strict=True)[0])[1]
+
+    assert feature["image/format"].bytes_list.value[:] == [stored.encode()]
+    encoded = feature["image/encoded"].bytes_list.value[0]
+    for decode in (tf.io.decode_image, tf.io.decode_jpeg):
+        pixels = decode(encoded, channels=3).numpy().astype(int)
+        assert pixels.shape == (coco_source.height, coco_source.width, 3)
+        assert np.abs(pixels - expected).max() <= tolerance
+
+
+def test_rle_equals_pycocotools_on_random_masks(coco_source):
+    rng = np.random.default_rng(0)
+    for density in (0, 0.02, 0.3, 0.9, 1):
+        mask = (rng.uniform(size=(37, 53)) < density).astype(np.uint8)
+        for compressed in (False, True):
+            drawn = coco_images.decode_segmentation(coco_source.rle(mask, compressed), 37, 53)
+            assert drawn.dtype == np.uint8 and (drawn == mask).all()
