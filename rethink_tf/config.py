@@ -94,6 +94,9 @@ def parse(gin_files: Sequence[str], gin_params: Sequence[str] = ()) -> None:
     if str(configs_root()) not in gin_config._LOCATION_PREFIXES:
         gin.add_config_file_search_path(str(configs_root()))
     gin.clear_config()
+    # gin logs an error for every place where it looks for an include in vain.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
     try:
         gin.parse_config_files_and_bindings(paths, list(gin_params), finalize_config=False)
     except tokenize.TokenError as error:  # gin lets it through, without a place
@@ -101,6 +104,8 @@ def parse(gin_files: Sequence[str], gin_params: Sequence[str] = ()) -> None:
         raise ConfigError(message) from error
     except (ValueError, SyntaxError, LookupError, ImportError, AttributeError, OSError) as error:
         raise ConfigError(_explain(error, gin_params)) from error
+    finally:
+        logging.set_verbosity(verbosity)
     _check_macros_exist()
     check_required()
     gin.finalize()

@@ -51,7 +51,7 @@ class Pipeline:
             mask_size: side of a mask crop.
             flip_probability: of mirroring a training image left and right.
             keep_empty: whether images without an object are trained on.
-            num_images: train on that many images, chosen by `subsets`; None for all.
+            num_images: use that many images, chosen by `subsets`; None for all.
             evaluation_min_side: shorter side in evaluation; None for the largest min_side.
             parallel_records: records in work at a time in one input pipeline.
 
@@ -81,12 +81,17 @@ class Pipeline:
         self.num_images = num_images
         self.parallel_records = parallel_records
 
-    def training_index(self, source: str | records.RecordIndex) -> records.RecordIndex:
-        """The records trained on: of a directory or an index, what the settings keep."""
+    def selected_index(self, source: str | records.RecordIndex) -> records.RecordIndex:
+        """The records of a directory or an index, or the `num_images` chosen from them."""
         index = source if isinstance(source, records.RecordIndex) else records.load_index(source)
-        if self.num_images is not None:
-            chosen = subsets.select_image_ids(index.image_id, self.num_images)
-            index = index.select(np.isin(index.image_id, chosen))
+        if self.num_images is None:
+            return index
+        chosen = subsets.select_image_ids(index.image_id, self.num_images)
+        return index.select(np.isin(index.image_id, chosen))
+
+    def training_index(self, source: str | records.RecordIndex) -> records.RecordIndex:
+        """The records trained on: the selected ones that have an object, or all of them."""
+        index = self.selected_index(source)
         return index if self.keep_empty else index.select(index.num_objects > 0)
 
     def training(
@@ -192,6 +197,11 @@ class Pipeline:
 
         spec = schema.evaluation_spec(share.replica_batch_size, self._static_shape())
         return self._dataset(index, slots, 1, load, share, spec, reading.Report(index))
+
+    def num_evaluation_batches(self, index: records.RecordIndex, global_batch_size: int) -> int:
+        """How many global batches `evaluation` gives."""
+        bucket_of_row = self._assign(index, self.evaluation_min_side)
+        return sum(1 for _ in plan.evaluation_batches(bucket_of_row, global_batch_size))
 
     def _static_shape(self):
         return self.buckets[0] if len(self.buckets) == 1 else None

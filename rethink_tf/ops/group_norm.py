@@ -34,6 +34,7 @@ def group_norm(inputs, gamma, beta, num_groups, epsilon):
             f"GroupNorm: {channels} channels cannot be split into {num_groups} equal groups."
         )
     places = list(range(1, inputs.shape.rank - 1))
+    channel_shape = [-1] + [1] * len(places) + [channels]
 
     def sum_places(values):
         return tf.reduce_sum(values, places)
@@ -46,17 +47,18 @@ def group_norm(inputs, gamma, beta, num_groups, epsilon):
 
     def scale_and_shift(values, scale, shift):
         """Returns values * scale + shift for scale and shift [B, C], in the dtype of the inputs."""
-        shape = [-1] + [1] * len(places) + [channels]
-        scaled = values * tf.cast(tf.reshape(scale, shape), values.dtype)
-        return scaled + tf.cast(tf.reshape(shift, shape), values.dtype)
+        scaled = values * tf.cast(tf.reshape(scale, channel_shape), values.dtype)
+        return scaled + tf.cast(tf.reshape(shift, channel_shape), values.dtype)
 
     @tf.custom_gradient
     def normalize(inputs, gamma, beta):
         size = tf.cast(tf.reduce_prod(tf.shape(inputs)[1:]) // num_groups, tf.float32)
         exact = tf.cast(inputs, tf.float32)
         mean = over_group(sum_places(exact)) / size
-        variance = over_group(sum_places(tf.square(exact))) / size - tf.square(mean)
-        inverse = tf.math.rsqrt(tf.maximum(variance, 0.0) + epsilon)
+        # Not the mean square minus the squared mean, which loses all digits where the mean is large.
+        deviation = tf.math.squared_difference(exact, tf.reshape(mean, channel_shape))
+        variance = over_group(sum_places(deviation)) / size
+        inverse = tf.math.rsqrt(variance + epsilon)
         scale = inverse * gamma
         outputs = scale_and_shift(inputs, scale, beta - mean * scale)
 

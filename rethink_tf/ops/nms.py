@@ -14,7 +14,7 @@ def suppress(boxes, scores, max_output, iou_threshold):
     """Keeps boxes by falling score, dropping those that overlap a kept one too much.
 
     Args:
-        boxes: float32 [B, N, 4]; B is static.
+        boxes: float32 [B, N, 4]; B and N are static.
         scores: float32 [B, N]; NO_SCORE marks padding rows.
         max_output: int K > 0.
         iou_threshold: float in [0, 1]; a box of higher IoU with a kept one is dropped.
@@ -23,17 +23,20 @@ def suppress(boxes, scores, max_output, iou_threshold):
         indices: int32 [B, K], rows of the kept boxes by falling score.
         valid: bool [B, K]; False where fewer than K were kept.
     """
+    # XLA refuses more outputs than there are boxes.
+    num_outputs = min(max_output, scores.shape[1])
+    empty = [[0, max_output - num_outputs]]
     all_indices, all_valid = [], []
     for image_boxes, image_scores in zip(tf.unstack(boxes), tf.unstack(scores), strict=True):
         indices, count = tf.raw_ops.NonMaxSuppressionV4(
             boxes=image_boxes,
             scores=image_scores,
-            max_output_size=max_output,
+            max_output_size=num_outputs,
             iou_threshold=float(iou_threshold),
             score_threshold=NO_SCORE,
             pad_to_max_output_size=True,
         )
-        all_indices.append(tf.ensure_shape(indices, [max_output]))
+        all_indices.append(tf.pad(tf.ensure_shape(indices, [num_outputs]), empty))
         all_valid.append(tf.range(max_output) < count)
     return tf.stack(all_indices), tf.stack(all_valid)
 

@@ -79,7 +79,8 @@ def _by_level(features, boxes, assigned, output_size):
     for level, feature in sorted(features.items()):
         origin = tf.where(flat_levels == level)[:, 0]
         # One repeated border row and column on each side: samples may lie half a cell outside.
-        padded = tf.pad(feature, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+        # The kernel has no bfloat16 and returns float32 for every type.
+        padded = tf.pad(tf.cast(feature, tf.float32), [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
         region = tf.gather(flat_boxes, origin) / 2.0**level
         half_step = 0.5 * (region[:, 2:] - region[:, :2]) / num_samples
         # In the padded map the sample at p lies at p - 0.5 + 1; the kernel takes the first and the

@@ -11,6 +11,8 @@ import numpy as np
 
 # In a checkpoint, but no weights: constants that our gin files state themselves.
 CONSTANTS = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.cell_anchors")
+# PyTorch's batch normalization counts the batches that it has seen; with a momentum nothing uses it.
+COUNTERS = (".norm.num_batches_tracked",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +91,11 @@ def load(detector, arrays, input_format="BGR"):
                 f"the detector has {tuple(pair.variable.shape)}"
             )
         values.append((pair.variable, value))
-    unused = [name for name in state if name not in known and not name.startswith(CONSTANTS)]
+    unused = [
+        name
+        for name in state
+        if name not in known and not name.startswith(CONSTANTS) and not name.endswith(COUNTERS)
+    ]
     problems += [f"{name}: in the checkpoint, not in the detector" for name in unused]
     if problems:
         raise ValueError(
@@ -156,7 +162,7 @@ def _mask_head(head):
         pairs += _conv_norm(f"{name}.mask_fcn{index}", layer, _kernel)
     pairs += _conv(f"{name}.deconv", head.upsample, _kernel)
     return pairs + [
-        Parameter(f"{name}.predictor.weight", head.kernel, lambda a: a[:, :, 0, 0]),
+        Parameter(f"{name}.predictor.weight", head.kernel, lambda a: a.reshape(a.shape[:2])),
         Parameter(f"{name}.predictor.bias", head.bias, np.asarray),
     ]
 

@@ -1,0 +1,181 @@
+"""Runs a detector over a data set and turns its detections into COCO metrics.
+
+Letters: B images, D detections an image, S side of a mask.
+"""
+
+import functools
+import json
+import os
+import time
+
+import numpy as np
+import orbit
+import tensorflow as tf
+import tqdm
+from absl import logging
+
+from rethink_tf.data import schema
+from rethink_tf.evaluation import coco_metrics, pasting
+
+
+class Evaluator(orbit.AbstractEvaluator):
+    """Evaluates for Orbit's controller: predict, paste, save the detections, measure, record."""
+
+    def __init__(
+        self,
+        detector,
+        make_batches,
+        num_batches,
+        strategy,
+        ground_truth,
+        category_ids,
+        model_dir,
+        step,
+        is_chief=True,
+        jit_compile=False,
+        on_image=None,
+    ):
+        """Takes the parts.
+
+        Args:
+            detector: `MaskRCNN`.
+            make_batches: callable without arguments, returns an iterable of distributed evaluation
+                batches (`data.schema`).
+            num_batches: int, how many global batches that gives, for the progress bar.
+            strategy: `tf.distribute.Strategy`.
+            ground_truth: dict in COCO form, of exactly the images to evaluate.
+            category_ids: sorted ids of the data set's categories; class k is the k-th.
+            model_dir: str; `metrics.jsonl` and `results/` are written there.
+            step: variable that counts the training steps.
+            is_chief: bool, whether this process writes. All measure, so that all agree on which
+                checkpoint is the best.
+            jit_compile: bool, whether XLA compiles the prediction.
+            on_image: callable or None, called for the first images of each evaluation with the
+                image's id, its resized pixels uint8 [h, w, 3], and a dict of detections in those
+                pixels: boxes, scores, category_ids and masks [h, w].
+        """
+        self._detector, self._make_batches, self._num_batches = detector, make_batches, num_batches
+        self._strategy, self._num_images = strategy, len(ground_truth["images"])
+        # Not an attribute of its own: Orbit's base class would wrap every list and dict in it,
+        # and pycocotools takes plain ones only.
+        self._measure = functools.partial(coco_metrics.evaluate, ground_truth)
+        self._category_ids = np.asarray(sorted(category_ids))
+        self._model_dir, self._step, self._is_chief = model_dir, step, is_chief
+        self._on_image = on_image
+        self._has_masks = detector.mask_head is not None
+        self._predict = tf.function(
+            self._on_all_replicas, jit_compile=jit_compile or None, autograph=False
+        )
+        self.metrics, self.results_path = {}, None
+
+    def evaluate(self, num_steps):
+        """Evaluates the whole data set once.
+
+        Args:
+            num_steps: ignored; an AP over a part of the data would mean nothing.
+
+        Returns:
+            None; the numbers are in `metrics`, in `metrics.jsonl` and in the summaries.
+        """
+        del num_steps
+        start, results = time.monotonic(), []
+        batches = tqdm.tqdm(
+            self._make_batches(), "evaluating", self._num_batches, disable=not self._is_chief
+        )
+        for position, batch in enumerate(batches):
+            outputs = {key: value.numpy() for key, value in self._predict(batch).items()}
+            results += self._results(outputs)
+            if position == 0 and self._on_image:
+                self._show(batch, outputs)
+        iou_types = ("bbox", "segm") if self._has_masks else ("bbox",)
+        self.metrics = self._measure(results, iou_types)
+        if self._is_chief:
+            self._record(results, time.monotonic() - start)
+
+    def _on_all_replicas(self, batch):
+        """Returns the detections of the global batch, with what places them in their images."""
+
+        def predict(batch):
+            detections = self._detector(batch, training=False)
+            keys = (schema.IMAGE_ID, schema.ORIGINAL_SIZE, schema.IMAGE_SCALE)
+            return detections | {key: batch[key] for key in keys}
+
+        outputs = self._strategy.run(predict, args=(batch,))
+        return {key: self._strategy.gather(value, axis=0) for key, value in outputs.items()}
+
+    def _results(self, outputs):
+        """Returns the COCO results of a global batch."""
+        results = []
+        for row, image_id in enumerate(outputs[schema.IMAGE_ID]):
+            if image_id == schema.PADDING_IMAGE_ID:
+                continue
+            found = self._in_original(outputs, row)
+            rles = None
+            if self._has_masks:
+                height, width = outputs[schema.ORIGINAL_SIZE][row]
+                rles = [
+                    pasting.encode_mask(pasting.paste_mask(mask, box, int(height), int(width)))
+                    for mask, box in zip(found["masks"], found["boxes"], strict=True)
+                ]
+            results += coco_metrics.detections_to_coco(
+                int(image_id), found["boxes"], found["scores"], found["category_ids"], rles
+            )
+        return results
+
+    def _in_original(self, outputs, row):
+        """Returns the detections of one image, boxes in pixels of the stored image, no padding."""
+        valid = outputs["classes"][row] > 0
+        scale, size = outputs[schema.IMAGE_SCALE][row], outputs[schema.ORIGINAL_SIZE][row]
+        boxes = outputs["boxes"][row][valid] / np.tile(scale, 2)
+        found = {
+            "boxes": np.clip(boxes, 0, np.tile(size, 2)),
+            "scores": outputs["scores"][row][valid],
+            "category_ids": self._category_ids[outputs["classes"][row][valid] - 1],
+        }
+        if self._has_masks:
+            found["masks"] = outputs["masks"][row][valid]
+        return found
+
+    def _show(self, batch, outputs):
+        """Hands the first images that are at this worker to `on_image`."""
+        images = self._strategy.experimental_local_results(batch[schema.IMAGE])[0].numpy()
+        sizes = self._strategy.experimental_local_results(batch[schema.IMAGE_SIZE])[0].numpy()
+        for row, (image, (height, width)) in enumerate(zip(images, sizes, strict=True)):
+            if outputs[schema.IMAGE_ID][row] == schema.PADDING_IMAGE_ID:
+                continue
+            valid = outputs["classes"][row] > 0
+            found = {
+                "boxes": outputs["boxes"][row][valid],
+                "scores": outputs["scores"][row][valid],
+                "category_ids": self._category_ids[outputs["classes"][row][valid] - 1],
+            }
+            if self._has_masks:
+                found["masks"] = [
+                    pasting.paste_mask(mask, box, int(height), int(width))
+                    for mask, box in zip(outputs["masks"][row][valid], found["boxes"], strict=True)
+                ]
+            image_id = int(outputs[schema.IMAGE_ID][row])
+            self._on_image(image_id, image[:height, :width], found)
+
+    def _record(self, results, seconds):
+        step = int(self._step.numpy())
+        self.results_path = os.path.join(self._model_dir, "results", f"detections-{step}.json")
+        tf.io.gfile.makedirs(os.path.dirname(self.results_path))
+        coco_metrics.write_results(self.results_path, results)
+        line = (
+            {"step": step}
+            | dict(self.metrics)
+            | {"seconds": round(seconds, 3), "time": time.time()}
+        )
+        with tf.io.gfile.GFile(os.path.join(self._model_dir, "metrics.jsonl"), "a") as file:
+            file.write(json.dumps(line) + "\n")
+        for name, value in self.metrics.items():
+            if "per_class" not in name:
+                tf.summary.scalar(f"evaluation/{name}", value)
+        logging.info(
+            "Evaluated %d images at step %d in %.1f s.\n%s",
+            self._num_images,
+            step,
+            seconds,
+            coco_metrics.format_table(self.metrics),
+        )

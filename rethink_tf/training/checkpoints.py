@@ -1,0 +1,162 @@
+"""Checkpoints: the newest few by interval, the best by AP, and resuming from one that reads."""
+
+import json
+import os
+import re
+
+import tensorflow as tf
+from absl import logging
+
+
+def is_chief(strategy):
+    """Tells whether this process writes for all: it does unless it is a later worker of several."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.task_type:
+        return True
+    has_chief = "chief" in resolver.cluster_spec().jobs
+    return resolver.task_type == "chief" or (
+        resolver.task_type == "worker" and resolver.task_id == 0 and not has_chief
+    )
+
+
+def make_manager(checkpoint, directory, strategy, step, interval=None, keep=3):
+    """Returns a checkpoint manager that writes where this worker may.
+
+    Every worker must save, because variables may be gathered over the replicas; all but the chief
+    do it in a folder of their own that nobody reads.
+
+    Args:
+        checkpoint: `tf.train.Checkpoint`.
+        directory: str, the chief's folder.
+        strategy: `tf.distribute.Strategy`.
+        step: variable that counts the steps.
+        interval: int, steps between two saves; None saves only when told to.
+        keep: int, how many to keep.
+    """
+    if not is_chief(strategy):
+        task = strategy.cluster_resolver
+        directory = os.path.join(directory, f"worker_tmp_{task.task_type}_{task.task_id}")
+    return tf.train.CheckpointManager(
+        checkpoint,
+        directory,
+        max_to_keep=keep,
+        checkpoint_name="step",
+        step_counter=step,
+        checkpoint_interval=interval,
+    )
+
+
+def list_newest_first(directory):
+    """Returns the paths of a folder's checkpoints, the highest step first."""
+    paths = []
+    for index in tf.io.gfile.glob(os.path.join(directory, "step-*.index")):
+        path = index.removesuffix(".index")
+        if re.fullmatch(r"step-\d+", os.path.basename(path)):
+            paths.append(path)
+    return sorted(paths, key=lambda path: int(path.rpartition("-")[2]), reverse=True)
+
+
+def restore_newest(checkpoint, directory):
+    """Restores the newest checkpoint of a folder that reads.
+
+    Args:
+        checkpoint: `tf.train.Checkpoint` whose variables all exist.
+        directory: str.
+
+    Returns:
+        The path of the one restored, or None where the folder has none.
+
+    Raises:
+        ValueError: if there are some and none of them reads.
+    """
+    paths = list_newest_first(directory)
+    for path in paths:
+        try:
+            _check_readable(path)
+        except (tf.errors.OpError, ValueError) as error:
+            logging.warning(
+                "The checkpoint %s cannot be read (%s); trying the one before.", path, error
+            )
+            continue
+        checkpoint.restore(path).assert_existing_objects_matched()
+        return path
+    if paths:
+        raise ValueError(
+            f"None of the {len(paths)} checkpoints in {directory} can be read. Move them away to "
+            "start from step 0, or bring back one that is whole."
+        )
+    return None
+
+
+def _check_readable(path):
+    """Reads every tensor, so that a damaged file is found before any variable is assigned."""
+    reader = tf.train.load_checkpoint(path)
+    for name in reader.get_variable_to_shape_map():
+        reader.get_tensor(name)
+
+
+def initialize(detector, path):
+    """Reads the detector's weights from a checkpoint of `rethink_tf.convert` or of another run.
+
+    Args:
+        detector: `MaskRCNN` whose variables exist.
+        path: str, a checkpoint's path without ".index", or a folder of checkpoints.
+
+    Raises:
+        ValueError: if there is no such checkpoint or it does not fit the detector.
+    """
+    found = path
+    if not tf.io.gfile.exists(path + ".index"):
+        candidates = list_newest_first(path)
+        if not candidates:
+            raise ValueError(
+                f"No checkpoint at {path!r}: there is neither {path}.index nor a folder."
+            )
+        found = candidates[0]
+    try:
+        status = tf.train.Checkpoint(model=detector).read(found)
+        status.assert_existing_objects_matched().expect_partial()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        raise ValueError(
+            f"The checkpoint {found} does not fit the detector that the gin files describe: {error}"
+        ) from error
+
+
+class BestKeeper:
+    """Keeps the checkpoints of the highest score."""
+
+    def __init__(self, manager, directory, is_chief=True):
+        """Takes up the best score of an earlier start.
+
+        Args:
+            manager: of `make_manager`, for a folder of its own.
+            directory: str, the chief's folder, where the score is kept in `best.json`.
+            is_chief: bool, whether this process records the score.
+        """
+        self._manager, self._path = manager, os.path.join(directory, "best.json")
+        self._is_chief = is_chief
+        self._best = None
+        if tf.io.gfile.exists(self._path):
+            with tf.io.gfile.GFile(self._path) as file:
+                self._best = json.load(file)["score"]
+
+    def offer(self, score, step):
+        """Saves if the score is higher than every one before.
+
+        Args:
+            score: float.
+            step: int.
+
+        Returns:
+            bool, whether it was saved.
+        """
+        if self._best is not None and score <= self._best:
+            return False
+        self._best = score
+        self._manager.save(checkpoint_number=step, check_interval=False)
+        if self._is_chief:
+            temporary = self._path + ".tmp"
+            with tf.io.gfile.GFile(temporary, "w") as file:
+                json.dump({"score": score, "step": step}, file)
+            tf.io.gfile.rename(temporary, self._path, overwrite=True)
+        return True

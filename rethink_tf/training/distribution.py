@@ -1,0 +1,58 @@
+"""The distribution strategy, chosen by one binding."""
+
+import gin
+import tensorflow as tf
+from official.common import distribute_utils
+
+
+@gin.register
+def make_strategy(name="auto", num_gpus=None, tpu_address="", all_reduce_alg=None, num_cpus=1):
+    """Returns a `tf.distribute.Strategy`.
+
+    Args:
+        name: "one_device", "mirrored", "multi_worker_mirrored" (workers from TF_CONFIG), "tpu", or
+            "auto": mirrored where there are several GPUs, else one device.
+        num_gpus: int, how many GPUs of this machine; None for all there are.
+        tpu_address: str, of the TPU; "" or "local" for the one of this host.
+        all_reduce_alg: str or None, see Model Garden's `distribute_utils`.
+        num_cpus: int; without a GPU, "mirrored" runs that many replicas on logical CPU devices, to
+            try out a distributed run.
+
+    Raises:
+        ValueError: if the name is unknown, there are fewer GPUs than asked for, or the CPU cannot
+            be split any more.
+    """
+    available = len(tf.config.list_physical_devices("GPU"))
+    num_gpus = available if num_gpus is None else num_gpus
+    if num_gpus > available:
+        raise ValueError(f"make_strategy: {num_gpus} GPUs asked for, TensorFlow sees {available}.")
+    if name == "auto":
+        name = "mirrored" if num_gpus > 1 else "one_device"
+    known = ("one_device", "mirrored", "multi_worker_mirrored", "tpu")
+    if name not in known:
+        raise ValueError(f"make_strategy: unknown name {name!r}; choose auto or one of {known}.")
+    if name == "mirrored" and num_gpus == 0 and num_cpus > 1:
+        return tf.distribute.MirroredStrategy(_logical_cpus(num_cpus))
+    return distribute_utils.get_distribution_strategy(
+        name,
+        num_gpus=min(num_gpus, 1) if name == "one_device" else num_gpus,
+        all_reduce_alg=all_reduce_alg,
+        tpu_address=tpu_address,
+    )
+
+
+def _logical_cpus(count):
+    """Splits the CPU into logical devices, if that was not done yet, and returns their names."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    configured = tf.config.get_logical_device_configuration(cpu) or []
+    if len(configured) < count:
+        try:
+            tf.config.set_logical_device_configuration(
+                cpu, [tf.config.LogicalDeviceConfiguration()] * count
+            )
+        except RuntimeError as error:
+            raise ValueError(
+                f"make_strategy: the CPU cannot be split into {count} devices any more, because "
+                "TensorFlow has already run something."
+            ) from error
+    return [f"CPU:{index}" for index in range(count)]

@@ -1,0 +1,28 @@
+"""Stops a run that has gone wrong, before anything of it is saved."""
+
+import math
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss or the gradient was NaN or infinite."""
+
+
+def check_finite(history, first_step):
+    """Checks the values of some steps.
+
+    Args:
+        history: list of dict name -> float, one dict a step.
+        first_step: int, the step of the first of them (steps count finished updates from 1).
+
+    Raises:
+        NonFiniteLossError: naming the first such step, its bad terms and all its losses.
+    """
+    for step, values in enumerate(history, start=first_step):
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            terms = ", ".join(f"{name}={value:.6g}" for name, value in values.items())
+            raise NonFiniteLossError(
+                f"Step {step}: {', '.join(bad)} is not finite ({terms}). Nothing of it was saved; "
+                "the newest checkpoint is from before. Lower the learning rate or lengthen the "
+                "warm-up, and check the data of that step."
+            )

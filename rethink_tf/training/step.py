@@ -1,0 +1,98 @@
+"""One training step on all replicas: the only GradientTape, the only division by replicas.
+
+Letters: B images of one replica.
+"""
+
+import tensorflow as tf
+
+from rethink_tf.training import optimizer as optimizer_lib
+
+
+class TrainStep:
+    """Forward, backward and update; call it with one distributed batch."""
+
+    def __init__(
+        self, detector, losses_fn, optimizer, strategy, seed, weight_decay=1e-4, jit_compile=False
+    ):
+        """Sets up the step; all variables must exist.
+
+        Args:
+            detector: `MaskRCNN`.
+            losses_fn: `DetectionLosses`.
+            optimizer: Keras optimizer; its `iterations` is the step.
+            strategy: `tf.distribute.Strategy` that all of them were made under.
+            seed: int, of the run.
+            weight_decay: float; the loss has weight_decay / 2 times the sum of squared kernels.
+            jit_compile: bool, whether XLA compiles the whole step.
+        """
+        self._detector, self._losses_fn = detector, losses_fn
+        self._optimizer, self._strategy = optimizer, strategy
+        self._seed, self._weight_decay = seed, weight_decay
+        # A retrace for each shape of batches, of which there are as many as buckets.
+        self._run = tf.function(
+            self._on_all_replicas, jit_compile=jit_compile or None, autograph=False
+        )
+
+    def __call__(self, batch):
+        """Runs the step.
+
+        Args:
+            batch: distributed dict as in `data.schema`.
+
+        Returns:
+            dict of float32 scalars: each loss by name, their sum as `total`, `learning_rate`,
+            `gradient_norm`, and the mean number an image of `rpn_positives` and `roi_positives`.
+        """
+        return self._run(batch)
+
+    def _on_all_replicas(self, batch):
+        values = self._strategy.run(self._on_one_replica, args=(batch,))
+        values = {
+            key: self._strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
+            for key, value in values.items()
+        }
+        # Read after the update, which sets it: the rate that this step used.
+        return values | {"learning_rate": tf.cast(self._optimizer.learning_rate, tf.float32)}
+
+    def _on_one_replica(self, batch):
+        replica = tf.distribute.get_replica_context()
+        num_replicas = self._strategy.num_replicas_in_sync
+        variables = self._detector.trainable_variables
+        seed = tf.stack([self._seed, tf.cast(self._optimizer.iterations, tf.int32)])
+        with tf.GradientTape() as tape:
+            outputs = self._detector(batch, training=True, seed=seed)
+            counts = self._losses_fn.counts(outputs, self._detector.rpn.num_samples)
+            if num_replicas > 1:
+                counts = replica.all_reduce(tf.distribute.ReduceOp.MEAN, counts)
+            losses = self._losses_fn(outputs, counts)
+            losses["weight_decay"] = self._decay_loss(variables)
+            # Every loss was divided by the mean count of a replica, so the sum over the replicas
+            # is num_replicas times the mean over the global batch. This is the only place where
+            # that factor is taken out; gradients and reported losses are plain sums from here on.
+            losses = {name: loss / num_replicas for name, loss in losses.items()}
+            total = tf.add_n(list(losses.values()))
+        gradients = tape.gradient(
+            total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        if num_replicas > 1:
+            gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        self._optimizer.apply_gradients(
+            zip(gradients, variables, strict=True), skip_gradients_aggregation=True
+        )
+        images = tf.cast(tf.shape(batch["image"])[0] * num_replicas, tf.float32)
+        return losses | {
+            "total": total,
+            # The norm is that of the summed gradient, the same on every replica.
+            "gradient_norm": tf.linalg.global_norm(gradients) / num_replicas,
+            "rpn_positives": _count(outputs["rpn_labels"] == 1) / images,
+            "roi_positives": _count(outputs["class_targets"] > 0) / images,
+        }
+
+    def _decay_loss(self, variables):
+        squares = [tf.nn.l2_loss(each) for each in variables if optimizer_lib.decays(each)]
+        return self._weight_decay * tf.add_n(squares)
+
+
+def _count(mask):
+    return tf.reduce_sum(tf.cast(mask, tf.float32))
