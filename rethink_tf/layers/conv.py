@@ -57,7 +57,7 @@ class Conv2D(tf_keras.layers.Conv2D):
 
 
 class ConvNorm(tf_keras.layers.Layer):
-    """Convolution, then normalization if any, then ReLU if asked; a bias only without the second."""
+    """Convolution, normalization if any, and ReLU if asked; a bias only without normalization."""
 
     def __init__(
         self,

@@ -4,6 +4,7 @@
 affine map of a pre-trained network's batch normalization, `none`.
 """
 
+import tensorflow as tf
 import tf_keras
 
 from rethink_tf.ops import group_norm as group_norm_ops
@@ -36,6 +37,7 @@ class GroupNormalization(tf_keras.layers.Layer):
         shape, options = [input_shape[-1]], {"dtype": "float32", "experimental_autocast": False}
         self.gamma = self.add_weight("gamma", shape, initializer="ones", **options)
         self.beta = self.add_weight("beta", shape, initializer="zeros", **options)
+        super().build(input_shape)
 
     def call(self, inputs, training=False):
         del training  # The statistics are those of the input in both modes.
@@ -61,19 +63,22 @@ class FrozenBatchNormalization(tf_keras.layers.Layer):
         self.epsilon = epsilon
 
     def build(self, input_shape):
+        # Float32 under mixed precision, as all parameters of normalization.
+        options = {"trainable": False, "dtype": "float32", "experimental_autocast": False}
+
         def constant(name, initializer):
-            return self.add_weight(
-                name, [input_shape[-1]], initializer=initializer, trainable=False
-            )
+            return self.add_weight(name, [input_shape[-1]], initializer=initializer, **options)
 
         self.gamma, self.beta = constant("gamma", "ones"), constant("beta", "zeros")
         self.moving_mean = constant("moving_mean", "zeros")
         self.moving_variance = constant("moving_variance", "ones")
+        super().build(input_shape)
 
     def call(self, inputs, training=False):
         del training  # Frozen.
         scale = self.gamma / (self.moving_variance + self.epsilon) ** 0.5
-        return inputs * scale + (self.beta - self.moving_mean * scale)
+        shift = self.beta - self.moving_mean * scale
+        return inputs * tf.cast(scale, inputs.dtype) + tf.cast(shift, inputs.dtype)
 
     def get_config(self):
         return super().get_config() | {"epsilon": self.epsilon}

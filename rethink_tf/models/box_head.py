@@ -162,6 +162,8 @@ class BoxHead(tf_keras.layers.Layer):
         num_classes, num_proposals = self.num_classes, proposals.shape[1]
         scores = tf.nn.softmax(class_logits)[..., 1:]
         usable = (scores > self.score_threshold) & proposal_valid[..., tf.newaxis]
+        # One number that is not finite would spoil the suppression of the whole image.
+        usable &= tf.reduce_all(tf.math.is_finite(deltas), axis=-1)
         scores = tf.where(usable, scores, nms.NO_SCORE)
         total = num_proposals * num_classes
         scores, order = tf.math.top_k(tf.reshape(scores, [-1, total]), min(MAX_CANDIDATES, total))
@@ -169,6 +171,7 @@ class BoxHead(tf_keras.layers.Layer):
         anchors = tf.gather(proposals, order // num_classes, batch_dims=1)
         boxes = box_ops.decode_boxes(deltas, anchors, self.box_weights)
         boxes = box_ops.clip_boxes(boxes, image_size)
+        scores = tf.where(box_ops.area(boxes) > 0.0, scores, nms.NO_SCORE)
         classes = order % num_classes + 1
         kept, valid = nms.suppress_per_class(
             boxes, scores, classes, self.max_detections, self.nms_threshold

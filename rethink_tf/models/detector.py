@@ -92,7 +92,8 @@ class MaskRCNN(tf_keras.Model):
             In training a dict of the RPN's and the heads' sampled outputs and targets (see
             `RPN.sample`, `BoxHead.sample` and `_train_masks`). Otherwise a dict: boxes float32
             [B, D, 4] in pixels of the input image, scores float32 [B, D], classes int32 [B, D]
-            (0 is padding) and, with a mask head, masks float32 [B, D, S, S], probabilities.
+            (0 is padding) and, with a mask head, masks float32 [B, D, S, S], probabilities
+            (0 for padding).
         """
         features = self.features(batch["image"], batch["image_size"], training)
         return self._train(features, batch, seed) if training else self._predict(features, batch)
@@ -218,6 +219,7 @@ class MaskRCNN(tf_keras.Model):
         size = 2 * head.roi_size
         if self.static_shapes:
             masks = tf.sigmoid(head(pooled, classes))
+            masks = tf.where((classes > 0)[:, tf.newaxis, tf.newaxis], masks, 0.0)
         else:
             rows = tf.where(classes > 0)
             masks = tf.sigmoid(head(tf.gather_nd(pooled, rows), tf.gather_nd(classes, rows)))

@@ -28,7 +28,7 @@ def cell_anchors(sizes, aspect_ratios):
 def level_anchors(height, width, stride, sizes, aspect_ratios):
     """Returns all anchors of one level.
 
-    The cell (i, j) is centred at (i * stride, j * stride), as in Detectron and Detectron2 (offset 0).
+    The cell (i, j) is centred at (i * stride, j * stride), as in Detectron and Detectron2.
 
     Args:
         height: int or scalar int32 tensor, rows of the level's feature map.

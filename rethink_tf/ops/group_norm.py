@@ -55,7 +55,7 @@ def group_norm(inputs, gamma, beta, num_groups, epsilon):
         size = tf.cast(tf.reduce_prod(tf.shape(inputs)[1:]) // num_groups, tf.float32)
         exact = tf.cast(inputs, tf.float32)
         mean = over_group(sum_places(exact)) / size
-        # Not the mean square minus the squared mean, which loses all digits where the mean is large.
+        # The mean square minus the squared mean would lose all digits under a large mean.
         deviation = tf.math.squared_difference(exact, tf.reshape(mean, channel_shape))
         variance = over_group(sum_places(deviation)) / size
         inverse = tf.math.rsqrt(variance + epsilon)

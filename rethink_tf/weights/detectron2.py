@@ -11,7 +11,7 @@ import numpy as np
 
 # In a checkpoint, but no weights: constants that our gin files state themselves.
 CONSTANTS = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.cell_anchors")
-# PyTorch's batch normalization counts the batches that it has seen; with a momentum nothing uses it.
+# PyTorch's batch normalization counts its batches; with a momentum nothing uses the number.
 COUNTERS = (".norm.num_batches_tracked",)
 
 

@@ -1,0 +1,92 @@
+"""Convolution: symmetric padding, initializers, and where a bias is."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from rethink_tf.layers import conv
+
+
+def slow_convolution(image, kernel, stride):
+    """Pads (k - 1) / 2 on every side, in NumPy; image [H, W, I], kernel [k, k, I, O]."""
+    size = kernel.shape[0]
+    margin = (size - 1) // 2
+    padded = np.pad(image, [(margin, margin), (margin, margin), (0, 0)])
+    rows = range(0, padded.shape[0] - size + 1, stride)
+    columns = range(0, padded.shape[1] - size + 1, stride)
+    return np.array(
+        [
+            [np.tensordot(padded[r : r + size, c : c + size], kernel, 3) for c in columns]
+            for r in rows
+        ]
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [1, 3, 7])
+@pytest.mark.parametrize("side", [8, 9])
+def test_padding_is_symmetric_for_every_stride(size, stride, side):
+    generator = np.random.default_rng(0)
+    image = generator.normal(size=(side, side + 3, 2)).astype(np.float32)
+    layer = conv.Conv2D(3, size, stride, use_bias=False)
+    outputs = layer(image[np.newaxis])
+    expected = slow_convolution(image, layer.kernel.numpy(), stride)
+    assert outputs.shape[1:] == expected.shape
+    np.testing.assert_allclose(outputs[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_strided_convolution_by_hand():
+    layer = conv.Conv2D(1, 3, 2, use_bias=False, kernel_initializer="ones")
+    outputs = layer(tf.ones([1, 4, 4, 1]))[0, :, :, 0]
+    # Padding above and to the left: the first window holds 2 x 2 ones. "same" would give 9 there.
+    np.testing.assert_array_equal(outputs, [[4, 6], [6, 9]])
+
+
+def test_even_kernels_are_an_error():
+    with pytest.raises(ValueError, match="odd, got 4"):
+        conv.Conv2D(8, 4)
+
+
+def test_initializers_have_detectrons_deviations():
+    shape = [3, 3, 64, 128]
+
+    def std(initializer):
+        return float(np.std(initializer(shape)))
+
+    assert std(conv.msra()) == pytest.approx(math.sqrt(2 / (3 * 3 * 128)), rel=0.02)
+    assert std(conv.xavier()) == pytest.approx(math.sqrt(1 / (3 * 3 * 64)), rel=0.02)
+    assert std(conv.normal(0.01)) == pytest.approx(0.01, rel=0.02)
+    limit = math.sqrt(3 / (3 * 3 * 64))  # of the uniform one
+    assert np.abs(conv.xavier()(shape)).max() == pytest.approx(limit, rel=0.01)
+    # Not truncated: 73,728 normal numbers reach beyond four deviations.
+    assert np.abs(conv.msra()(shape)).max() > 3.5 * math.sqrt(2 / (3 * 3 * 128))
+
+
+@pytest.mark.parametrize("normalizer", ["gn", "syncbn", "frozen_bn", "none"])
+def test_a_bias_only_without_normalization(normalizer):
+    layer = conv.ConvNorm(32, 3, normalizer=normalizer)
+    layer(tf.zeros([1, 4, 4, 3]))
+    assert layer.conv.use_bias == (normalizer == "none")
+    assert (layer.norm is None) == (normalizer == "none")
+    assert layer.conv.kernel.shape == (3, 3, 3, 32)
+
+
+def test_relu_comes_last_and_may_be_left_out():
+    inputs = tf.constant(np.random.default_rng(0).normal(size=(2, 4, 4, 3)), tf.float32)
+    tf_keras.utils.set_random_seed(0)
+    linear = conv.ConvNorm(32, 3, relu=False)(inputs)
+    tf_keras.utils.set_random_seed(0)
+    rectified = conv.ConvNorm(32, 3)(inputs)
+    assert np.min(linear) < 0.0
+    np.testing.assert_array_equal(rectified, np.maximum(linear, 0.0))
+
+
+def test_training_reaches_the_normalization():
+    layer = conv.ConvNorm(4, 1, normalizer="syncbn", relu=False, initializer="ones")
+    layer(tf.ones([2, 2, 2, 3]), training=True)  # every output is 3
+    np.testing.assert_allclose(layer.norm.moving_mean, [0.3] * 4, rtol=1e-5)
+    layer(tf.ones([2, 2, 2, 3]))
+    np.testing.assert_allclose(layer.norm.moving_mean, [0.3] * 4, rtol=1e-5)

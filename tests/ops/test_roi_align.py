@@ -1,0 +1,180 @@
+"""RoIAlign: both forms against each other and against a slow one in NumPy."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.python.framework import config as framework_config
+
+from rethink_tf.ops import roi_align as roi_align_ops
+
+LEVELS = (2, 3, 4, 5)
+HEIGHT, WIDTH = 64, 96  # pixels of the image
+
+
+@pytest.fixture
+def determinism():
+    """Turns op determinism on for a test: on the CPU, what lets `roi_align` use the kernel."""
+    before = framework_config.is_op_determinism_enabled()
+    framework_config.enable_op_determinism()
+    yield
+    if not before:
+        framework_config.disable_op_determinism()
+
+
+def make_features(images=2, channels=3, seed=0):
+    generator = np.random.default_rng(seed)
+    return {
+        level: tf.constant(
+            generator.normal(size=(images, HEIGHT // 2**level, WIDTH // 2**level, channels)),
+            tf.float32,
+        )
+        for level in LEVELS
+    }
+
+
+def make_boxes():
+    """Two images' boxes: inside, at the borders, tiny, the whole image, and padding rows."""
+    first = [
+        [3.2, 5.7, 30.1, 41.9],
+        [0, 0, 64, 96],
+        [0, 0, 7, 9],
+        [50.5, 80.25, 64, 96],
+        [20, 20, 20.01, 20.02],
+        [0, 40, 64, 41],
+    ]
+    second = [[10, 10, 40, 90], [63.9, 0, 64, 96], [1, 1, 2, 2], [0, 0, 0, 0], [0, 0, 0, 0]]
+    return np.array([first, [*second, [5, 60, 64, 96]]], np.float32)
+
+
+def slow_roi_align(features, boxes, levels, output_size):
+    images, regions = boxes.shape[:2]
+    channels = features[LEVELS[0]].shape[-1]
+    pooled = np.zeros((images, regions, output_size, output_size, channels))
+    for image, region in np.ndindex(images, regions):
+        level = int(levels[image, region])
+        feature = features[level][image].numpy()
+        y1, x1, y2, x2 = boxes[image, region].astype(float) / 2**level
+        for row, column, i, j in np.ndindex(output_size, output_size, 2, 2):
+            y = y1 + (row + (i + 0.5) / 2) / output_size * (y2 - y1) - 0.5
+            x = x1 + (column + (j + 0.5) / 2) / output_size * (x2 - x1) - 0.5
+            pooled[image, region, row, column] += bilinear(feature, y, x) / 4
+    return pooled
+
+
+def bilinear(feature, y, x):
+    last_row, last_column = feature.shape[0] - 1, feature.shape[1] - 1
+    y, x = np.clip(y, 0, last_row), np.clip(x, 0, last_column)
+    top, left = int(y), int(x)
+    bottom, right = min(top + 1, last_row), min(left + 1, last_column)
+    upper = feature[top, left] * (left + 1 - x) + feature[top, right] * (x - left)
+    lower = feature[bottom, left] * (left + 1 - x) + feature[bottom, right] * (x - left)
+    return upper * (top + 1 - y) + lower * (y - top)
+
+
+FORMS = [roi_align_ops._by_gather, roi_align_ops._by_level]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("output_size", [1, 3])
+def test_same_as_the_slow_form(form, output_size):
+    features, boxes = make_features(), make_boxes()
+    # Levels by hand, so that small maps have boxes on every level.
+    levels = np.array([[2, 5, 3, 4, 2, 3], [3, 4, 5, 2, 2, 4]], np.int32)
+    pooled = form(features, tf.constant(boxes), tf.constant(levels), output_size)
+    assert pooled.shape == (2, 6, output_size, output_size, 3) and pooled.dtype == tf.float32
+    expected = slow_roi_align(features, boxes, levels, output_size)
+    np.testing.assert_allclose(pooled, expected, rtol=1e-4, atol=2e-5)
+
+
+def test_the_centre_of_a_constant_ramp():
+    """On a map whose values are its pixel coordinates, a bin's value is its centre's."""
+    rows = tf.range(16, dtype=tf.float32)[tf.newaxis, :, tf.newaxis, tf.newaxis] + 0.5
+    ramp = {2: tf.tile(rows, [1, 1, 16, 1]) * 4.0}
+    boxes = tf.constant([[[8.0, 8, 40, 24]]])
+    for form in FORMS:
+        pooled = form(ramp, boxes, tf.constant([[2]]), 2)
+        np.testing.assert_allclose(pooled[0, 0, :, :, 0], [[16, 16], [32, 32]], rtol=1e-5)
+
+
+def test_levels_by_hand():
+    sides = [224, 223, 112, 111, 56, 55, 1, 0, 447, 448, 5000]
+    boxes = tf.constant([[0, 0, side, side] for side in sides], tf.float32)
+    levels = roi_align_ops.assign_levels(boxes, 2, 5)
+    assert levels.dtype == tf.int32
+    np.testing.assert_array_equal(levels, [4, 3, 3, 2, 2, 2, 2, 2, 4, 5, 5])
+    # Only the area counts: 56 x 896 is as large as 224 x 224.
+    assert roi_align_ops.assign_levels(tf.constant([[4.0, 4, 60, 900]]), 2, 5).numpy() == [4]
+    np.testing.assert_array_equal(roi_align_ops.assign_levels(boxes[:2], 3, 3), [3, 3])
+
+
+def test_both_forms_and_their_gradients_agree(determinism):
+    generator = np.random.default_rng(1)
+    features = make_features(channels=4)
+    corners = generator.uniform(0, 0.7, (2, 30, 2))
+    ends = np.minimum(corners + generator.uniform(0.01, 0.8, (2, 30, 2)), 1.0)
+    boxes = np.concatenate([corners, ends], -1) * [HEIGHT, WIDTH, HEIGHT, WIDTH]
+    boxes[1, 20:] = 0  # padding rows
+    # Of few sizes that fit this image; moved down so that all levels are used.
+    boxes = tf.constant(boxes, tf.float32)
+    levels = tf.constant(generator.integers(2, 6, (2, 30)), tf.int32)
+    upstream = tf.constant(generator.normal(size=(2, 30, 7, 7, 4)), tf.float32)
+    results = []
+    for form in FORMS:
+        with tf.GradientTape() as tape:
+            tape.watch(features)
+            pooled = form(features, boxes, levels, 7)
+            total = tf.reduce_sum(pooled * upstream)
+        results.append((pooled, tape.gradient(total, features)))
+    (pooled, gradients), (expected, expected_gradients) = results
+    np.testing.assert_allclose(pooled, expected, rtol=1e-4, atol=2e-5)
+    for level in LEVELS:
+        np.testing.assert_allclose(
+            gradients[level], expected_gradients[level], rtol=1e-3, atol=1e-3
+        )
+
+
+@pytest.mark.parametrize("static_shapes", [False, True])
+def test_the_switch_does_not_change_the_numbers(determinism, static_shapes):
+    """With determinism on a CPU runs the level kernel, unless shapes must be static."""
+    features, boxes = make_features(), tf.constant(make_boxes())
+    levels = roi_align_ops.assign_levels(boxes, 2, 5)
+    with tf.GradientTape() as tape:
+        tape.watch(boxes)
+        pooled = roi_align_ops.roi_align(features, boxes, 3, static_shapes)
+    expected = roi_align_ops._by_gather(features, boxes, levels, 3)
+    np.testing.assert_allclose(pooled, expected, rtol=1e-4, atol=2e-5)
+    assert tape.gradient(pooled, boxes) is None  # boxes are constants of the losses
+
+
+def test_the_kernel_is_used_only_where_its_gradient_is_right(determinism):
+    on_gpu = bool(tf.config.list_logical_devices("GPU"))
+    assert roi_align_ops._level_kernel_is_safe() is not on_gpu
+    framework_config.disable_op_determinism()
+    assert roi_align_ops._level_kernel_is_safe() is on_gpu
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_features_keep_their_type(form, dtype):
+    features, boxes = make_features(), tf.constant(make_boxes())
+    levels = roi_align_ops.assign_levels(boxes, 2, 5)
+    halves = {level: tf.cast(feature, dtype) for level, feature in features.items()}
+    with tf.GradientTape() as tape:
+        tape.watch(halves)
+        pooled = form(halves, boxes, levels, 3)
+    assert pooled.dtype == dtype
+    expected = form(features, boxes, levels, 3)
+    np.testing.assert_allclose(tf.cast(pooled, tf.float32), expected, atol=0.05)
+    gradients = tape.gradient(pooled, halves)
+    assert gradients[2].dtype == dtype
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_regions(form):
+    features = make_features()
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        pooled = form(features, tf.zeros([2, 0, 4]), tf.zeros([2, 0], tf.int32), 7)
+    assert pooled.shape == (2, 0, 7, 7, 3)
+    gradients = tape.gradient(pooled, features)
+    assert all(np.all(gradient == 0) for gradient in gradients.values())
