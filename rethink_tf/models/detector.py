@@ -175,8 +175,9 @@ class MaskRCNN(tf_keras.Model):
         rois, classes = sampled["rois"][:, :limit], sampled["class_targets"][:, :limit]
         matches = sampled["roi_matches"][:, :limit]
         if not self.static_shapes:
-            # As many columns as the image with the most positives has.
+            # As many columns as the image with the most positives has, and one at least.
             used = tf.reduce_max(tf.reduce_sum(tf.cast(classes > 0, tf.int32), axis=1))
+            used = tf.maximum(used, 1)
             rois, classes, matches = rois[:, :used], classes[:, :used], matches[:, :used]
         pooled = self._pool(features, rois, head.roi_size)
         pooled = tf.reshape(pooled, [-1, *pooled.shape[2:]])
@@ -187,11 +188,13 @@ class MaskRCNN(tf_keras.Model):
         crops = tf.gather(masks, matches, batch_dims=1)
         crops = tf.reshape(crops, [-1, *masks.shape[2:]])
         if not self.static_shapes:
-            pooled, flat_boxes, flat_classes, object_boxes, crops = (
-                tf.boolean_mask(value, valid)
-                for value in (pooled, flat_boxes, flat_classes, object_boxes, crops)
+            # Without positives one empty place stays: oneDNN's gradient of a deconvolution of
+            # nothing has a wrong shape, which stops the step.
+            keep = valid | (~tf.reduce_any(valid) & (tf.range(tf.size(valid)) == 0))
+            pooled, flat_boxes, flat_classes, object_boxes, crops, valid = (
+                tf.boolean_mask(value, keep)
+                for value in (pooled, flat_boxes, flat_classes, object_boxes, crops, valid)
             )
-            valid = tf.ones_like(flat_classes, tf.bool)
         return {
             "mask_logits": head(pooled, flat_classes, training=True),
             "mask_targets": mask_ops.crop_targets(crops, object_boxes, flat_boxes, size),
