@@ -1,0 +1,211 @@
+"""Detectron2's parameters: round trips on a tiny detector, names, and what does not fit."""
+
+import functools
+
+import numpy as np
+import pytest
+import tf_keras
+
+from rethink_tf.models.box_head import BoxHead
+from rethink_tf.models.detector import MaskRCNN
+from rethink_tf.models.fpn import FPN
+from rethink_tf.models.mask_head import MaskHead
+from rethink_tf.models.resnet import ResNet
+from rethink_tf.models.rpn import RPN
+from rethink_tf.weights import detectron2
+
+NUM_CLASSES = 3
+
+
+def make_detector(normalizer="gn", mask_head=True):
+    partial = functools.partial
+    counts = dict(test_pre_nms=16, test_proposals=16)
+    detector = MaskRCNN(
+        NUM_CLASSES,
+        partial(ResNet, 18, normalizer),
+        partial(FPN, 32, normalizer),
+        partial(RPN, 32, **counts),
+        partial(
+            BoxHead,
+            num_convs=1,
+            conv_channels=32,
+            num_fcs=2,
+            fc_channels=16,
+            normalizer=normalizer,
+            max_detections=8,
+        ),
+        partial(MaskHead, num_convs=1, channels=32, normalizer=normalizer) if mask_head else None,
+    )
+    detector.create_variables()
+    return detector
+
+
+@pytest.fixture(scope="module")
+def detector():
+    tf_keras.utils.set_random_seed(1)
+    return make_detector()
+
+
+def invert(name, value):
+    """Our array in Detectron2's form, for a BGR checkpoint: written apart from the importer."""
+    swapped = [1, 0, 3, 2]  # (dy, dx, dh, dw) to (dx, dy, dw, dh)
+    if "anchor_deltas" in name:
+        value = value.reshape(*value.shape[:-1], -1, 4)[..., swapped].reshape(value.shape)
+    if "bbox_pred" in name:
+        value = value.reshape(*value.shape[:-1], NUM_CLASSES, 4)[..., swapped].reshape(value.shape)
+    if "cls_score" in name:
+        value = np.concatenate([value[..., 1:], value[..., :1]], axis=-1)  # background last
+    if "box_head.fc1.weight" in name:
+        spatial = value.reshape(7, 7, 32, -1)
+        return np.einsum("yxco->ocyx", spatial).reshape(spatial.shape[-1], -1)
+    if "mask_head.predictor.weight" in name:
+        return value[:, :, np.newaxis, np.newaxis]
+    if value.ndim == 4:
+        value = np.einsum("hwio->oihw", value)  # Keras' deconvolution: h w out in to in out h w
+    elif value.ndim == 2:
+        value = value.T
+    return value[:, ::-1] if "stem.conv1.weight" in name else value
+
+
+def checkpoint(detector):
+    """Returns the detector's own parameters as a Detectron2 checkpoint of a BGR model."""
+    return {
+        parameter.name: invert(parameter.name, parameter.variable.numpy())
+        for parameter in detectron2.parameters(detector)
+    }
+
+
+def snapshot(detector):
+    return [variable.numpy() for variable in detector.variables]
+
+
+def test_round_trip(detector):
+    before = snapshot(detector)
+    state = checkpoint(detector)
+    for variable in detector.variables:
+        variable.assign(variable + 1.0)
+    state["pixel_mean"] = np.array([[[103.53]], [[116.28]], [[123.675]]])
+    detectron2.load(detector, {"model": state, "__author__": "a test"})
+    for value, expected in zip(snapshot(detector), before, strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_an_rgb_checkpoint_keeps_the_order_of_the_channels(detector):
+    before = snapshot(detector)
+    state = checkpoint(detector)
+    stem = "backbone.bottom_up.stem.conv1.weight"
+    state[stem] = state[stem][:, ::-1]
+    detectron2.load(detector, state, input_format="RGB")
+    for value, expected in zip(snapshot(detector), before, strict=True):
+        np.testing.assert_array_equal(value, expected)
+    with pytest.raises(ValueError, match="BGR or RGB, got 'rgb'"):
+        detectron2.parameters(detector, "rgb")
+
+
+def test_every_variable_has_one_parameter(detector):
+    pairs = detectron2.parameters(detector)
+    names = [pair.name for pair in pairs]
+    assert len(set(names)) == len(names)
+    assert {id(pair.variable) for pair in pairs} == {id(v) for v in detector.variables}
+    assert len(pairs) == len(detector.variables)
+
+
+def test_conversions_by_hand(detector):
+    pairs = {pair.name: pair for pair in detectron2.parameters(detector)}
+
+    def convert(name, array):
+        return pairs[name].convert(np.asarray(array))
+
+    predictor = "roi_heads.box_predictor"
+    np.testing.assert_array_equal(convert(f"{predictor}.cls_score.bias", [1, 2, 3, 0]), range(4))
+    # Classes stay in their order; within each, x and y change places.
+    deltas = convert(f"{predictor}.bbox_pred.bias", [1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10])
+    np.testing.assert_array_equal(deltas, range(12))
+    # Detectron2 flattens [C, H, W], we [H, W, C]: of 2 channels, the second's cell (1, 2) of 7 x 7.
+    kernel = np.zeros((5, 2 * 7 * 7))
+    kernel[3, 1 * 49 + 1 * 7 + 2] = 1
+    ours = convert("roi_heads.box_head.fc1.weight", kernel)
+    assert np.argwhere(ours).tolist() == [[(1 * 7 + 2) * 2 + 1, 3]]
+    blue = np.zeros((1, 3, 7, 7))
+    blue[:, 0] = 1
+    stem = convert("backbone.bottom_up.stem.conv1.weight", blue)
+    assert np.argwhere(stem.any(axis=(0, 1, 3))).tolist() == [[2]]
+
+
+def test_all_that_does_not_fit_is_named_at_once_and_nothing_assigned(detector):
+    before = snapshot(detector)
+    state = {name: array + 1.0 for name, array in checkpoint(detector).items()}
+    missing = ["backbone.fpn_lateral3.weight", "roi_heads.mask_head.predictor.bias"]
+    for name in missing:
+        del state[name]
+    state["backbone.bottom_up.res2.7.conv1.weight"] = np.zeros([1])
+    misshapen = {
+        "backbone.bottom_up.stem.conv1.norm.weight": np.zeros([65]),
+        "backbone.fpn_output2.weight": np.zeros([32, 32, 3]),
+        "proposal_generator.rpn_head.anchor_deltas.bias": np.zeros([11]),
+        "roi_heads.box_head.fc1.weight": np.zeros([16, 50]),
+        "roi_heads.box_predictor.cls_score.weight": np.zeros([81, 16]),
+        "roi_heads.mask_head.predictor.weight": np.zeros([3, 32, 3, 3]),
+    }
+    state |= misshapen
+    with pytest.raises(ValueError) as raised:
+        detectron2.load(detector, {"model": state})
+    lines = str(raised.value).splitlines()[1:]
+    assert len(lines) == len(missing) + len(misshapen) + 1
+    for name in missing:
+        assert f"  {name}: not in the checkpoint" in lines
+    assert (
+        "  backbone.bottom_up.res2.7.conv1.weight: in the checkpoint, not in the detector" in lines
+    )
+    for name, array in misshapen.items():
+        (line,) = (line for line in lines if line.startswith(f"  {name}: "))
+        assert f"shape {array.shape}" in line
+    for value, expected in zip(snapshot(detector), before, strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_constants_of_a_checkpoint_are_no_parameters(detector):
+    state = checkpoint(detector) | {
+        "pixel_mean": np.zeros([3, 1, 1]),
+        "pixel_std": np.ones([3, 1, 1]),
+        "proposal_generator.anchor_generator.cell_anchors.0": np.zeros([3, 4]),
+    }
+    detectron2.load(detector, state)
+
+
+@pytest.mark.parametrize("normalizer", ["syncbn", "frozen_bn"])
+def test_batch_normalization(normalizer):
+    detector = make_detector(normalizer, mask_head=False)
+    for variable in detector.variables:
+        if "moving" in variable.name:
+            variable.assign(np.random.default_rng(0).uniform(1, 2, variable.shape))
+    before, state = snapshot(detector), checkpoint(detector)
+    norm = "backbone.bottom_up.res3.0.shortcut.norm"
+    assert [name for name in state if name.startswith(norm)] == [
+        f"{norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")
+    ]
+    assert not any("mask_head" in name for name in state)
+    # PyTorch's own counter, which a synchronised model's checkpoint holds too.
+    state |= {
+        name.replace("running_mean", "num_batches_tracked"): np.array(90_000)
+        for name in state
+        if name.endswith("running_mean")
+    }
+    for variable in detector.variables:
+        variable.assign(variable + 1.0)
+    detectron2.load(detector, state)
+    for value, expected in zip(snapshot(detector), before, strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_without_normalization_every_convolution_has_a_bias():
+    names = checkpoint(make_detector("none", mask_head=False))
+    assert not any(".norm." in name for name in names)
+    assert "backbone.bottom_up.res5.1.conv2.bias" in names and "backbone.fpn_output5.bias" in names
+
+
+def test_number_of_classes(detector):
+    state = checkpoint(detector)
+    assert detectron2.num_classes(state) == detectron2.num_classes({"model": state}) == 3
+    with pytest.raises(ValueError, match="cls_score.bias.*not one of a Detectron2 detector"):
+        detectron2.num_classes({"model": {"conv1_w": np.zeros(3)}})
