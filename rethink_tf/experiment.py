@@ -27,6 +27,7 @@ from rethink_tf.report import samples
 from rethink_tf.training import checkpoints, distribution, step, trainer
 from rethink_tf.training import schedules as _schedules  # noqa: F401  registered for gin files
 from rethink_tf.training.optimizer import MomentumSGD
+from rethink_tf.weights import detectron2, pickles
 
 MODES = ("train", "evaluate", "train_and_evaluate")
 
@@ -187,6 +188,30 @@ def run(
     if is_chief:
         _say_where(model_dir, summaries, evaluator, pictures)
     return evaluator.metrics if evaluator else {}
+
+
+def convert_detectron2(checkpoint, output, input_format):
+    """Writes a checkpoint of the parsed experiment's detector with Detectron2's weights.
+
+    Args:
+        checkpoint: str, Detectron2's `.pkl`.
+        output: str, path of the checkpoint to write, without an ending.
+        input_format: "BGR" or "RGB", the order of the channels it was trained with.
+
+    Returns:
+        int, the number of variables written.
+
+    Raises:
+        ValueError: if the file is not such a checkpoint, or not one of this detector.
+    """
+    arrays = pickles.load_arrays(checkpoint)
+    build = gin.get_bindings("experiment.run").get("detector", MaskRCNN)
+    model = build(num_classes=detectron2.num_classes(arrays), static_shapes=False)
+    model.create_variables()
+    detectron2.load(model, arrays, input_format)
+    tf.io.gfile.makedirs(os.path.dirname(output) or ".")
+    tf.train.Checkpoint(model=model).write(output)
+    return len(model.variables)
 
 
 def _train_and_evaluate(controller, evaluator, best, stops, model_dir):

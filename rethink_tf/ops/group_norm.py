@@ -79,4 +79,5 @@ def group_norm(inputs, gamma, beta, num_groups, epsilon):
 
         return outputs, gradient
 
-    return normalize(inputs, gamma, beta)
+    # As tensors: custom_gradient does not take the variables of every distribution strategy.
+    return normalize(inputs, tf.convert_to_tensor(gamma), tf.convert_to_tensor(beta))

@@ -1,9 +1,8 @@
 """RoIAlign over a feature pyramid.
 
-Two ways give the same numbers. `_by_gather` has static shapes and deterministic gradients
-everywhere; `_by_level` groups the RoIs by level (shapes depend on the data) and uses TensorFlow's
-`crop_and_resize` kernel, which is about four times as fast but not always usable: see
-`_level_kernel_is_safe`.
+Two ways give the same numbers. `_by_gather` works everywhere; `_by_kernel` uses TensorFlow's
+`crop_and_resize`, which is about four times as fast but not always usable: see `_kernel_is_safe`.
+Each reads every RoI from its own level alone.
 
 Letters: B images, R regions an image, P output side, C channels, L levels.
 """
@@ -43,23 +42,25 @@ def roi_align(features, boxes, output_size, static_shapes=False):
         features: dict {level: [B, H_l, W_l, C]}; the stride of level l is 2 ** l pixels.
         boxes: float32 [B, R, 4], pixels of the input image. No gradient flows into them.
         output_size: int P.
-        static_shapes: whether all shapes must be static (XLA, TPU).
+        static_shapes: whether it must compile with XLA, which has no `crop_and_resize`.
 
     Returns:
-        [B, R, P, P, C], the features' dtype. Samples sit at pixel centres (half-pixel shift);
-        those outside a feature map take its border's value.
+        [B, R, P, P, C], the features' dtype. Boxes are clipped to the feature maps; samples sit at
+        pixel centres (half-pixel shift), and those beyond the outermost centres take their value.
 
     Source: He et al. 2017, arXiv:1703.06870, section 3; sampling points as Detectron2's ROIAlignV2.
     """
-    boxes = tf.stop_gradient(boxes)
     levels = sorted(features)
+    extent = tf.shape(features[levels[0]])[1:3] * 2 ** levels[0]
+    limits = tf.cast(tf.tile(extent, [2]), boxes.dtype)
+    boxes = tf.clip_by_value(tf.stop_gradient(boxes), 0.0, limits)
     assigned = assign_levels(boxes, levels[0], levels[-1])
-    if static_shapes or not _level_kernel_is_safe():
+    if static_shapes or not _kernel_is_safe():
         return _by_gather(features, boxes, assigned, output_size)
-    return _by_level(features, boxes, assigned, output_size)
+    return _by_kernel(features, boxes, assigned, output_size)
 
 
-def _level_kernel_is_safe():
+def _kernel_is_safe():
     """Tells whether the gradient of `crop_and_resize` can be trusted here.
 
     On the CPU its threads add into the same places without locks and lose updates, unless op
@@ -70,36 +71,54 @@ def _level_kernel_is_safe():
     return on_gpu != framework_config.is_op_determinism_enabled()
 
 
-def _by_level(features, boxes, assigned, output_size):
+def _by_kernel(features, boxes, assigned, output_size):
+    levels = sorted(features)
     batch, num_regions = tf.shape(boxes)[0], tf.shape(boxes)[1]
-    flat_boxes, flat_levels = tf.reshape(boxes, [-1, 4]), tf.reshape(assigned, [-1])
-    image_of_box = tf.repeat(tf.range(batch), num_regions)
     num_samples = output_size * SAMPLES_PER_BIN
-    pooled, origins = [], []
-    for level, feature in sorted(features.items()):
-        origin = tf.where(flat_levels == level)[:, 0]
-        # One repeated border row and column on each side: samples may lie half a cell outside.
-        # The kernel has no bfloat16 and returns float32 for every type.
-        padded = tf.pad(tf.cast(feature, tf.float32), [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
-        region = tf.gather(flat_boxes, origin) / 2.0**level
-        half_step = 0.5 * (region[:, 2:] - region[:, :2]) / num_samples
-        # In the padded map the sample at p lies at p - 0.5 + 1; the kernel takes the first and the
-        # last sample of each axis, in fractions of the padded map's last index.
-        first, last = region[:, :2] + half_step + 0.5, region[:, 2:] - half_step + 0.5
-        last_index = tf.cast(tf.shape(padded)[1:3] - 1, tf.float32)
-        samples = tf.image.crop_and_resize(
-            padded,
-            tf.concat([first / last_index, last / last_index], axis=-1),
-            tf.gather(image_of_box, origin),
-            [num_samples, num_samples],
-        )
-        pooled.append(tf.nn.avg_pool2d(samples, SAMPLES_PER_BIN, SAMPLES_PER_BIN, "VALID"))
-        origins.append(origin)
-    order = tf.argsort(tf.concat(origins, axis=0))
-    pooled = tf.gather(tf.concat(pooled, axis=0), order)
-    channels = feature.shape[-1]
-    shape = [batch, num_regions, output_size, output_size, channels]
-    return tf.cast(tf.reshape(pooled, shape), feature.dtype)
+    atlas, starts = _atlas([features[level] for level in levels])
+    scaled = boxes / tf.pow(2.0, tf.cast(assigned, tf.float32))[..., tf.newaxis]
+    half_step = 0.5 * (scaled[..., 2:] - scaled[..., :2]) / num_samples
+    # A sample at p of its level lies at p - 0.5 + 1 of the level's padded map, and that starts some
+    # rows down the atlas. The kernel takes the first and the last sample of each axis, in fractions
+    # of the atlas' last index.
+    start = tf.cast(tf.gather(starts, assigned - levels[0]), tf.float32)
+    origin = tf.stack([start, tf.zeros_like(start)], axis=-1) + 0.5
+    last_index = tf.cast(tf.shape(atlas)[1:3] - 1, tf.float32)
+    first = (scaled[..., :2] + half_step + origin) / last_index
+    last = (scaled[..., 2:] - half_step + origin) / last_index
+    samples = tf.image.crop_and_resize(
+        atlas,
+        tf.reshape(tf.concat([first, last], axis=-1), [-1, 4]),
+        tf.repeat(tf.range(batch), num_regions),
+        [num_samples, num_samples],
+    )
+    pooled = tf.nn.avg_pool2d(samples, SAMPLES_PER_BIN, SAMPLES_PER_BIN, "VALID")
+    static = [boxes.shape[0], boxes.shape[1], output_size, output_size, atlas.shape[-1]]
+    pooled = tf.reshape(pooled, [batch, num_regions, *static[2:]])
+    return tf.cast(tf.ensure_shape(pooled, static), features[levels[0]].dtype)
+
+
+def _atlas(maps):
+    """Lays the levels' maps on top of each other, so that one kernel call serves all of them.
+
+    Args:
+        maps: list of [B, H_l, W_l, C], the widest first.
+
+    Returns:
+        float32 [B, H, W, C] (the kernel has no bfloat16 and returns float32 for every type), and
+        int32 [L], the row where each map starts. Each has one repeated border row and column on
+        each side, for samples may lie half a cell outside.
+    """
+    padded = [
+        tf.pad(tf.cast(each, tf.float32), [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+        for each in maps
+    ]
+    heights = tf.stack([tf.shape(each)[1] for each in padded])
+    width = tf.shape(padded[0])[2]
+    rows = [
+        tf.pad(each, [[0, 0], [0, 0], [0, width - tf.shape(each)[2]], [0, 0]]) for each in padded
+    ]
+    return tf.concat(rows, axis=1), tf.cumsum(heights, exclusive=True)
 
 
 def _by_gather(features, boxes, assigned, output_size):

@@ -82,7 +82,7 @@ def test_static_shapes_give_the_same_step(with_shapes, tiny_batch, reference_ste
     assert_same_step(step, reference_step, detector.trainable_variables)
 
 
-def test_the_level_kernel_gives_the_same_step(tiny_detector, tiny_batch, reference_step):
+def test_the_kernel_gives_the_same_step(tiny_detector, tiny_batch, reference_step):
     if framework_config.is_op_determinism_enabled():
         pytest.skip("op determinism is on in the whole run: the reference used the kernel already")
     framework_config.enable_op_determinism()

@@ -71,7 +71,7 @@ def bilinear(feature, y, x):
     return upper * (top + 1 - y) + lower * (y - top)
 
 
-FORMS = [roi_align_ops._by_gather, roi_align_ops._by_level]
+FORMS = [roi_align_ops._by_gather, roi_align_ops._by_kernel]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -148,9 +148,9 @@ def test_the_switch_does_not_change_the_numbers(determinism, static_shapes):
 
 def test_the_kernel_is_used_only_where_its_gradient_is_right(determinism):
     on_gpu = bool(tf.config.list_logical_devices("GPU"))
-    assert roi_align_ops._level_kernel_is_safe() is not on_gpu
+    assert roi_align_ops._kernel_is_safe() is not on_gpu
     framework_config.disable_op_determinism()
-    assert roi_align_ops._level_kernel_is_safe() is on_gpu
+    assert roi_align_ops._kernel_is_safe() is on_gpu
 
 
 @pytest.mark.parametrize("form", FORMS)

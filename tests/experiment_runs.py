@@ -1,0 +1,60 @@
+"""What the tests of whole experiments share: the tiny overlay, and how to read what a run left."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import tensorflow as tf
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+
+
+def tiny(model_dir, data_dir, *params):
+    """Returns the bindings of a tiny run."""
+    return [f"MODEL_DIR={str(model_dir)!r}", f"DATA_DIR={str(data_dir)!r}", *params]
+
+
+def command(gin_file, params, mode="train_and_evaluate"):
+    """Returns the command line of a tiny run of a shipped experiment."""
+    flags = [f"--gin_file={gin_file}", "--gin_file=overlays/tiny.gin", f"--mode={mode}"]
+    flags += [f"--gin_param={param}" for param in params]
+    return [sys.executable, "-m", "rethink_tf.train", *flags]
+
+
+def start(gin_file, params, mode="train_and_evaluate", **environment):
+    """Starts a tiny run as a process of its own, its output as text in `stdout`."""
+    return subprocess.Popen(
+        command(gin_file, params, mode),
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def read_scalars(model_dir):
+    """Returns {(name, step): value} of all TensorBoard scalars; of one written twice the last."""
+    scalars = {}
+    for path in sorted(
+        pathlib.Path(model_dir, "tensorboard").glob("events.*"), key=os.path.getmtime
+    ):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name == "scalars":
+                    scalars[value.tag, event.step] = float(tf.make_ndarray(value.tensor))
+    return scalars
+
+
+def read_weights(model_dir, step):
+    """Returns {name: array} of a run's checkpoint."""
+    reader = tf.train.load_checkpoint(str(pathlib.Path(model_dir, "checkpoints", f"step-{step}")))
+    names = [name for name in reader.get_variable_to_shape_map() if "VARIABLE_VALUE" in name]
+    return {name: reader.get_tensor(name) for name in names if "save_counter" not in name}
+
+
+def read_metrics(model_dir):
+    """Returns the lines of metrics.jsonl as dicts."""
+    return [json.loads(line) for line in pathlib.Path(model_dir, "metrics.jsonl").open()]

@@ -1,0 +1,206 @@
+"""Whole experiments with the tiny overlay, in this process."""
+
+import json
+
+import gin
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from experiment_runs import read_metrics, read_scalars, read_weights, tiny
+from tensorflow.python.framework import config as framework_config
+
+from rethink_tf import config, experiment
+from rethink_tf.data import coco
+from rethink_tf.training.health import NonFiniteLossError
+
+LOSSES = ("rpn_objectness", "rpn_box", "box_class", "box_regression", "mask", "weight_decay")
+
+
+@pytest.fixture(autouse=True)
+def fresh_tensorflow_settings():
+    """Puts back what a run sets for its whole process."""
+    yield
+    tf_keras.mixed_precision.set_global_policy("float32")
+    framework_config.disable_op_determinism()
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("experiment") / "shapes"
+
+
+def run(gin_file, params, mode="train_and_evaluate"):
+    config.parse([gin_file, "overlays/tiny.gin"], params)
+    return experiment.run(mode=mode)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data_dir):
+    """A finished run of the tiny quickstart: its folder and what `run` returned."""
+    model_dir = tmp_path_factory.mktemp("finished")
+    metrics = run("quickstart.gin", tiny(model_dir, data_dir))
+    gin.clear_config()
+    return model_dir, metrics
+
+
+def test_a_run_leaves_what_it_says(finished):
+    model_dir, metrics = finished
+    (line,) = read_metrics(model_dir)
+    assert line["step"] == 4 and line["seconds"] > 0
+    for part in ("box", "mask"):
+        for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"):
+            assert line[f"{part}/{name}"] == metrics[f"{part}/{name}"]
+        assert f"{part}/AP_per_class/star" in metrics
+    results = json.loads((model_dir / "results" / "detections-4.json").read_text())
+    for result in results:
+        assert set(result) == {"image_id", "category_id", "bbox", "score", "segmentation"}
+    assert [path.name for path in (model_dir / "pictures").iterdir()]
+    assert json.loads((model_dir / "best" / "best.json").read_text())["step"] == 4
+    scalars = read_scalars(model_dir)
+    for step in (1, 2, 3, 4):
+        assert all(np.isfinite(scalars[f"train/{name}", step]) for name in LOSSES)
+        for name in ("learning_rate", "gradient_norm", "images_per_second", "rpn_positives"):
+            assert f"train/{name}", step in scalars
+        total = sum(scalars[f"train/{name}", step] for name in LOSSES)
+        assert scalars["train/total", step] == pytest.approx(total, rel=1e-5)
+    assert ("evaluation/box/AP", 4) in scalars
+
+
+def test_the_operative_config_can_be_run_again(finished):
+    config.parse([str(finished[0] / "config.gin")])
+    config.compare_with_folder(finished[0])
+
+
+def test_a_finished_run_is_not_run_again(finished, data_dir):
+    model_dir, _ = finished
+    before = read_weights(model_dir, 4)
+    run("quickstart.gin", tiny(model_dir, data_dir))
+    assert len(read_metrics(model_dir)) == 1
+    after = read_weights(model_dir, 4)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_evaluation_alone_repeats_the_numbers(finished, data_dir):
+    model_dir, metrics = finished
+    again = run("quickstart.gin", tiny(model_dir, data_dir), mode="evaluate")
+    assert again == pytest.approx(metrics, abs=1e-6)
+    lines = read_metrics(model_dir)
+    assert [line["step"] for line in lines] == [4] * len(lines) and len(lines) >= 2
+
+
+def test_a_folder_of_another_experiment_is_refused(finished, data_dir):
+    with pytest.raises(config.ConfigError, match=r"run\.seed: 1 there, 2 now"):
+        run("quickstart.gin", tiny(finished[0], data_dir, "SEED=2"))
+
+
+def test_evaluating_an_empty_folder_says_what_to_do(tmp_path, data_dir):
+    with pytest.raises(ValueError, match="no checkpoint in .* to evaluate"):
+        run("quickstart.gin", tiny(tmp_path, data_dir), mode="evaluate")
+
+
+def test_a_misspelt_macro_stops_the_run_before_the_first_step(tmp_path, data_dir):
+    with pytest.raises(config.ConfigError, match=r"BATCHSIZE = 4 \(did you mean BATCH_SIZE"):
+        run("quickstart.gin", tiny(tmp_path, data_dir, "BATCHSIZE=4"))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path, data_dir):
+    with pytest.raises(ValueError, match=r"evaluation_batch_size = -1 images"):
+        run("quickstart.gin", tiny(tmp_path, data_dir, "run.evaluation_batch_size=-1"))
+
+
+def test_a_diverging_run_stops_unsaved_and_names_step_and_term(tmp_path, data_dir):
+    params = ["StepwiseSchedule.peak_learning_rate=1e30", "STEPS=8"]
+    with pytest.raises(NonFiniteLossError, match=r"Step [2-8]: .*weight_decay.* is not finite"):
+        run("quickstart.gin", tiny(tmp_path, data_dir, *params))
+    for path in (tmp_path / "checkpoints").glob("step-*.index"):
+        weights = read_weights(tmp_path, path.stem.rpartition("-")[2])
+        kernels = [value for name, value in weights.items() if "kernel" in name]
+        assert all(np.isfinite(value).all() for value in kernels)
+
+
+@pytest.fixture(scope="module")
+def boxes_only(finished, data_dir, tmp_path_factory):
+    """The drawn validation images with their boxes alone, as both splits."""
+    folder = tmp_path_factory.mktemp("boxes")
+    truth = json.loads((data_dir / "annotations" / "instances_val.json").read_text())
+    for each in truth["annotations"]:
+        del each["segmentation"]
+    (folder / "boxes.json").write_text(json.dumps(truth))
+    for split in ("train", "val"):
+        coco.convert(
+            images=str(data_dir / "images" / "val"),
+            annotations=str(folder / "boxes.json"),
+            output=str(folder / split),
+            num_shards=1,
+            num_workers=0,
+            progress=False,
+        )
+    return folder
+
+
+def test_data_without_masks_is_refused_by_a_mask_head(tmp_path, boxes_only):
+    (tmp_path / "no_drawing.gin").write_text(
+        "include 'scratch_r50.gin'\nPipeline.min_side = 128\nPipeline.max_side = 128\n"
+    )
+    config.parse([str(tmp_path / "no_drawing.gin")], tiny(tmp_path / "model", boxes_only))
+    with pytest.raises(ValueError, match="has no masks, and the detector has a mask head"):
+        experiment.run()
+
+
+def test_faster_rcnn_trains_on_boxes_alone(tmp_path, boxes_only):
+    (tmp_path / "boxes.gin").write_text(
+        "include 'base/run.gin'\n"
+        "include 'base/faster_rcnn.gin'\n"
+        "run.schedule = @StepwiseSchedule()\n"
+        "StepwiseSchedule.num_steps = %STEPS\n"
+        "StepwiseSchedule.peak_learning_rate = 0.01\n"
+        "Pipeline.min_side = 128\n"
+        "Pipeline.max_side = 128\n"
+        "ResNet.depth = 18\n"
+        "FPN.channels = 32\n"
+        "BoxHead.num_convs = 0\n"
+        "BoxHead.num_samples = 16\n"
+        "BoxHead.normalizer = 'none'\n"
+        "RPN.train_proposals = 32\n"
+        "RPN.test_proposals = 32\n"
+    )
+    params = tiny(tmp_path / "model", boxes_only, "STEPS=2", "BATCH_SIZE=2")
+    config.parse([str(tmp_path / "boxes.gin")], params)
+    metrics = experiment.run()
+    assert "box/AP" in metrics and "mask/AP" not in metrics
+    assert ("train/mask", 2) not in read_scalars(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["scratch_r50", "scratch_r101"])
+def test_the_papers_recipes_train_and_evaluate(tmp_path, data_dir, name):
+    run(f"{name}.gin", tiny(tmp_path, data_dir, "STEPS=2", "run.log_every=2"))
+    (line,) = read_metrics(tmp_path)
+    assert line["step"] == 2
+    record = (tmp_path / "config.gin").read_text()
+    assert "ResNet.normalizer = 'gn'" in record or "NORMALIZER = 'gn'" in record
+    assert "MomentumSGD.bias_rate = 2.0" in record
+
+
+def test_the_whole_step_compiles_with_xla(tmp_path, data_dir, finished):
+    run(
+        "quickstart.gin",
+        tiny(tmp_path, data_dir, "run.jit_compile=True", "STEPS=4"),
+        mode="train",
+    )
+    compiled, plain = read_scalars(tmp_path), read_scalars(finished[0])
+    for name in LOSSES:
+        assert compiled[f"train/{name}", 1] == pytest.approx(plain[f"train/{name}", 1], rel=1e-4)
+
+
+def test_mixed_precision_trains(tmp_path, data_dir, finished):
+    run(
+        "quickstart.gin",
+        tiny(tmp_path, data_dir, "run.precision='mixed_bfloat16'"),
+        mode="train",
+    )
+    half, full = read_scalars(tmp_path), read_scalars(finished[0])
+    assert half["train/total", 1] == pytest.approx(full["train/total", 1], rel=0.02)
+    weights = read_weights(tmp_path, 4)
+    assert all(value.dtype != tf.bfloat16.as_numpy_dtype for value in weights.values())

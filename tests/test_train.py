@@ -1,0 +1,141 @@
+"""The command line in real processes: help, errors, kill -9, and two workers."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from experiment_runs import REPOSITORY, command, read_metrics, read_scalars, read_weights, tiny
+from experiment_runs import start as start_run
+
+RESUMED = ["STEPS=6", "run.checkpoint_every=2"]
+
+
+def test_help_explains_every_flag_without_tensorflow():
+    code = "import sys; sys.argv = ['train', '--helpshort']\n"
+    code += "import runpy\n"
+    code += "try: runpy.run_module('rethink_tf.train', run_name='__main__', alter_sys=True)\n"
+    code += "except SystemExit: pass\n"
+    code += "assert 'tensorflow' not in sys.modules, 'TensorFlow was imported'"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for flag in ("--gin_file", "--gin_param", "--mode"):
+        assert flag in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "Give at least one --gin_file"),
+        (["--gin_file=quikstart.gin"], "did you mean quickstart.gin"),
+        (["--gin_file=scratch_r50.gin"], "--gin_param='DATA_DIR="),
+    ],
+)
+def test_bad_flags_are_one_clear_message(flags, message):
+    done = subprocess.run(
+        [sys.executable, "-m", "rethink_tf.train", *flags],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_killed_run_ends_like_one_that_was_not(tmp_path):
+    data_dir = tmp_path / "data"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = subprocess.run(
+        command("quickstart.gin", tiny(whole, data_dir, *RESUMED), mode="train"),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    with start_run("quickstart.gin", tiny(killed, data_dir, *RESUMED), mode="train") as process:
+        # The checkpoints are of steps 1, 3 and 5: step 4 is between two.
+        for line in process.stdout:
+            if "step 4/6" in line:
+                os.kill(process.pid, signal.SIGKILL)
+                break
+        process.stdout.close()
+        assert process.wait() == -signal.SIGKILL
+    assert (killed / "checkpoints" / "step-3.index").exists()
+    done = subprocess.run(
+        command("quickstart.gin", tiny(killed, data_dir, *RESUMED), mode="train"),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Continuing from" in done.stderr and "step 3/6" not in done.stderr
+
+    expected, found = read_scalars(whole), read_scalars(killed)
+    losses = [key for key in expected if key[0].startswith("train/") and "per_second" not in key[0]]
+    assert ("train/mask", 6) in losses
+    for key in losses:
+        assert found[key] == pytest.approx(expected[key], rel=1e-5), key
+    expected, found = read_weights(whole, 6), read_weights(killed, 6)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+def free_ports(count):
+    """Returns ports that nobody listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def test_two_workers_train_like_one(tmp_path):
+    params = ["STEPS=3", "BATCH_SIZE=4", "NORMALIZER='syncbn'", "run.log_every=1"]
+    # The data is drawn by whoever comes first; a run of one process is what both must agree with.
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    done = subprocess.run(
+        command("quickstart.gin", tiny(alone, tmp_path / "data", *params)),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    params += ["make_strategy.name='multi_worker_mirrored'"]
+    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    processes = [
+        start_run(
+            "quickstart.gin",
+            tiny(together, tmp_path / "data", *params),
+            TF_CONFIG=json.dumps(
+                {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+            ),
+        )
+        for index in range(2)
+    ]
+    outputs = [process.communicate(timeout=400)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+
+    expected, found = read_scalars(alone), read_scalars(together)
+    for name in ("total", "rpn_objectness", "box_class", "mask", "gradient_norm"):
+        for step in (1, 2, 3):
+            key = f"train/{name}", step
+            assert found[key] == pytest.approx(expected[key], rel=0.01), key
+    # One line and one set of results: only the chief writes.
+    assert len(read_metrics(together)) == 1
+    assert not [path for path in together.glob("checkpoints/step-*") if path.is_dir()]
