@@ -33,19 +33,13 @@ from gin import config as gin_config
 # how often they are written, not what is computed. Macros stay unresolved in the record, so that
 # they match wherever they are used; parameters match by the end of their full name, in any scope.
 OPERATIONAL_MACROS = ("MODEL_DIR", "DATA_DIR")
-OPERATIONAL = (
-    "run.mode",
-    "run.model_dir",
-    "run.data_dir",
-    "run.strategy",
-    "run.log_every",
-    "run.summary_every",
-    "run.picture_every",
-    "run.checkpoint_every",
-    "run.evaluate_every",
-    "run.keep_newest",
-    "run.keep_best",
-)
+_OPERATIONAL_BY_OWNER = {
+    "run": "mode model_dir data_dir strategy log_every checkpoint_every evaluate_every "
+    "evaluation_batch_size keep_newest keep_best",
+    "make_strategy": "name num_gpus num_cpus tpu_address all_reduce_alg",
+    "Pipeline": "parallel_records",
+}
+OPERATIONAL = tuple(f"{k}.{name}" for k, v in _OPERATIONAL_BY_OWNER.items() for name in v.split())
 
 _MACRO = "gin.macro"
 # (scope, full selector, parameter): how gin's tables are keyed.
@@ -215,11 +209,12 @@ def compare_with_folder(model_dir: str | os.PathLike, ignore: Sequence[str] = OP
             f"{path} is damaged ({error}): remove it, or choose another MODEL_DIR."
         ) from error
     now = canonical_bindings()
-    lines = [
-        f"  {name}: {there.get(name, 'not given')} there, {now.get(name, 'not given')} now"
-        for name in sorted(there.keys() | now.keys())
-        if there.get(name) != now.get(name) and not _matches(name, ignore)
-    ]
+    lines = []
+    for name in sorted(there.keys() | now.keys()):
+        # What one side leaves out has its default there.
+        old, new = (side.get(name) or _default(name) for side in (there, now))
+        if old != new and not _matches(name, ignore):
+            lines.append(f"  {name}: {old} there, {new} now")
     if lines:
         raise ConfigError(
             f"{model_dir} holds a run of another experiment; {len(lines)} of its bindings differ:\n"
@@ -380,8 +375,17 @@ def _selectors() -> list[str]:
     ]
 
 
-def _parameters(selector: str) -> list[str]:
-    return list(inspect.signature(gin_config._REGISTRY.get_match(selector).wrapped).parameters)
+def _parameters(selector: str) -> dict[str, inspect.Parameter]:
+    found = gin_config._REGISTRY.get_match(selector)
+    return dict(inspect.signature(found.wrapped).parameters) if found else {}
+
+
+def _default(name: str) -> str:
+    """Returns the canonical default of a parameter by its full name."""
+    selector, _, parameter = name.rpartition("/")[2].rpartition(".")
+    known = _parameters(selector).get(parameter)
+    has_default = known is not None and known.default is not inspect.Parameter.empty
+    return _canonical(known.default, {}) if has_default else "not given"
 
 
 def _nearest(name: str, valid: Sequence[str] | set[str]) -> str:

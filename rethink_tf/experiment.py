@@ -149,7 +149,7 @@ def run(
         train_loop = trainer.Trainer(
             step.TrainStep(model, losses, optimizer, strategy, seed, weight_decay, jit_compile),
             _training_batches(
-                strategy, pipeline, train_data, batch_size, seed, int(global_step), counters
+                strategy, pipeline, train_data, batch_size, seed, int(global_step.numpy()), counters
             ),
             global_step,
             schedule.num_steps,
@@ -166,7 +166,9 @@ def run(
         trainer=train_loop,
         evaluator=evaluator,
         strategy=strategy,
-        steps_per_loop=log_every,
+        # Loops end at multiples of log_every, also after a resumption between two.
+        steps_per_loop=lambda done: log_every - int(done) % log_every,
+        summary_interval=1,  # whenever the trainer writes, which is once a loop
         summary_dir=summaries,
     )
     # Set only now: given to the constructor, Orbit would restore the newest checkpoint, also one
@@ -216,7 +218,7 @@ def convert_detectron2(checkpoint, output, input_format):
 
 def _train_and_evaluate(controller, evaluator, best, stops, model_dir):
     """Trains up to each stop and evaluates there, unless an earlier start of the run did."""
-    start = int(controller.global_step)
+    start = int(controller.global_step.numpy())
     evaluated = _evaluated_steps(model_dir)
     for stop in stops:
         if stop < start or (stop == start and (stop in evaluated or not evaluator)):

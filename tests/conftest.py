@@ -38,6 +38,18 @@ def two_cpus() -> list[str]:
     return [device.name.removeprefix("/device:") for device in devices[:2]]
 
 
+@pytest.fixture(scope="session")
+def two_replicas(two_cpus):
+    """A `MirroredStrategy` of two replicas.
+
+    One for the whole process: TensorFlow numbers the collective operations of each strategy from
+    the start, so that those of a second one meet the shapes of the first.
+    """
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(two_cpus)
+
+
 def pytest_collection_modifyitems(items):
     """Splits the CPU after collection and before the first test, if any test asks for two."""
     if not any("two_cpus" in getattr(item, "fixturenames", ()) for item in items):

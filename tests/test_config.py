@@ -302,7 +302,7 @@ def test_folder_of_another_experiment_is_refused_with_both_values(tmp_path, main
     assert "config_test.toy_run.batch_size: 16 there, 8 now" in message
     assert "config_test.ToySchedule.images_per_step: 16 there, 8 now" in message
     assert "config_test.toy_resnet.norm: None there, @config_test.toy_group_norm now" in message
-    assert "config_test.toy_run.train: not given there, False now" in message
+    assert "config_test.toy_run.train: True there, False now" in message
     assert "4 of its bindings differ" in message
 
 

@@ -53,14 +53,16 @@ class MomentumSGD(tf_keras.optimizers.Optimizer):
         super().build(var_list)
         if getattr(self, "_built", False):
             return
+        # Kept by place: on later replicas a variable's name ends in the replica's number.
+        self._rate_factors = [self.bias_rate if is_bias(each) else 1.0 for each in var_list]
         self.velocities = [self.add_variable_from_reference(each, "velocity") for each in var_list]
         self._built = True
 
     def update_step(self, gradient, variable):
-        velocity = self.velocities[self._index_dict[self._var_key(variable)]]
+        place = self._index_dict[self._var_key(variable)]
+        velocity = self.velocities[place]
         velocity.assign(self.momentum * velocity + tf.convert_to_tensor(gradient))
-        factor = self.bias_rate if is_bias(variable) else 1.0
-        rate = tf.cast(self.learning_rate, variable.dtype) * factor
+        rate = tf.cast(self.learning_rate, variable.dtype) * self._rate_factors[place]
         variable.assign_sub(rate * velocity)
 
     def get_config(self):

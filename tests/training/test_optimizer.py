@@ -28,6 +28,21 @@ def test_two_updates_by_hand():
     assert int(optimizer.iterations) == 2
 
 
+def test_biases_move_alike_on_every_replica(two_replicas):
+    with two_replicas.scope():
+        bias = tf.Variable([1.0], name="layer/bias", aggregation=tf.VariableAggregation.MEAN)
+        optimizer = MomentumSGD(0.1, bias_rate=2.0)
+        optimizer.build([bias])
+
+    def update():
+        gradient = tf.constant([1.0])
+        optimizer.apply_gradients([(gradient, bias)], skip_gradients_aggregation=True)
+
+    two_replicas.run(update)
+    values = [each.numpy()[0] for each in two_replicas.experimental_local_results(bias)]
+    np.testing.assert_allclose(values, [0.8, 0.8], rtol=1e-6)
+
+
 def test_a_drop_of_the_rate_acts_on_all_of_the_velocity():
     weight = tf.Variable([0.0], name="kernel")
     optimizer = MomentumSGD(_Halving(), momentum=0.5)

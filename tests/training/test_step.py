@@ -18,6 +18,7 @@ from rethink_tf.training.optimizer import MomentumSGD
 from rethink_tf.training.step import TrainStep
 
 OBJECTS = 3
+LOSSES = ("rpn_objectness", "rpn_box", "box_class", "box_regression", "mask", "weight_decay")
 
 
 def make_batch(num_images):
@@ -42,8 +43,12 @@ def make_batch(num_images):
     }
 
 
-def run_steps(strategy, batch, normalizer, num_steps=2):
-    """Trains a small detector; returns the losses of each step and the final weights."""
+def run_steps(strategy, batch, normalizer, num_steps=2, initial=None):
+    """Trains a small detector from the given weights.
+
+    Returns:
+        The losses of each step, and the weights before and after, all in the model's order.
+    """
     few = {"train_pre_nms": 50, "train_proposals": 50, "num_samples": 32}
     norm = {"normalizer": normalizer}
     tf_keras.utils.set_random_seed(3)
@@ -57,6 +62,9 @@ def run_steps(strategy, batch, normalizer, num_steps=2):
             mask_head=functools.partial(MaskHead, num_convs=1, channels=32, **norm),
         )
         model.create_variables()
+        if initial is not None:
+            model.set_weights(initial)
+        initial = model.get_weights()
         optimizer = MomentumSGD(0.01)
         optimizer.build(model.trainable_variables)
     step = TrainStep(model, DetectionLosses(), optimizer, strategy, seed=5)
@@ -71,31 +79,22 @@ def run_steps(strategy, batch, normalizer, num_steps=2):
     history = [
         {name: float(value) for name, value in step(distributed).items()} for _ in range(num_steps)
     ]
-    return history, {each.name: each.numpy() for each in model.variables}
+    return history, initial, model.get_weights()
 
 
 @pytest.mark.parametrize("normalizer", ["gn", "syncbn"])
-def test_two_replicas_compute_what_one_does(two_cpus, normalizer):
+def test_two_replicas_compute_what_one_does(two_replicas, normalizer):
     batch = make_batch(4)
-    one, weights_one = run_steps(tf.distribute.OneDeviceStrategy("CPU:0"), batch, normalizer)
-    two, weights_two = run_steps(tf.distribute.MirroredStrategy(two_cpus), batch, normalizer)
+    one_device = tf.distribute.OneDeviceStrategy("CPU:0")
+    one, initial, weights_one = run_steps(one_device, batch, normalizer)
+    two, _, weights_two = run_steps(two_replicas, batch, normalizer, initial=initial)
     for expected, found in zip(one, two, strict=True):
         assert expected.keys() == found.keys()
         for name in expected:
-            print(name, found[name], expected[name])
-    moved = 0
-    for name, expected in weights_one.items():
-        np.testing.assert_allclose(weights_two[name], expected, rtol=1e-3, atol=1e-5, err_msg=name)
-        moved += np.abs(expected).max() > 0
-    assert moved > 50
-
-
-def test_weight_decay_is_half_the_squares_of_kernels():
-    batch = make_batch(2)
-    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
-    history, _ = run_steps(strategy, batch, "gn", num_steps=1)
-    assert history[0]["weight_decay"] > 0
-    names = {"rpn_objectness", "rpn_box", "box_class", "box_regression", "mask", "weight_decay"}
-    total = sum(value for name, value in history[0].items() if name in names)
-    np.testing.assert_allclose(history[0]["total"], total, rtol=1e-5)
-    assert history[0]["learning_rate"] == pytest.approx(0.01)
+            assert found[name] == pytest.approx(expected[name], rel=1e-3), name
+        assert found["total"] == pytest.approx(sum(found[name] for name in LOSSES), rel=1e-5)
+    for before, expected, found in zip(initial, weights_one, weights_two, strict=True):
+        # Compared by how far they moved, moving averages of SyncBN included. A replica that is
+        # left out, or a gradient that is halved, makes half of the way.
+        moved = np.linalg.norm(expected - before)
+        assert np.linalg.norm(found - expected) <= 0.05 * moved + 1e-6
