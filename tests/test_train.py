@@ -104,7 +104,9 @@ def free_ports(count):
 
 
 def test_two_workers_train_like_one(tmp_path):
-    params = ["STEPS=3", "BATCH_SIZE=4", "NORMALIZER='syncbn'", "run.log_every=1"]
+    # A low rate: at a high one, the rounding of sums over replicas soon changes what is sampled.
+    params = ["STEPS=3", "BATCH_SIZE=4", "NORMALIZER='syncbn'"]
+    params += ["StepwiseSchedule.peak_learning_rate=0.002"]
     # The data is drawn by whoever comes first; a run of one process is what both must agree with.
     alone, together = tmp_path / "alone", tmp_path / "together"
     done = subprocess.run(
