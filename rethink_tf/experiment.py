@@ -5,7 +5,6 @@ checkpoint, else `init_checkpoint`, else random), the check of the gin bindings,
 evaluation in turns.
 """
 
-import dataclasses
 import json
 import os
 
@@ -17,7 +16,7 @@ from absl import logging
 from tensorflow.python.framework import config as framework_config
 
 from rethink_tf import config
-from rethink_tf.data import ground_truth, reading, records
+from rethink_tf.data import reading, splits
 from rethink_tf.data import shapes as _shapes  # noqa: F401  registered for gin files
 from rethink_tf.data.pipeline import Pipeline
 from rethink_tf.evaluation import inference
@@ -102,94 +101,110 @@ def run(
         config.compare_with_folder(model_dir)
     strategy = strategy()
     _set_up_tensorflow(seed, precision, jit_compile, deterministic)
-    static_shapes = _check_replicas(strategy, batch_size, evaluation_batch_size, jit_compile)
-    is_chief = checkpoints.is_chief(strategy)
+    test_batch_size = evaluation_batch_size or batch_size
+    _check_batch_size(strategy, "batch_size", batch_size)
+    _check_batch_size(strategy, "evaluation_batch_size", test_batch_size)
+    static_shapes = _needs_static_shapes(strategy, jit_compile)
 
-    pipeline, losses = pipeline(), losses()
     if prepare_data:
         prepare_data(output=data_dir)
-    train_data = None if mode == "evaluate" else _open_split(data_dir, train_split, pipeline)
-    test_data = None if mode == "train" else _open_split(data_dir, evaluation_split, pipeline)
-    category_ids = _check_splits(train_data, test_data)
+    pipeline, losses = pipeline(), losses()
+    train_data = None if mode == "evaluate" else splits.open_split(data_dir, train_split, pipeline)
+    test_data = None if mode == "train" else splits.open_split(data_dir, evaluation_split, pipeline)
+    opened = [each for each in (train_data, test_data) if each]
+    category_ids = splits.check_splits(opened, needs_masks=False)
 
     with strategy.scope():
         model = detector(num_classes=len(category_ids), static_shapes=static_shapes)
         model.create_variables()
         optimizer = optimizer(learning_rate=schedule)
         optimizer.build(model.trainable_variables)
-    _check_masks(model, train_data, test_data)
-    global_step = optimizer.iterations
+    splits.check_splits(opened, needs_masks=model.mask_head is not None)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
     folder = os.path.join(model_dir, "checkpoints")
-    _load_weights(checkpoint, folder, init_checkpoint, mode)
+    checkpoints.load_weights(checkpoint, folder, init_checkpoint, required=mode == "evaluate")
 
-    evaluator = pictures = None
-    if test_data:
-        pictures = samples.SamplePictures(test_data.ground_truth, model_dir, global_step)
-        evaluator = inference.Evaluator(
-            detector=model,
-            make_batches=_evaluation_batches(
-                strategy, pipeline, test_data.index, evaluation_batch_size or batch_size
-            ),
-            num_batches=pipeline.num_evaluation_batches(
-                test_data.index, evaluation_batch_size or batch_size
-            ),
-            strategy=strategy,
-            ground_truth=test_data.ground_truth,
-            category_ids=category_ids,
-            model_dir=model_dir,
-            step=global_step,
-            is_chief=is_chief,
-            jit_compile=jit_compile,
-            on_image=pictures if is_chief else None,
-        )
-    train_loop = None
+    train_loop = evaluator = None
     if train_data:
-        counters = reading.PipelineCounters()
-        train_loop = trainer.Trainer(
-            step.TrainStep(model, losses, optimizer, strategy, seed, weight_decay, jit_compile),
-            _training_batches(
-                strategy, pipeline, train_data, batch_size, seed, int(global_step.numpy()), counters
-            ),
-            global_step,
-            schedule.num_steps,
-            batch_size,
-            counters.as_dict,
+        train_step = step.TrainStep(
+            model, losses, optimizer, strategy, seed, weight_decay, jit_compile
         )
+        train_loop = _make_trainer(
+            train_step, strategy, pipeline, train_data, batch_size, seed, schedule.num_steps
+        )
+    if test_data:
+        predictor = inference.Predictor(model, strategy, jit_compile)
+        evaluator = _make_evaluator(
+            predictor, pipeline, test_data, test_batch_size, model_dir, optimizer.iterations
+        )
+    is_chief = checkpoints.is_chief(strategy)
     config.check_all_used()
     if is_chief and mode != "evaluate":
         config.write_operative_config(model_dir)
 
-    summaries = os.path.join(model_dir, "tensorboard") if is_chief else None
     controller = orbit.Controller(
-        global_step=global_step,
+        global_step=optimizer.iterations,
         trainer=train_loop,
         evaluator=evaluator,
         strategy=strategy,
         # Loops end at multiples of log_every, also after a resumption between two.
         steps_per_loop=lambda done: log_every - int(done) % log_every,
         summary_interval=1,  # whenever the trainer writes, which is once a loop
-        summary_dir=summaries,
+        summary_dir=os.path.join(model_dir, "tensorboard") if is_chief else None,
     )
+
+    def make_manager(directory, interval, keep):
+        return checkpoints.make_manager(
+            checkpoint, directory, strategy, optimizer.iterations, interval, keep
+        )
+
     # Set only now: given to the constructor, Orbit would restore the newest checkpoint, also one
     # that does not read.
-    controller.checkpoint_manager = checkpoints.make_manager(
-        checkpoint, folder, strategy, global_step, checkpoint_every, keep_newest
-    )
-    best_folder = os.path.join(model_dir, "best")
-    best = checkpoints.BestKeeper(
-        checkpoints.make_manager(checkpoint, best_folder, strategy, global_step, keep=keep_best),
-        best_folder,
-        is_chief,
-    )
+    controller.checkpoint_manager = make_manager(folder, checkpoint_every, keep_newest)
     if mode == "evaluate":
         controller.evaluate()
     else:
+        best_folder = os.path.join(model_dir, "best")
+        best_manager = make_manager(best_folder, None, keep_best)
+        best = checkpoints.BestKeeper(best_manager, best_folder, is_chief)
         stops = _stops(schedule.num_steps, evaluate_every if evaluator else None)
         _train_and_evaluate(controller, evaluator, best, stops, model_dir)
     if is_chief:
-        _say_where(model_dir, summaries, evaluator, pictures)
+        _say_where(model_dir, evaluator)
     return evaluator.metrics if evaluator else {}
+
+
+def _make_trainer(train_step, strategy, pipeline, data, batch_size, seed, num_steps):
+    """Returns the trainer, its input at the step where the run is."""
+    counters, start = reading.PipelineCounters(), int(train_step.step.numpy())
+
+    def make_dataset(context):
+        return pipeline.training(
+            data.index, data.category_ids, batch_size, seed, start, context, counters
+        )
+
+    batches = iter(strategy.distribute_datasets_from_function(make_dataset))
+    return trainer.Trainer(train_step, batches, num_steps, batch_size, counters.as_dict)
+
+
+def _make_evaluator(predictor, pipeline, data, batch_size, model_dir, global_step):
+    """Returns the evaluator of a split."""
+    ground_truth, strategy = data.ground_truth(), predictor.strategy
+
+    def make_dataset(context):
+        return pipeline.evaluation(data.index, batch_size, context)
+
+    return inference.Evaluator(
+        predictor=predictor,
+        make_batches=lambda: strategy.distribute_datasets_from_function(make_dataset),
+        num_batches=pipeline.num_evaluation_batches(data.index, batch_size),
+        ground_truth=ground_truth,
+        category_ids=data.category_ids,
+        model_dir=model_dir,
+        step=global_step,
+        is_chief=checkpoints.is_chief(strategy),
+        pictures=samples.SamplePictures(ground_truth, model_dir, global_step),
+    )
 
 
 def convert_detectron2(checkpoint, output, input_format):
@@ -264,114 +279,31 @@ def _set_up_tensorflow(seed, precision, jit_compile, deterministic):
         framework_config.disable_op_determinism()
 
 
-def _check_replicas(strategy, batch_size, evaluation_batch_size, jit_compile):
-    """Checks the batch sizes against the replicas; returns whether shapes must be static."""
+def _check_batch_size(strategy, name, size):
     replicas = strategy.num_replicas_in_sync
-    for name, size in (
-        ("batch_size", batch_size),
-        ("evaluation_batch_size", evaluation_batch_size or batch_size),
-    ):
-        if size < 1 or size % replicas:
-            raise ValueError(
-                f"{name} = {size} images cannot be shared equally by {replicas} replicas: "
-                f"take a multiple of {replicas}."
-            )
+    if size < 1 or size % replicas:
+        raise ValueError(
+            f"{name} = {size} images cannot be shared equally by {replicas} replicas: take a "
+            f"multiple of {replicas}."
+        )
+
+
+def _needs_static_shapes(strategy, jit_compile):
+    """Tells whether XLA compiles the step; refuses what it cannot compile."""
+    replicas = strategy.num_replicas_in_sync
     on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
     if jit_compile and replicas > 1 and not on_tpu:
         raise ValueError(
             f"jit_compile compiles the step of one device, and the strategy has {replicas} "
             "replicas: take the one_device strategy, a TPU, or jit_compile = False."
         )
-    logging.info("%d replica(s), %d images each.", replicas, batch_size // replicas)
+    logging.info("%d replica(s).", replicas)
     return jit_compile or on_tpu
 
 
-@dataclasses.dataclass(frozen=True)
-class _Split:
-    """One record directory: its index and what its manifest and ground truth say."""
-
-    directory: str
-    index: records.RecordIndex
-    category_ids: list
-    has_masks: bool
-    ground_truth: dict | None
-
-
-def _open_split(data_dir, name, pipeline):
-    """Opens a record directory, restricted to the images that the pipeline keeps."""
-    directory = os.path.join(data_dir, name)
-    manifest = records.load_manifest(directory)
-    index = pipeline.selected_index(directory)
-    return _Split(
-        directory,
-        index,
-        sorted(each["id"] for each in records.load_categories(directory)),
-        manifest.get("has_masks", True),
-        ground_truth.load_ground_truth(directory, index.image_id),
-    )
-
-
-def _check_splits(train_data, test_data):
-    """Checks that the splits have the same categories, and returns their ids."""
-    ids = (train_data or test_data).category_ids
-    if test_data and test_data.category_ids != ids:
-        raise ValueError(
-            f"{train_data.directory} and {test_data.directory} have different categories, ids "
-            f"{ids} and {test_data.category_ids}: convert both from files with the same "
-            "'categories'."
-        )
-    return ids
-
-
-def _check_masks(model, *splits):
-    for split in splits:
-        if split and model.mask_head and not split.has_masks:
-            raise ValueError(
-                f"{split.directory} has no masks, and the detector has a mask head: bind "
-                "MaskRCNN.mask_head = None and Pipeline.include_masks = False for boxes only."
-            )
-
-
-def _load_weights(checkpoint, folder, init_checkpoint, mode):
-    """Resumes the run, or starts it from a checkpoint, or from random weights."""
-    restored = checkpoints.restore_newest(checkpoint, folder)
-    if restored:
-        logging.info("Continuing from %s.", restored)
-    elif init_checkpoint:
-        checkpoints.initialize(checkpoint.model, init_checkpoint)
-        logging.info("Starting from the weights in %s.", init_checkpoint)
-    elif mode == "evaluate":
-        raise ValueError(
-            f"There is no checkpoint in {folder} to evaluate: train first, or give weights with "
-            "--gin_param='run.init_checkpoint=\"...\"'."
-        )
-    else:
-        logging.info("Starting from random weights.")
-
-
-def _training_batches(strategy, pipeline, data, batch_size, seed, start_step, counters):
-    """Returns the iterator over distributed training batches from a step on."""
-
-    def make_dataset(context):
-        return pipeline.training(
-            data.index, data.category_ids, batch_size, seed, start_step, context, counters
-        )
-
-    return iter(strategy.distribute_datasets_from_function(make_dataset))
-
-
-def _evaluation_batches(strategy, pipeline, index, batch_size):
-    """Returns the function that makes a pass over the distributed evaluation batches."""
-
-    def make_dataset(context):
-        return pipeline.evaluation(index, batch_size, context)
-
-    return lambda: strategy.distribute_datasets_from_function(make_dataset)
-
-
-def _say_where(model_dir, summaries, evaluator, pictures):
+def _say_where(model_dir, evaluator):
     lines = [
-        f"TensorBoard: tensorboard --logdir={summaries}",
+        f"TensorBoard: tensorboard --logdir={os.path.join(model_dir, 'tensorboard')}",
         f"Checkpoints: {os.path.join(model_dir, 'checkpoints')}, "
         f"the best in {os.path.join(model_dir, 'best')}",
     ]
@@ -379,6 +311,6 @@ def _say_where(model_dir, summaries, evaluator, pictures):
         lines += [
             f"COCO results: {evaluator.results_path}",
             f"Metrics of every evaluation: {os.path.join(model_dir, 'metrics.jsonl')}",
-            f"Picture of detections: {pictures.newest}",
+            f"Picture of detections: {evaluator.pictures.newest}",
         ]
     logging.info("Done.\n  %s", "\n  ".join(lines))

@@ -16,23 +16,26 @@ def tiny(model_dir, data_dir, *params):
     return [f"MODEL_DIR={str(model_dir)!r}", f"DATA_DIR={str(data_dir)!r}", *params]
 
 
-def command(gin_file, params, mode="train_and_evaluate"):
-    """Returns the command line of a tiny run of a shipped experiment."""
-    flags = [f"--gin_file={gin_file}", "--gin_file=overlays/tiny.gin", f"--mode={mode}"]
-    flags += [f"--gin_param={param}" for param in params]
-    return [sys.executable, "-m", "rethink_tf.train", *flags]
-
-
 def start(gin_file, params, mode="train_and_evaluate", **environment):
     """Starts a tiny run as a process of its own, its output as text in `stdout`."""
+    flags = [f"--gin_file={gin_file}", "--gin_file=overlays/tiny.gin", f"--mode={mode}"]
+    flags += [f"--gin_param={param}" for param in params]
     return subprocess.Popen(
-        command(gin_file, params, mode),
+        [sys.executable, "-m", "rethink_tf.train", *flags],
         cwd=REPOSITORY,
         env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def finish(gin_file, params, mode="train_and_evaluate"):
+    """Runs a tiny run as a process to its good end, and returns what it printed."""
+    process = start(gin_file, params, mode)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output
 
 
 def read_scalars(model_dir):

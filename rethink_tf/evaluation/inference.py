@@ -18,54 +18,86 @@ from rethink_tf.data import schema
 from rethink_tf.evaluation import coco_metrics, pasting
 
 
+class Predictor:
+    """Predicts for distributed batches and brings the detections of all replicas together."""
+
+    def __init__(self, detector, strategy, jit_compile=False):
+        """Sets up the prediction; all variables must exist.
+
+        Args:
+            detector: `MaskRCNN`.
+            strategy: `tf.distribute.Strategy` that it was made under.
+            jit_compile: bool, whether XLA compiles the prediction.
+        """
+        self.strategy = strategy
+        self.has_masks = detector.mask_head is not None
+        self._detector = detector
+        self._run = tf.function(
+            self._on_all_replicas, jit_compile=jit_compile or None, autograph=False
+        )
+
+    def __call__(self, batch):
+        """Predicts.
+
+        Args:
+            batch: distributed evaluation batch (`data.schema`).
+
+        Returns:
+            dict of NumPy arrays over the global batch: the detector's outputs, and `image_id`,
+            `original_size` and `image_scale` of the batch.
+        """
+        return {key: value.numpy() for key, value in self._run(batch).items()}
+
+    def _on_all_replicas(self, batch):
+        def predict(batch):
+            detections = self._detector(batch, training=False)
+            keys = (schema.IMAGE_ID, schema.ORIGINAL_SIZE, schema.IMAGE_SCALE)
+            return detections | {key: batch[key] for key in keys}
+
+        outputs = self.strategy.run(predict, args=(batch,))
+        return {key: self.strategy.gather(value, axis=0) for key, value in outputs.items()}
+
+
 class Evaluator(orbit.AbstractEvaluator):
     """Evaluates for Orbit's controller: predict, paste, save the detections, measure, record."""
 
     def __init__(
         self,
-        detector,
+        predictor,
         make_batches,
         num_batches,
-        strategy,
         ground_truth,
         category_ids,
         model_dir,
         step,
         is_chief=True,
-        jit_compile=False,
-        on_image=None,
+        pictures=None,
     ):
         """Takes the parts.
 
         Args:
-            detector: `MaskRCNN`.
+            predictor: `Predictor`.
             make_batches: callable without arguments, returns an iterable of distributed evaluation
                 batches (`data.schema`).
             num_batches: int, how many global batches that gives, for the progress bar.
-            strategy: `tf.distribute.Strategy`.
             ground_truth: dict in COCO form, of exactly the images to evaluate.
             category_ids: sorted ids of the data set's categories; class k is the k-th.
             model_dir: str; `metrics.jsonl` and `results/` are written there.
             step: variable that counts the training steps.
             is_chief: bool, whether this process writes. All measure, so that all agree on which
                 checkpoint is the best.
-            jit_compile: bool, whether XLA compiles the prediction.
-            on_image: callable or None, called for the first images of each evaluation with the
+            pictures: callable or None, called for the first images of each evaluation with the
                 image's id, its resized pixels uint8 [h, w, 3], and a dict of detections in those
                 pixels: boxes, scores, category_ids and masks [h, w].
         """
-        self._detector, self._make_batches, self._num_batches = detector, make_batches, num_batches
-        self._strategy, self._num_images = strategy, len(ground_truth["images"])
+        self._predictor, self._make_batches = predictor, make_batches
+        self._num_batches, self._num_images = num_batches, len(ground_truth["images"])
         # Not an attribute of its own: Orbit's base class would wrap every list and dict in it,
         # and pycocotools takes plain ones only.
         self._measure = functools.partial(coco_metrics.evaluate, ground_truth)
         self._category_ids = np.asarray(sorted(category_ids))
         self._model_dir, self._step, self._is_chief = model_dir, step, is_chief
-        self._on_image = on_image
-        self._has_masks = detector.mask_head is not None
-        self._predict = tf.function(
-            self._on_all_replicas, jit_compile=jit_compile or None, autograph=False
-        )
+        self.pictures = pictures
         self.metrics, self.results_path = {}, None
 
     def evaluate(self, num_steps):
@@ -83,25 +115,14 @@ class Evaluator(orbit.AbstractEvaluator):
             self._make_batches(), "evaluating", self._num_batches, disable=not self._is_chief
         )
         for position, batch in enumerate(batches):
-            outputs = {key: value.numpy() for key, value in self._predict(batch).items()}
+            outputs = self._predictor(batch)
             results += self._results(outputs)
-            if position == 0 and self._on_image:
+            if position == 0 and self.pictures and self._is_chief:
                 self._show(batch, outputs)
-        iou_types = ("bbox", "segm") if self._has_masks else ("bbox",)
+        iou_types = ("bbox", "segm") if self._predictor.has_masks else ("bbox",)
         self.metrics = self._measure(results, iou_types)
         if self._is_chief:
             self._record(results, time.monotonic() - start)
-
-    def _on_all_replicas(self, batch):
-        """Returns the detections of the global batch, with what places them in their images."""
-
-        def predict(batch):
-            detections = self._detector(batch, training=False)
-            keys = (schema.IMAGE_ID, schema.ORIGINAL_SIZE, schema.IMAGE_SCALE)
-            return detections | {key: batch[key] for key in keys}
-
-        outputs = self._strategy.run(predict, args=(batch,))
-        return {key: self._strategy.gather(value, axis=0) for key, value in outputs.items()}
 
     def _results(self, outputs):
         """Returns the COCO results of a global batch."""
@@ -111,7 +132,7 @@ class Evaluator(orbit.AbstractEvaluator):
                 continue
             found = self._in_original(outputs, row)
             rles = None
-            if self._has_masks:
+            if self._predictor.has_masks:
                 height, width = outputs[schema.ORIGINAL_SIZE][row]
                 rles = [
                     pasting.encode_mask(pasting.paste_mask(mask, box, int(height), int(width)))
@@ -132,14 +153,15 @@ class Evaluator(orbit.AbstractEvaluator):
             "scores": outputs["scores"][row][valid],
             "category_ids": self._category_ids[outputs["classes"][row][valid] - 1],
         }
-        if self._has_masks:
+        if self._predictor.has_masks:
             found["masks"] = outputs["masks"][row][valid]
         return found
 
     def _show(self, batch, outputs):
-        """Hands the first images that are at this worker to `on_image`."""
-        images = self._strategy.experimental_local_results(batch[schema.IMAGE])[0].numpy()
-        sizes = self._strategy.experimental_local_results(batch[schema.IMAGE_SIZE])[0].numpy()
+        """Has the first images that are at this worker drawn."""
+        strategy = self._predictor.strategy
+        images = strategy.experimental_local_results(batch[schema.IMAGE])[0].numpy()
+        sizes = strategy.experimental_local_results(batch[schema.IMAGE_SIZE])[0].numpy()
         for row, (image, (height, width)) in enumerate(zip(images, sizes, strict=True)):
             if outputs[schema.IMAGE_ID][row] == schema.PADDING_IMAGE_ID:
                 continue
@@ -149,13 +171,13 @@ class Evaluator(orbit.AbstractEvaluator):
                 "scores": outputs["scores"][row][valid],
                 "category_ids": self._category_ids[outputs["classes"][row][valid] - 1],
             }
-            if self._has_masks:
+            if self._predictor.has_masks:
                 found["masks"] = [
                     pasting.paste_mask(mask, box, int(height), int(width))
                     for mask, box in zip(outputs["masks"][row][valid], found["boxes"], strict=True)
                 ]
             image_id = int(outputs[schema.IMAGE_ID][row])
-            self._on_image(image_id, image[:height, :width], found)
+            self.pictures(image_id, image[:height, :width], found)
 
     def _record(self, results, seconds):
         step = int(self._step.numpy())

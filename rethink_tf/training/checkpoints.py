@@ -1,8 +1,11 @@
 """Checkpoints: the newest few by interval, the best by AP, and resuming from one that reads."""
 
+import atexit
 import json
 import os
 import re
+import shutil
+import tempfile
 
 import tensorflow as tf
 from absl import logging
@@ -23,7 +26,7 @@ def make_manager(checkpoint, directory, strategy, step, interval=None, keep=3):
     """Returns a checkpoint manager that writes where this worker may.
 
     Every worker must save, because variables may be gathered over the replicas; all but the chief
-    do it in a folder of their own that nobody reads.
+    do it in a temporary folder that nobody reads and that goes with the process.
 
     Args:
         checkpoint: `tf.train.Checkpoint`.
@@ -34,8 +37,8 @@ def make_manager(checkpoint, directory, strategy, step, interval=None, keep=3):
         keep: int, how many to keep.
     """
     if not is_chief(strategy):
-        task = strategy.cluster_resolver
-        directory = os.path.join(directory, f"worker_tmp_{task.task_type}_{task.task_id}")
+        directory, keep = tempfile.mkdtemp(prefix="rethink_tf_"), 1
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
     return tf.train.CheckpointManager(
         checkpoint,
         directory,
@@ -121,6 +124,33 @@ def initialize(detector, path):
         raise ValueError(
             f"The checkpoint {found} does not fit the detector that the gin files describe: {error}"
         ) from error
+
+
+def load_weights(checkpoint, folder, init_checkpoint, required):
+    """Resumes a run, or starts it from given weights, or leaves the random ones.
+
+    Args:
+        checkpoint: `tf.train.Checkpoint` with the detector as `model`, all variables made.
+        folder: str, the run's own checkpoints.
+        init_checkpoint: str or None, as of `initialize`, for a run that has none.
+        required: bool, whether random weights are no choice (to evaluate them says nothing).
+
+    Raises:
+        ValueError: if there is nothing to read though it is required, or it cannot be read.
+    """
+    restored = restore_newest(checkpoint, folder)
+    if restored:
+        logging.info("Continuing from %s.", restored)
+    elif init_checkpoint:
+        initialize(checkpoint.model, init_checkpoint)
+        logging.info("Starting from the weights in %s.", init_checkpoint)
+    elif required:
+        raise ValueError(
+            f"There is no checkpoint in {folder} to evaluate: train first, or give weights with "
+            "--gin_param='run.init_checkpoint=\"...\"'."
+        )
+    else:
+        logging.info("Starting from random weights.")
 
 
 class BestKeeper:

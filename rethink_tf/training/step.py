@@ -33,6 +33,11 @@ class TrainStep:
             self._on_all_replicas, jit_compile=jit_compile or None, autograph=False
         )
 
+    @property
+    def step(self):
+        """The variable that counts the steps."""
+        return self._optimizer.iterations
+
     def __call__(self, batch):
         """Runs the step.
 

@@ -19,18 +19,17 @@ class Trainer(orbit.AbstractTrainer):
     and TensorFlow runs ahead on its own where the device is asynchronous.
     """
 
-    def __init__(self, step_fn, batches, step, total_steps, images_per_step, data_counts=dict):
+    def __init__(self, step_fn, batches, total_steps, images_per_step, data_counts=dict):
         """Takes the parts.
 
         Args:
             step_fn: `TrainStep`.
             batches: iterator over distributed batches, from the current step on.
-            step: variable that counts the steps.
             total_steps: int, of the whole run.
             images_per_step: int, global batch.
             data_counts: callable, returns {name: count} of what the input left out so far.
         """
-        self._step_fn, self._batches, self._step = step_fn, batches, step
+        self._step_fn, self._batches = step_fn, batches
         self._total_steps, self._images_per_step = total_steps, images_per_step
         self._data_counts, self._is_first = data_counts, True
 
@@ -52,7 +51,7 @@ class Trainer(orbit.AbstractTrainer):
             self._is_first = False
         history = [{name: float(value) for name, value in values.items()} for values in history]
         seconds = max(time.monotonic() - start, 1e-9)
-        step = int(self._step.numpy())
+        step = int(self._step_fn.step.numpy())
         health.check_finite(history, step - len(history) + 1)
         means = {
             name: sum(values[name] for values in history) / len(history) for name in history[0]

@@ -1,0 +1,114 @@
+"""The record directories of a run: what is trained on and what is evaluated."""
+
+import dataclasses
+import json
+import os
+
+import tensorflow as tf
+
+from rethink_tf.data import records
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One record directory, restricted to the images that a pipeline keeps.
+
+    Attributes:
+        directory: str.
+        index: `records.RecordIndex` of the images.
+        category_ids: sorted ids of the data set's categories.
+        has_masks: bool, whether its objects have masks.
+    """
+
+    directory: str
+    index: records.RecordIndex
+    category_ids: list
+    has_masks: bool
+
+    def ground_truth(self):
+        """Returns the ground truth of its images, a dict in COCO form; see `load_ground_truth`."""
+        return load_ground_truth(self.directory, self.index.image_id)
+
+
+def open_split(data_dir, name, pipeline):
+    """Opens a record directory.
+
+    Args:
+        data_dir: str, the folder of the record directories.
+        name: str, the directory's name in it.
+        pipeline: `data.pipeline.Pipeline`, which may keep some of the images only.
+
+    Returns:
+        `Split`.
+
+    Raises:
+        ValueError: if the directory is not complete; the message says what is wrong with it.
+    """
+    directory = os.path.join(data_dir, name)
+    manifest = records.load_manifest(directory)
+    category_ids = sorted(each["id"] for each in records.load_categories(directory))
+    index = pipeline.selected_index(directory)
+    return Split(directory, index, category_ids, manifest.get("has_masks", True))
+
+
+def check_splits(splits, needs_masks):
+    """Checks that splits fit each other and the detector.
+
+    Args:
+        splits: list of `Split`, at least one.
+        needs_masks: bool, whether the detector has a mask head.
+
+    Returns:
+        The sorted category ids that all of them have.
+
+    Raises:
+        ValueError: if their categories differ, or one has no masks where they are needed.
+    """
+    first = splits[0]
+    for split in splits:
+        if split.category_ids != first.category_ids:
+            raise ValueError(
+                f"{first.directory} and {split.directory} have different categories, ids "
+                f"{first.category_ids} and {split.category_ids}: convert both from files with the "
+                "same 'categories'."
+            )
+        if needs_masks and not split.has_masks:
+            raise ValueError(
+                f"{split.directory} has no masks, and the detector has a mask head: include "
+                "'base/faster_rcnn.gin' in place of 'base/mask_rcnn.gin' for boxes only."
+            )
+    return first.category_ids
+
+
+def load_ground_truth(directory, image_ids):
+    """Returns the images and annotations of some records.
+
+    Args:
+        directory: str, a record directory.
+        image_ids: ints, the images wanted; each must be there.
+
+    Returns:
+        dict in COCO form: images, annotations, categories.
+
+    Raises:
+        ValueError: if the directory has no ground truth, or not of one of the images.
+    """
+    path = os.path.join(directory, records.GROUND_TRUTH_FILE)
+    if not tf.io.gfile.exists(path):
+        raise ValueError(
+            f"{path} is not there, and evaluation needs it: convert the data set with "
+            "python -m rethink_tf.data.coco."
+        )
+    with tf.io.gfile.GFile(path) as file:
+        truth = json.load(file)
+    wanted = {int(image_id) for image_id in image_ids}
+    missing = wanted - {image["id"] for image in truth["images"]}
+    if missing:
+        raise ValueError(
+            f"{path} has no image with id {min(missing)} (and {len(missing) - 1} more of the "
+            "records): convert the data set again."
+        )
+    return truth | {
+        "images": [each for each in truth["images"] if each["id"] in wanted],
+        "annotations": [each for each in truth["annotations"] if each["image_id"] in wanted],
+    }
