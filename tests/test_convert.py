@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 import tensorflow as tf
 from experiment_runs import REPOSITORY
 
@@ -44,17 +43,10 @@ def test_a_detectron2_checkpoint_becomes_one_to_start_from(shared_dir, tmp_path)
     np.testing.assert_array_equal(read("box_head/class_logits/bias"), np.roll(logits, 1))
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"model": {"backbone.x": np.zeros(3)}}, "not one of a Detectron2 detector"),
-        ({"model": print}, "refused"),
-    ],
-)
-def test_what_is_no_such_checkpoint_is_one_clear_error(tmp_path, content, message):
+def test_a_pickle_that_would_run_something_is_one_clear_error(tmp_path):
     path = tmp_path / "bad.pkl"
-    path.write_bytes(pickle.dumps(content))
+    path.write_bytes(pickle.dumps({"model": print}))
     done = convert("--gin_file=scratch_r50.gin", f"--checkpoint={path}", f"--output={tmp_path}/out")
     assert done.returncode != 0
-    assert message in done.stderr and "Traceback" not in done.stderr
+    assert "refused" in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.glob("out*"))

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from rethink_tf.losses import DetectionLosses, smooth_l1
 
-ONE = {"rpn": tf.constant(1.0), "rois": tf.constant(1.0), "masks": tf.constant(1.0)}
+ONE = {"rpn": 1.0, "rois": 1.0, "masks": 1.0}
 
 
 def make_outputs(rpn_labels=((1, 0, -1),), class_targets=((2, 0, -1),), mask_valid=(True, False)):

@@ -12,6 +12,8 @@ import pytest
 from experiment_runs import REPOSITORY, finish, read_metrics, read_scalars, read_weights, tiny
 from experiment_runs import start as start_run
 
+from rethink_tf import config, experiment
+
 RESUMED = ["STEPS=6", "run.checkpoint_every=2"]
 
 
@@ -34,7 +36,6 @@ def test_help_explains_every_flag_without_tensorflow():
     [
         ([], "Give at least one --gin_file"),
         (["--gin_file=quikstart.gin"], "did you mean quickstart.gin"),
-        (["--gin_file=scratch_r50.gin"], "--gin_param='DATA_DIR="),
     ],
 )
 def test_bad_flags_are_one_clear_message(flags, message):
@@ -53,8 +54,8 @@ def test_bad_flags_are_one_clear_message(flags, message):
 def test_a_killed_run_ends_like_one_that_was_not(tmp_path):
     data_dir = tmp_path / "data"
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish("quickstart.gin", tiny(whole, data_dir, *RESUMED), mode="train")
-
+    # Both at once, the first of them to draw the data wins.
+    never_killed = start_run("quickstart.gin", tiny(whole, data_dir, *RESUMED), mode="train")
     with start_run("quickstart.gin", tiny(killed, data_dir, *RESUMED), mode="train") as process:
         # The checkpoints are of steps 1, 3 and 5: step 4 is between two.
         for line in process.stdout:
@@ -66,6 +67,8 @@ def test_a_killed_run_ends_like_one_that_was_not(tmp_path):
     assert (killed / "checkpoints" / "step-3.index").exists()
     output = finish("quickstart.gin", tiny(killed, data_dir, *RESUMED), mode="train")
     assert "Continuing from" in output and "step 3/6" not in output
+    output, _ = never_killed.communicate()
+    assert never_killed.returncode == 0, output
 
     expected, found = read_scalars(whole), read_scalars(killed)
     losses = [key for key in expected if key[0].startswith("train/") and "per_second" not in key[0]]
@@ -93,9 +96,9 @@ def test_two_workers_train_like_one(tmp_path):
     # A low rate: at a high one, the rounding of sums over replicas soon changes what is sampled.
     params = ["STEPS=3", "BATCH_SIZE=4", "NORMALIZER='syncbn'"]
     params += ["StepwiseSchedule.peak_learning_rate=0.002"]
-    # The data is drawn by whoever comes first; a run of one process is what both must agree with.
     alone, together = tmp_path / "alone", tmp_path / "together"
-    finish("quickstart.gin", tiny(alone, tmp_path / "data", *params))
+    config.parse(["quickstart.gin", "overlays/tiny.gin"], tiny(alone, tmp_path / "data", *params))
+    experiment.run(mode="train")
 
     params += ["make_strategy.name='multi_worker_mirrored'"]
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from rethink_tf.models.box_head import BoxHead
 
-SIZE = tf.constant([[100, 100]])
+SIZE = np.array([[100, 100]], np.int32)
 BOX, NEAR, FAR = [10.0, 10, 50, 50], [10.0, 10, 50, 48], [60.0, 60, 90, 90]
 
 

@@ -8,7 +8,7 @@ from rethink_tf.models.rpn import RPN
 
 # Level 2 (stride 4): 4 x 4 cells, level 3 (stride 8): 2 x 2 cells; one square anchor a cell.
 NUM_FINE, NUM_COARSE = 16, 4
-SIZE = tf.constant([[16, 16]])
+SIZE = np.array([[16, 16]], np.int32)
 
 
 def make_rpn(**options):

@@ -43,23 +43,22 @@ def make_batch(num_images):
     }
 
 
-def run_steps(strategy, batch, normalizer, num_steps=2, initial=None):
-    """Trains a small detector from the given weights.
+def run_steps(strategy, batch, num_steps=2, initial=None):
+    """Trains a small detector from the given weights: SyncBN in its backbone, GN elsewhere.
 
     Returns:
         The losses of each step, and the weights before and after, all in the model's order.
     """
     few = {"train_pre_nms": 50, "train_proposals": 50, "num_samples": 32}
-    norm = {"normalizer": normalizer}
     tf_keras.utils.set_random_seed(3)
     with strategy.scope():
         model = MaskRCNN(
             2,
-            backbone=functools.partial(ResNet, 18, **norm),
-            fpn=functools.partial(FPN, 32, **norm),
+            backbone=functools.partial(ResNet, 18, normalizer="syncbn"),
+            fpn=functools.partial(FPN, 32),
             rpn=functools.partial(RPN, 32, **few),
             box_head=functools.partial(BoxHead, num_convs=0, fc_channels=32, num_samples=16),
-            mask_head=functools.partial(MaskHead, num_convs=1, channels=32, **norm),
+            mask_head=functools.partial(MaskHead, num_convs=1, channels=32),
         )
         model.create_variables()
         if initial is not None:
@@ -82,16 +81,17 @@ def run_steps(strategy, batch, normalizer, num_steps=2, initial=None):
     return history, initial, model.get_weights()
 
 
-@pytest.mark.parametrize("normalizer", ["gn", "syncbn"])
-def test_two_replicas_compute_what_one_does(two_replicas, normalizer):
+def test_two_replicas_compute_what_one_does(two_replicas):
     batch = make_batch(4)
     one_device = tf.distribute.OneDeviceStrategy("CPU:0")
-    one, initial, weights_one = run_steps(one_device, batch, normalizer)
-    two, _, weights_two = run_steps(two_replicas, batch, normalizer, initial=initial)
+    one, initial, weights_one = run_steps(one_device, batch)
+    two, _, weights_two = run_steps(two_replicas, batch, initial=initial)
     for expected, found in zip(one, two, strict=True):
         assert expected.keys() == found.keys()
         for name in expected:
-            assert found[name] == pytest.approx(expected[name], rel=1e-3), name
+            # Over replicas SyncBN's variance is a difference of means, which its gradient feels.
+            tolerance = 1e-2 if name == "gradient_norm" else 1e-3
+            assert found[name] == pytest.approx(expected[name], rel=tolerance), name
         assert found["total"] == pytest.approx(sum(found[name] for name in LOSSES), rel=1e-5)
     for before, expected, found in zip(initial, weights_one, weights_two, strict=True):
         # Compared by how far they moved, moving averages of SyncBN included. A replica that is
