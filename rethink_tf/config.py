@@ -121,7 +121,7 @@ def check_required() -> None:
         raise ConfigError(f"The experiment needs values that were not given. Add:\n{flags}")
 
 
-def check_all_used(unbuilt: Sequence[str] = ()) -> None:
+def check_all_used() -> None:
     """Checks that every binding had an effect; to be called once everything is built.
 
     A binding counts as used if a configurable was called with its value. One that every call
@@ -129,15 +129,10 @@ def check_all_used(unbuilt: Sequence[str] = ()) -> None:
     Macros are held to the same rule, those of shipped base files too: a macro that some
     experiments don't read belongs in the files of those that do.
 
-    Args:
-        unbuilt: parameters such as 'run.schedule' whose value this mode leaves uncalled; what can
-            be reached from them counts as used.
-
     Raises:
         ConfigError: naming the bindings without effect, each with the nearest valid names.
     """
     used, valid = _used_bindings()
-    used |= _reachable_bindings(unbuilt)
     unused = [(key, value) for key, value in _bindings().items() if key not in used]
     if not unused:
         return
@@ -295,24 +290,6 @@ def _used_bindings() -> tuple[set[_Key], set[_Key]]:
             keys = [(outer, selector, parameter) for outer in scopes]
             used.update([key for key in keys if key in bindings][:1])
     return used, valid
-
-
-def _reachable_bindings(parameters: Sequence[str]) -> set[_Key]:
-    """Returns the bindings of everything that the values of the named parameters refer to."""
-    bindings = _bindings()
-    reached: set[_Key] = set()
-    waiting = [(k[0], v) for k, v in bindings.items() if _matches(f"{k[1]}.{k[2]}", parameters)]
-    while waiting:
-        scope, value = waiting.pop()
-        for reference in _references(value):
-            own_scope, selector = reference.config_key
-            inner = own_scope or scope
-            for outer in _prefixes(inner):
-                for key in bindings:
-                    if key[:2] == (outer, selector) and key not in reached:
-                        reached.add(key)
-                        waiting.append((inner, bindings[key]))
-    return reached
 
 
 def _prefixes(scope: str) -> Iterator[str]:
