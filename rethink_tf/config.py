@@ -29,6 +29,8 @@ import gin
 from absl import logging
 from gin import config as gin_config
 
+from rethink_tf import files
+
 # A run may be started again in its folder with other values of these: they say where things lie and
 # how often they are written, not what is computed. Macros stay unresolved in the record, so that
 # they match wherever they are used; parameters match by the end of their full name, in any scope.
@@ -176,11 +178,10 @@ def write_operative_config(model_dir: str | os.PathLike) -> None:
         model_dir: the run's folder; made where it is missing.
     """
     folder = pathlib.Path(model_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     record = {"version": 1, "bindings": canonical_bindings()}
     header = "# Every value that this run used, defaults included.\n\n"
-    _write_whole(folder / "config.gin", header + operative_config())
-    _write_whole(folder / "config.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
+    files.write_whole(folder / "config.gin", header + operative_config())
+    files.write_whole(folder / "config.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 def compare_with_folder(model_dir: str | os.PathLike, ignore: Sequence[str] = OPERATIONAL) -> None:
@@ -369,13 +370,3 @@ def _nearest(name: str, valid: Sequence[str] | set[str]) -> str:
     """Returns ' (did you mean ...?)' with up to three near names, or ''."""
     near = difflib.get_close_matches(name, sorted(set(valid)), n=3, cutoff=0.6)
     return f" (did you mean {' or '.join(near)}?)" if near else ""
-
-
-def _write_whole(path: pathlib.Path, text: str) -> None:
-    """Replaces a file at once: a reader after a kill sees the old text or the new, whole."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with open(part, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)

@@ -17,6 +17,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from rethink_tf import files
+
 # The order of pycocotools' `COCOeval.stats`. AP is over IoU 0.50:0.05:0.95; s, m and l are objects
 # below 32^2, below 96^2 and from 96^2 pixels on; AR1, AR10, AR100 allow that many detections.
 METRIC_NAMES = tuple("AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl".split())
@@ -297,19 +299,7 @@ def write_results(path, results):
     Raises:
         ValueError: if a number is not finite (JSON has no way to write it).
     """
-    path = os.fspath(path)
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    # Beside the file, so that the replacement stays on one file system and is atomic.
-    unfinished = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(unfinished, "w", encoding="utf-8") as file:
-            json.dump(results, file, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(unfinished)
+    files.write_whole(path, json.dumps(results, allow_nan=False))
 
 
 def read_results(path):

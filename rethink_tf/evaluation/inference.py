@@ -88,7 +88,7 @@ class Evaluator(orbit.AbstractEvaluator):
                 checkpoint is the best.
             pictures: callable or None, called for the first images of each evaluation with the
                 image's id, its resized pixels uint8 [h, w, 3], and a dict of detections in those
-                pixels: boxes, scores, category_ids and masks [h, w].
+                pixels: boxes, scores, category_ids and an iterator over masks [h, w].
         """
         self._predictor, self._make_batches = predictor, make_batches
         self._num_batches, self._num_images = num_batches, len(ground_truth["images"])
@@ -130,31 +130,44 @@ class Evaluator(orbit.AbstractEvaluator):
         for row, image_id in enumerate(outputs[schema.IMAGE_ID]):
             if image_id == schema.PADDING_IMAGE_ID:
                 continue
-            found = self._in_original(outputs, row)
+            height, width = outputs[schema.ORIGINAL_SIZE][row]
+            found = self._detections(outputs, row, height, width, outputs[schema.IMAGE_SCALE][row])
             rles = None
             if self._predictor.has_masks:
-                height, width = outputs[schema.ORIGINAL_SIZE][row]
-                rles = [
-                    pasting.encode_mask(pasting.paste_mask(mask, box, int(height), int(width)))
-                    for mask, box in zip(found["masks"], found["boxes"], strict=True)
-                ]
+                rles = [pasting.encode_mask(mask) for mask in found["masks"]]
             results += coco_metrics.detections_to_coco(
                 int(image_id), found["boxes"], found["scores"], found["category_ids"], rles
             )
         return results
 
-    def _in_original(self, outputs, row):
-        """Returns the detections of one image, boxes in pixels of the stored image, no padding."""
+    def _detections(self, outputs, row, height, width, scale):
+        """Returns the detections of one image, without padding.
+
+        Args:
+            outputs: of `Predictor`.
+            row: int, the image's row in them.
+            height: int, of the image to place them in, pixels.
+            width: int, the same.
+            scale: float [2], pixels of the network's input by pixel of that image, y and x.
+
+        Returns:
+            dict: boxes float [N, 4], clipped to the image, scores float [N], category_ids int [N]
+            and, with a mask head, masks, an iterator over N uint8 [height, width].
+        """
         valid = outputs["classes"][row] > 0
-        scale, size = outputs[schema.IMAGE_SCALE][row], outputs[schema.ORIGINAL_SIZE][row]
         boxes = outputs["boxes"][row][valid] / np.tile(scale, 2)
+        boxes = np.clip(boxes, 0, np.tile([height, width], 2))
         found = {
-            "boxes": np.clip(boxes, 0, np.tile(size, 2)),
+            "boxes": boxes,
             "scores": outputs["scores"][row][valid],
             "category_ids": self._category_ids[outputs["classes"][row][valid] - 1],
         }
         if self._predictor.has_masks:
-            found["masks"] = outputs["masks"][row][valid]
+            # One at a time: a hundred masks of a large photograph need not be held at once.
+            found["masks"] = (
+                pasting.paste_mask(mask, box, int(height), int(width))
+                for mask, box in zip(outputs["masks"][row][valid], boxes, strict=True)
+            )
         return found
 
     def _show(self, batch, outputs):
@@ -163,20 +176,10 @@ class Evaluator(orbit.AbstractEvaluator):
         images = strategy.experimental_local_results(batch[schema.IMAGE])[0].numpy()
         sizes = strategy.experimental_local_results(batch[schema.IMAGE_SIZE])[0].numpy()
         for row, (image, (height, width)) in enumerate(zip(images, sizes, strict=True)):
-            if outputs[schema.IMAGE_ID][row] == schema.PADDING_IMAGE_ID:
-                continue
-            valid = outputs["classes"][row] > 0
-            found = {
-                "boxes": outputs["boxes"][row][valid],
-                "scores": outputs["scores"][row][valid],
-                "category_ids": self._category_ids[outputs["classes"][row][valid] - 1],
-            }
-            if self._predictor.has_masks:
-                found["masks"] = [
-                    pasting.paste_mask(mask, box, int(height), int(width))
-                    for mask, box in zip(outputs["masks"][row][valid], found["boxes"], strict=True)
-                ]
             image_id = int(outputs[schema.IMAGE_ID][row])
+            if image_id == schema.PADDING_IMAGE_ID:
+                continue
+            found = self._detections(outputs, row, height, width, np.ones(2))
             self.pictures(image_id, image[:height, :width], found)
 
     def _record(self, results, seconds):

@@ -5,13 +5,14 @@ which a small image is enlarged so that its labels can be read.
 """
 
 import colorsys
-import contextlib
-import os
+import io
 import zlib
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from rethink_tf import files
 
 _MIN_LONG_SIDE = 480  # pixels; below that a label of 13 pixels hides what it names
 _MASK_OPACITY = 0.45
@@ -139,19 +140,9 @@ def save_png(path, image):
         path: the file; its folder is made where it is missing.
         image: uint8 [H, W, 3], RGB.
     """
-    path = os.fspath(path)
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    # Beside the file, so that the replacement stays on one file system and is atomic.
-    unfinished = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(unfinished, "wb") as file:
-            Image.fromarray(image).save(file, "PNG")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(unfinished)
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, "PNG")
+    files.write_whole(path, encoded.getvalue())
 
 
 def _check(image, boxes, class_names, scores, masks):

@@ -43,7 +43,7 @@ class SamplePictures:
             image_id: int.
             image: uint8 [h, w, 3], the image as the network saw it, without padding.
             found: dict of detections in its pixels: boxes float [N, 4], scores float [N],
-                category_ids int [N] and, where there are masks, masks [N, h, w].
+                category_ids int [N] and, where there are masks, an iterable of masks [h, w].
         """
         step = int(self._step.numpy())
         position = self._drawn.get(step, 0)
@@ -51,11 +51,12 @@ class SamplePictures:
             return
         self._drawn[step] = position + 1
         shown = np.flatnonzero(found["scores"] >= MIN_SCORE)
+        masks = list(found["masks"]) if "masks" in found else None
         detections = pictures.Objects(
             boxes=found["boxes"][shown],
             class_names=[self._names[found["category_ids"][row]] for row in shown],
             scores=found["scores"][shown],
-            masks=[found["masks"][row] for row in shown] if "masks" in found else None,
+            masks=None if masks is None else [masks[row] for row in shown],
         )
         picture = pictures.side_by_side(image, self._truth(image_id, image.shape[:2]), detections)
         folder = os.path.join(self._model_dir, "pictures")
