@@ -133,8 +133,12 @@ class MaskRCNN(tf_keras.Model):
         def draw_for(purpose):
             return lambda count: draws.uniform(seed, purpose, batch["image_id"], count)
 
-        head = self.rpn(features)
-        outputs = self.rpn.sample(*head, image_size, boxes, classes > 0, draw_for(RPN_DRAWS))
+        # No gradient flows through the proposals; the losses have a head of their own, on the
+        # sampled anchors.
+        head = self.rpn({level: tf.stop_gradient(each) for level, each in features.items()})
+        outputs = self.rpn.sample(
+            features, head[-1], image_size, boxes, classes > 0, draw_for(RPN_DRAWS)
+        )
         proposals, valid = self.rpn.propose(*head, image_size, training=True)
         sampled = self.box_head.sample(proposals, valid, boxes, classes, draw_for(ROI_DRAWS))
         num_rois = min(self.box_head.num_samples, proposals.shape[1] + batch["boxes"].shape[1])

@@ -64,7 +64,7 @@ class RPN(tf_keras.layers.Layer):
         per_cell = {len(sizes) * len(self.aspect_ratios) for sizes in self.anchor_sizes}
         if len(per_cell) != 1:
             raise ValueError(f"RPN: every level needs as many anchor sizes, got {anchor_sizes}.")
-        num_anchors = per_cell.pop()
+        num_anchors = self._num_anchors = per_cell.pop()
         self.negative_below, self.positive_from = negative_below, positive_from
         self.num_samples, self.positive_fraction = num_samples, positive_fraction
         self.pre_nms = {True: train_pre_nms, False: test_pre_nms}
@@ -166,12 +166,15 @@ class RPN(tf_keras.layers.Layer):
         boxes = tf.gather(boxes, kept, batch_dims=1)
         return boxes, tf.where(valid, tf.gather(scores, kept, batch_dims=1), nms.NO_SCORE)
 
-    def sample(self, logits, deltas, anchors, image_size, objects, object_valid, draw):
-        """Draws the anchors that enter the losses.
+    def sample(self, features, anchors, image_size, objects, object_valid, draw):
+        """Draws the anchors that enter the losses and runs the head at their cells alone.
+
+        The losses see a few hundred of some hundred thousand anchors. A backward pass through the
+        head's convolution on every cell would cost as much as a stage of the backbone, nearly all
+        of it products with zero.
 
         Args:
-            logits: dict {level: float32 [B, N_l]}.
-            deltas: dict {level: float32 [B, N_l, 4]}.
+            features: dict {level: [B, H_l, W_l, C]} with static H_l and W_l.
             anchors: dict {level: float32 [N_l, 4]}.
             image_size: int32 [B, 2], pixels.
             objects: float32 [B, M, 4], pixels.
@@ -182,8 +185,6 @@ class RPN(tf_keras.layers.Layer):
             dict: rpn_logits float32 [B, K], rpn_labels int32 [B, K] (1, 0, -1 empty), rpn_deltas
             and rpn_delta_targets float32 [B, K, 4].
         """
-        logits = tf.concat([logits[level] for level in self.levels], axis=1)
-        deltas = tf.concat([deltas[level] for level in self.levels], axis=1)
         anchors = tf.concat([anchors[level] for level in self.levels], axis=0)
         labels, matches = matching.match(
             anchors[tf.newaxis],
@@ -202,9 +203,69 @@ class RPN(tf_keras.layers.Layer):
         targets = box_ops.encode_boxes(
             tf.gather(objects, matches, batch_dims=1), tf.gather(anchors, indices), BOX_WEIGHTS
         )
+        logits, deltas = self._at_anchors(features, indices)
         return {
-            "rpn_logits": tf.gather(logits, indices, batch_dims=1),
+            "rpn_logits": logits,
             "rpn_labels": sampled,
-            "rpn_deltas": tf.gather(deltas, indices, batch_dims=1),
+            "rpn_deltas": deltas,
             "rpn_delta_targets": targets,
         }
+
+    def _at_anchors(self, features, indices):
+        """Runs the head for some anchors: the same numbers as those of `call`, up to rounding.
+
+        Args:
+            features: dict {level: [B, H_l, W_l, C]}.
+            indices: int32 [B, K] of the N anchors.
+
+        Returns:
+            logits float32 [B, K] and deltas float32 [B, K, 4].
+        """
+        patches = self._patches(features, indices // self._num_anchors)
+        shared = tf.nn.relu(_dense(self.conv, patches))
+        anchor = tf.one_hot(indices % self._num_anchors, self._num_anchors)
+        logits = tf.cast(_dense(self.objectness, shared), tf.float32)
+        deltas = tf.cast(_dense(self.deltas, shared), tf.float32)
+        deltas = tf.reshape(deltas, tf.concat([tf.shape(anchor), [4]], axis=0))
+        return (
+            tf.reduce_sum(logits * anchor, axis=-1),
+            tf.reduce_sum(deltas * anchor[..., tf.newaxis], axis=-2),
+        )
+
+    def _patches(self, features, cells):
+        """Returns the 3 x 3 neighbourhoods of cells, zero beyond the border.
+
+        Args:
+            features: dict {level: [B, H_l, W_l, C]}.
+            cells: int32 [B, K], cells of all levels, fine to coarse, rows outermost.
+
+        Returns:
+            [B, K, 9 * C], the features' dtype.
+        """
+        maps = [features[level] for level in self.levels]
+        heights, widths = zip(*(each.shape[1:3] for each in maps), strict=True)
+        counts = [height * width for height, width in zip(heights, widths, strict=True)]
+        starts = tf.cumsum(tf.constant(counts), exclusive=True)
+        rank = tf.reduce_sum(tf.cast(cells[..., tf.newaxis] >= starts, tf.int32), axis=-1) - 1
+        start, height, width = (
+            tf.gather(each, rank)[..., tf.newaxis] for each in (starts, heights, widths)
+        )
+        place = cells[..., tf.newaxis] - start
+        row = place // width + tf.repeat(tf.range(-1, 2), 3)
+        column = place % width + tf.tile(tf.range(-1, 2), [3])
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        image = tf.range(tf.shape(cells)[0])[:, tf.newaxis, tf.newaxis]
+        index = image * sum(counts) + start + row * width + column
+        channels = maps[0].shape[-1]
+        flat = tf.concat(
+            [tf.reshape(each, [-1, each.shape[1] * each.shape[2], channels]) for each in maps], 1
+        )
+        patches = tf.gather(tf.reshape(flat, [-1, channels]), tf.where(inside, index, 0))
+        patches *= tf.cast(inside, patches.dtype)[..., tf.newaxis]
+        return tf.reshape(patches, tf.concat([tf.shape(cells), [9 * channels]], axis=0))
+
+
+def _dense(layer, inputs):
+    """Applies a convolution's kernel and bias to flattened neighbourhoods [..., h * w * C]."""
+    kernel = tf.cast(tf.reshape(layer.kernel, [-1, layer.filters]), inputs.dtype)
+    return tf.linalg.matmul(inputs, kernel) + tf.cast(layer.bias, inputs.dtype)

@@ -60,10 +60,16 @@ class MomentumSGD(tf_keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable):
         place = self._index_dict[self._var_key(variable)]
-        velocity = self.velocities[place]
-        velocity.assign(self.momentum * velocity + tf.convert_to_tensor(gradient))
         rate = tf.cast(self.learning_rate, variable.dtype) * self._rate_factors[place]
-        variable.assign_sub(rate * velocity)
+        # One kernel, in place: momentum * velocity as an op of its own needs nothing of the step,
+        # so TensorFlow would compute it first and hold a second copy of the model all the while.
+        tf.raw_ops.ResourceApplyMomentum(
+            var=variable.handle,
+            accum=self.velocities[place].handle,
+            lr=rate,
+            grad=tf.convert_to_tensor(gradient),
+            momentum=self.momentum,
+        )
 
     def get_config(self):
         return super().get_config() | {

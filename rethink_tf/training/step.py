@@ -64,13 +64,13 @@ class TrainStep:
         num_replicas = self._strategy.num_replicas_in_sync
         variables = self._detector.trainable_variables
         seed = tf.stack([self._seed, tf.cast(self._optimizer.iterations, tf.int32)])
+        decay_loss = self._decay_loss(variables) / num_replicas
         with tf.GradientTape() as tape:
             outputs = self._detector(batch, training=True, seed=seed)
             counts = self._losses_fn.counts(outputs, self._detector.rpn.num_samples)
             if num_replicas > 1:
                 counts = replica.all_reduce(tf.distribute.ReduceOp.MEAN, counts)
             losses = self._losses_fn(outputs, counts)
-            losses["weight_decay"] = self._decay_loss(variables)
             # Every loss was divided by the mean count of a replica, so the sum over the replicas
             # is num_replicas times the mean over the global batch. This is the only place where
             # that factor is taken out; gradients and reported losses are plain sums from here on.
@@ -82,17 +82,31 @@ class TrainStep:
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         if num_replicas > 1:
             gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        gradients = [
+            self._add_decay(gradient, variable)
+            for gradient, variable in zip(gradients, variables, strict=True)
+        ]
         self._optimizer.apply_gradients(
             zip(gradients, variables, strict=True), skip_gradients_aggregation=True
         )
         images = tf.cast(tf.shape(batch["image"])[0] * num_replicas, tf.float32)
         return losses | {
-            "total": total,
+            "weight_decay": decay_loss,
+            "total": total + decay_loss,
             # The norm is that of the summed gradient, the same on every replica.
             "gradient_norm": tf.linalg.global_norm(gradients) / num_replicas,
             "rpn_positives": _count(outputs["rpn_labels"] == 1) / images,
             "roi_positives": _count(outputs["class_targets"] > 0) / images,
         }
+
+    def _add_decay(self, gradient, variable):
+        """Adds the gradient of the decay loss, which is weight_decay times the kernel."""
+        if not optimizer_lib.decays(variable):
+            return gradient
+        # Not in the tape: its products would be ready at the start of the step, and be held as a
+        # second copy of the model until the gradients are there.
+        with tf.control_dependencies([gradient]):
+            return gradient + self._weight_decay * tf.convert_to_tensor(variable)
 
     def _decay_loss(self, variables):
         squares = [tf.nn.l2_loss(each) for each in variables if optimizer_lib.decays(each)]

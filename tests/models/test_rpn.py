@@ -117,17 +117,56 @@ def test_no_gradient_flows_through_proposals():
 
 
 def sample(rpn, objects, size=SIZE):
-    logits, deltas, anchors = head(rpn)
-    # Every anchor's logit is its own row, so that the sampled rows can be read off.
-    logits = {2: tf.range(16.0)[tf.newaxis], 3: tf.range(16.0, 20.0)[tf.newaxis]}
+    # Every cell's feature is its own row among the anchors, and so is its logit.
+    features = {
+        2: tf.tile(tf.reshape(tf.range(16.0), [1, 4, 4, 1]), [1, 1, 1, 2]),
+        3: tf.tile(tf.reshape(tf.range(16.0, 20.0), [1, 2, 2, 1]), [1, 1, 1, 2]),
+    }
+    _, _, anchors = rpn(features)
+    center = np.zeros(rpn.conv.kernel.shape)
+    center[1, 1] = np.eye(2)
+    rpn.conv.kernel.assign(center)
+    rpn.objectness.kernel.assign([[[[1.0], [0.0]]]])
     objects = tf.constant([objects])
     valid = tf.reduce_any(objects > 0, axis=-1)
 
     def draw(count):
         return tf.linspace([0.9], [0.0], count, axis=1)
 
-    sampled = rpn.sample(logits, deltas, anchors, size, objects, valid, draw)
+    sampled = rpn.sample(features, anchors, size, objects, valid, draw)
     return {key: value[0].numpy() for key, value in sampled.items()}
+
+
+def test_the_head_at_the_sampled_anchors_is_the_whole_head():
+    """Outputs and gradients are those of the convolution on every cell, gathered."""
+    rpn = RPN(8, anchor_sizes=((4, 6), (8, 12)), num_samples=24)
+    features = {2: tf.random.normal([2, 4, 4, 5]), 3: tf.random.normal([2, 2, 2, 5])}
+    rpn(features)
+    for layer in (rpn.conv, rpn.objectness, rpn.deltas):
+        layer.kernel.assign(tf.random.normal(layer.kernel.shape))
+        layer.bias.assign(tf.random.normal(layer.bias.shape))
+    # Corners, borders, the inside and both levels; the same anchor twice.
+    indices = tf.constant([[0, 5, 33, 33, 94, 97, 119], [90, 40, 18, 60, 100, 110, 23]])
+    inputs = [*features.values(), *rpn.trainable_variables]
+
+    def outputs_and_gradients(compute):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            logits, deltas = compute()
+            value = tf.reduce_sum(tf.sin(logits)) + tf.reduce_sum(tf.sin(deltas))
+        return [logits, deltas, *tape.gradient(value, inputs)]
+
+    def whole():
+        logits, deltas, _ = rpn(features)
+        return tuple(
+            tf.gather(tf.concat([each[2], each[3]], 1), indices, batch_dims=1)
+            for each in (logits, deltas)
+        )
+
+    ours = outputs_and_gradients(lambda: rpn._at_anchors(features, indices))
+    for found, expected in zip(ours, outputs_and_gradients(whole), strict=True):
+        found, expected = tf.convert_to_tensor(found), tf.convert_to_tensor(expected)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_sample_by_hand():
