@@ -54,7 +54,10 @@ def resize_and_pad(image, size, bucket):
     # The cast cuts off what is behind the point, so this rounds; values lie in 0..255.
     rounded = tf.cast(resized + 0.5, tf.uint8)
     bottom, right = tf.unstack(bucket - size)
-    return tf.pad(rounded, [[0, bottom], [0, right], [0, 0]])
+    # As rows of bytes: padded as rows of pixels, it would be copied three bytes at a time.
+    rows = tf.reshape(rounded, [size[0], size[1] * 3])
+    padded = tf.pad(rows, [[0, bottom], [0, right * 3]])
+    return tf.reshape(padded, [bucket[0], bucket[1], 3])
 
 
 def choose_objects(boxes, is_crowd, max_objects):

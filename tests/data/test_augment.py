@@ -59,6 +59,15 @@ def test_resize_by_hand_and_padding():
     assert out[..., 0].tolist() == [[10, 13, 18, 20, 0, 0], [0] * 6]
 
 
+def test_padding_leaves_the_content_and_zeros():
+    image = np.random.default_rng(2).integers(0, 256, [7, 5, 3], np.uint8)
+
+    for height, width in ((7, 5), (9, 5), (7, 8), (10, 11)):
+        out = augment.resize_and_pad(tf.constant(image), [7, 5], tf.constant([height, width]))
+        expected = np.pad(image, [(0, height - 7), (0, width - 5), (0, 0)])
+        np.testing.assert_array_equal(out, expected)
+
+
 @pytest.mark.parametrize("size", [(75, 100), (30, 40), (75, 40)])
 def test_resize_is_that_of_pil(size):
     image = np.random.default_rng(0).integers(0, 256, [50, 60, 3], np.uint8)

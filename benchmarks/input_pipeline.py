@@ -1,0 +1,284 @@
+"""The input pipeline of training: ours against Model Garden's own, from the same records.
+
+    python -m benchmarks.input_pipeline
+    python -m benchmarks.input_pipeline --data=DIR    (made by python -m rethink_tf.data.coco)
+
+Each side reads, decodes, mirrors half of the images, resizes them to `--min_side` within
+`--max_side`, pads them and crops the masks; nothing consumes the batches. Without `--data`, images
+with the statistics of COCO's photographs are drawn (`photographs`).
+
+Every side is also run under `tf.config.experimental.enable_op_determinism`, which experiments turn
+on where they train on a CPU: TensorFlow then runs an input pipeline in one thread and without
+prefetching, as soon as it holds any op with a state.
+
+What differs in the work, all of it in favour of Model Garden but the matching:
+
+- Model Garden has one fixed shape for all images. By default it gets min_side x max_side, which
+  pads to the shape of our landscape bucket: landscape images come out as large as ours, portrait
+  ones at most min_side high, with 0.56 of our pixels. 1344 x 1344 (`--peer_size`), the shape in
+  which no image comes out smaller than ours, is more work.
+- It decodes JPEG with the fast transform, which is up to 18 levels off the accurate one.
+- It matches anchors to objects here, which cannot be switched off, and we do in the training step.
+  The time of the matching alone is measured too, and a row says what would be without it.
+
+Rates and CPU time are those of a window of `--seconds` in the steady state; each turn starts the
+data set anew, so that no side prefetches while the other is measured. Arithmetic does not count
+here, so that there is no share of the machine's matrix-product rate.
+"""
+
+import argparse
+import gc
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+
+from benchmarks import harness
+
+# Mask R-CNN R50-FPN: 16 images in 0.261 s on 8 V100.
+# Source: MODEL_ZOO.md of Detectron2, "COCO Instance Segmentation Baselines".
+V100_IMAGES_PER_SECOND = 7.7
+SIDES = ("ours", "Model Garden", "ours, deterministic", "Model Garden, deterministic")
+COLUMNS = (
+    "side",
+    "images/s",
+    "ratio",
+    "CPU ms an image",
+    "images/s a core",
+    "accelerators fed",
+    "peak memory GB",
+    "of it for data GB",
+)
+
+
+def make_parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=harness.HelpFormatter)
+    harness.add_arguments(parser, "input_pipeline")
+    parser.add_argument("--data", default=None, help="record directory; drawn if not given")
+    parser.add_argument("--photographs", type=int, default=64, help="images to draw, 4 or more")
+    parser.add_argument("--images", type=int, default=2, help="a batch")
+    parser.add_argument("--min_side", type=int, default=800, help="pixels")
+    parser.add_argument("--max_side", type=int, default=1333, help="pixels")
+    parser.add_argument(
+        "--peer_size", type=int, nargs=2, default=None, metavar=("H", "W"),
+        help="Model Garden's image shape, pixels; min_side x max_side if not given",
+    )  # fmt: skip
+    parser.add_argument("--peer_dtype", default="float32", help="of Model Garden's images")
+    parser.add_argument("--seconds", type=float, default=3.0, help="a measurement")
+    parser.add_argument("--warmup_seconds", type=float, default=1.5, help="before it")
+    parser.add_argument(
+        "--accelerator_images_per_second", type=float, default=V100_IMAGES_PER_SECOND,
+        help="training speed of an accelerator; default: V100, R50-FPN, Detectron2's model zoo",
+    )  # fmt: skip
+    return parser
+
+
+def make_ours(flags):
+    """Returns our data set and figures of its making."""
+    from rethink_tf.data import records
+    from rethink_tf.data.pipeline import Pipeline
+
+    category_ids = [category["id"] for category in records.load_categories(flags.data)]
+    pipeline = Pipeline(min_side=flags.min_side, max_side=flags.max_side)
+    return pipeline.training(flags.data, category_ids, flags.images, flags.seed), {}
+
+
+def make_peer_task(flags):
+    """Returns Model Garden's task and the configuration of its training data."""
+    from official.vision.configs import maskrcnn as configs
+    from official.vision.tasks import maskrcnn as tasks
+
+    size = flags.peer_size or (flags.min_side, flags.max_side)
+    model = configs.MaskRCNN(num_classes=91, input_size=[*size, 3])
+    data = configs.DataConfig(
+        input_path=os.path.join(flags.data, "*.tfrecord"),
+        is_training=True,
+        global_batch_size=flags.images,
+        dtype=flags.peer_dtype,
+        # Enough to shuffle all of a small data set; its own 10,000 records take 2 GB.
+        shuffle_buffer_size=256,
+        seed=flags.seed,
+        parser=configs.Parser(aug_rand_hflip=True),
+    )
+    return tasks.MaskRCNNTask(configs.MaskRCNNTask(model=model)), data
+
+
+def make_peer(flags):
+    """Returns Model Garden's data set and the CPU seconds an image that its matching takes."""
+    task, data = make_peer_task(flags)
+    dataset = task.build_inputs(data)
+    return dataset, {"matching_cpu_seconds": measure_matching(task, data, dataset)}
+
+
+def measure_matching(task, data, dataset, num_batches=10):
+    """Times the matching of anchors as Model Garden's parser does it.
+
+    Args:
+        task: `MaskRCNNTask`.
+        data: its configuration of the data.
+        dataset: what it built from them.
+        num_batches: int, whose objects are matched.
+
+    Returns:
+        float, CPU seconds an image.
+    """
+    import tensorflow as tf
+    from official.vision.ops import anchor
+
+    model = task.task_config.model
+    generator = anchor.build_anchor_generator(
+        model.min_level,
+        model.max_level,
+        model.anchor.num_scales,
+        model.anchor.aspect_ratios,
+        model.anchor.anchor_size,
+    )
+    parser = data.parser
+    labeler = anchor.RpnAnchorLabeler(
+        parser.rpn_match_threshold,
+        parser.rpn_unmatched_threshold,
+        parser.rpn_batch_size_per_im,
+        parser.rpn_fg_fraction,
+    )
+    shape = tuple(dataset.element_spec[0].shape[1:3])
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4]), tf.TensorSpec([None, 1])])
+    def match(boxes, classes):
+        return labeler.label_anchors(generator(image_size=shape), boxes, classes)
+
+    objects = []
+    for _, labels in dataset.take(num_batches):
+        for boxes, classes in zip(labels["gt_boxes"], labels["gt_classes"], strict=True):
+            used = classes >= 0
+            objects.append((boxes[used], tf.cast(classes[used], tf.float32)[:, tf.newaxis]))
+    gc.collect()
+    time.sleep(1)  # until the data set's threads have ended
+    seconds = []
+    for one in objects[:1] + objects:
+        start = time.process_time()
+        match(*one)
+        seconds.append(time.process_time() - start)
+    return statistics.fmean(seconds[1:])
+
+
+def work(flags):
+    """Makes the data set of one side, and the work of drawing batches from it."""
+    import tensorflow as tf
+    import tf_keras
+
+    tf_keras.utils.set_random_seed(flags.seed)
+    side, _, deterministic = flags.worker.partition(", ")
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    make = {"ours": make_ours, "Model Garden": make_peer}[side]
+    if side == "Model Garden":
+        import official.vision.tasks.maskrcnn  # noqa: F401  before memory is measured
+    before = harness.peak_bytes()
+    dataset, figures = make(flags)
+    return lambda: draw(dataset, flags) | {"start_bytes": before}, figures
+
+
+def draw(dataset, flags):
+    """Draws batches for the time that the flags say; returns rates of the measured window."""
+    batches = iter(dataset)
+    end = time.perf_counter() + flags.warmup_seconds
+    next(batches)
+    while time.perf_counter() < end:
+        next(batches)
+    count, cpu, start = 0, time.process_time(), time.perf_counter()
+    while time.perf_counter() < start + flags.seconds:
+        next(batches)
+        count += flags.images
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    del batches
+    gc.collect()
+    return {"images": count, "images_per_second": count / seconds, "cpu_seconds": cpu / count}
+
+
+def make_rows(measured, matching, flags):
+    """Turns the runs of all sides into the rows of the table.
+
+    Args:
+        measured: {side: runs} of `harness.interleave`.
+        matching: float, CPU seconds an image of Model Garden's matching.
+        flags: of `make_parser`.
+
+    Returns:
+        list of lists, by `COLUMNS`.
+    """
+    peer_rate = harness.median(measured["Model Garden"], "images_per_second")
+    rows = []
+    for side in SIDES:
+        runs = measured[side]
+        rate, cpu = (harness.median(runs, key) for key in ("images_per_second", "cpu_seconds"))
+        peak = max(run["peak_bytes"] for run in runs) / 1e9
+        memory = [peak, peak - runs[0]["start_bytes"] / 1e9]
+        rows.append([side, rate, cpu, *memory])
+        if side == "Model Garden":
+            # All its time is that of its cores, so that less work is so much faster.
+            less = cpu - matching
+            rows.append([f"{side} without matching, computed", rate * cpu / less, less, None, None])
+    return [
+        [side, rate, rate / peer_rate, 1e3 * cpu, 1 / cpu,
+         rate / flags.accelerator_images_per_second, *memory]
+        for side, rate, cpu, *memory in rows
+    ]  # fmt: skip
+
+
+def run(flags):
+    """Measures all sides on the records of `flags.data`, and reports."""
+    options = [
+        f"--{name}={getattr(flags, name)}"
+        for name in ("data", "seed", "images", "min_side", "max_side", "peer_dtype", "seconds",
+                     "warmup_seconds")
+    ]  # fmt: skip
+    if flags.peer_size:
+        options += ["--peer_size", *map(str, flags.peer_size)]
+    workers = []
+    try:
+        for side in SIDES:
+            workers.append(harness.Worker("benchmarks.input_pipeline", side, options))
+        measured = harness.interleave(workers, flags.repetitions)
+    finally:
+        for worker in workers:
+            worker.stop()
+    matching = workers[SIDES.index("Model Garden")].ready["matching_cpu_seconds"]
+    rows = make_rows(measured, matching, flags)
+    harness.print_table(
+        f"Input of training, {flags.min_side}/{flags.max_side} with masks, {flags.images} images a "
+        f"batch, {harness.machine()['cores']} cores; ratio to Model Garden without determinism",
+        list(COLUMNS),
+        rows,
+    )
+    print(
+        f"\nModel Garden's matching of anchors takes {1e3 * matching:.1f} ms an image of its CPU "
+        f"time.\nAn accelerator trains on {flags.accelerator_images_per_second} images/s "
+        "(--accelerator_images_per_second)."
+    )
+    return {
+        "flags": {key: value for key, value in vars(flags).items() if key != "output"},
+        "table": [dict(zip(COLUMNS, row, strict=True)) for row in rows],
+        "matching_cpu_seconds": matching,
+        "runs": measured,
+    }
+
+
+def main():
+    flags = make_parser().parse_args()
+    if flags.worker:
+        harness.serve(lambda: work(flags))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        if flags.data is None:
+            from benchmarks import photographs
+
+            flags.data = photographs.make_records(
+                pathlib.Path(folder) / "data", flags.photographs, flags.seed
+            )
+        report = run(flags)
+    harness.write_json(flags.output, report)
+
+
+if __name__ == "__main__":
+    main()
