@@ -4,6 +4,7 @@ import tensorflow as tf
 import tf_keras
 
 from rethink_tf.layers import normalization
+from rethink_tf.ops import convolution
 
 
 def msra():
@@ -54,6 +55,11 @@ class Conv2D(tf_keras.layers.Conv2D):
             margin = [self._margin, self._margin]
             inputs = tf.pad(inputs, [[0, 0], margin, margin, [0, 0]])
         return super().call(inputs)
+
+    def convolution_op(self, inputs, kernel):
+        if self.kernel_size == (3, 3) and self.strides == (1, 1):
+            return convolution.conv2d_3x3(inputs, tf.convert_to_tensor(kernel))
+        return super().convolution_op(inputs, kernel)
 
 
 class ConvNorm(tf_keras.layers.Layer):
