@@ -24,7 +24,7 @@ MIN_PART, MAX_PART = 0.04, 0.8
 GRAIN, JPEG_QUALITY = 10.0, 92
 
 
-def make_records(directory, num_images, seed, num_shards=4):
+def make_records(directory, num_images, seed, num_shards=4, num_objects=OBJECTS_AN_IMAGE):
     """Draws photographs, writes them as a COCO data set and converts it with the project's tool.
 
     The same arguments give the same records.
@@ -34,6 +34,8 @@ def make_records(directory, num_images, seed, num_shards=4):
         num_images: int, at least num_shards.
         seed: int.
         num_shards: int.
+        num_objects: float >= 1, objects an image on average; their number is distributed
+            geometrically and at most eight times that.
 
     Returns:
         str, the record directory.
@@ -45,7 +47,7 @@ def make_records(directory, num_images, seed, num_shards=4):
     for image_id in range(1, num_images + 1):
         generator = np.random.default_rng([seed, image_id])
         height, width = SIZES[generator.choice(len(SIZES), p=SIZE_SHARES)]
-        outlines = draw_outlines(generator, height, width)
+        outlines = draw_outlines(generator, height, width, num_objects)
         picture = paint(generator, height, width, outlines)
         name = f"{image_id:06d}.jpg"
         picture.save(folder / name, "JPEG", quality=JPEG_QUALITY)
@@ -61,19 +63,20 @@ def make_records(directory, num_images, seed, num_shards=4):
     return records
 
 
-def draw_outlines(generator, height, width):
+def draw_outlines(generator, height, width, num_objects):
     """Draws the outlines of one image's objects: ellipses with up to a third of unevenness.
 
     Args:
         generator: numpy Generator.
         height: int, pixels.
         width: int, pixels.
+        num_objects: float, the mean of their number.
 
     Returns:
         list of float [P, 2], (x, y), pixels, within the image.
     """
     outlines = []
-    for _ in range(min(generator.geometric(1 / OBJECTS_AN_IMAGE), 60)):
+    for _ in range(min(generator.geometric(1 / num_objects), round(8 * num_objects))):
         extent = np.exp(generator.uniform(np.log(MIN_PART), np.log(MAX_PART), 2))
         radii = extent * [width, height] / 2
         centre = radii + generator.uniform(0, 1, 2) * ([width, height] - 2 * radii)
