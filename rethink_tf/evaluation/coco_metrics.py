@@ -1,23 +1,21 @@
-"""COCO's box and mask metrics by pycocotools, and the files and tables that hold them.
+"""COCO's box and mask metrics, and the files and tables that hold them.
 
 Boxes are converted here from (y1, x1, y2, x2) to COCO's (x, y, width, height); class indices have
 been mapped to the data set's category ids by the caller. Letters: N detections of one image.
 """
 
 import contextlib
+import gc
 import io
 import json
-import os
 import time
 from collections import Counter
 
 import numpy as np
 from absl import logging
-from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from rethink_tf import files
+from rethink_tf.evaluation import coco_columns, coco_engines
 
 # The order of pycocotools' `COCOeval.stats`. AP is over IoU 0.50:0.05:0.95; s, m and l are objects
 # below 32^2, below 96^2 and from 96^2 pixels on; AR1, AR10, AR100 allow that many detections.
@@ -69,14 +67,15 @@ def detections_to_coco(image_id, boxes, scores, category_ids, rles=None):
 
 
 def evaluate(ground_truth, results, iou_types=("bbox", "segm"), image_ids=None, class_names=None):
-    """Computes COCO's metrics.
+    """Computes COCO's metrics, by faster-coco-eval where it is installed.
 
     Crowd regions are ignored as COCO does: a detection inside of one counts neither as right nor as
     wrong. A metric without any ground truth is -1. Where the ground truth has no masks at all, all
     mask metrics are -1, with a warning.
 
     Args:
-        ground_truth: dict in COCO's form, or the path of its JSON file. Not changed.
+        ground_truth: dict in COCO's form, or the path of its JSON file, or
+            `coco_columns.GroundTruth`, whose masks are made once for all calls. Not changed.
         results: list of dicts in COCO's result form, for these images. Not changed. For "bbox" a
             result without "bbox" gets the box around its mask.
         iou_types: of "bbox" and "segm".
@@ -95,49 +94,67 @@ def evaluate(ground_truth, results, iou_types=("bbox", "segm"), image_ids=None, 
     unknown = [iou_type for iou_type in iou_types if iou_type not in METRIC_PREFIXES]
     if unknown:
         raise ValueError(f"iou_types must be of {list(METRIC_PREFIXES)}, found {unknown}")
-    truth = _load_ground_truth(ground_truth)
-    images = {image["id"]: image for image in truth["images"]}
-    names = _class_names(truth["categories"], class_names)
-    _check_results(results, images, names)
-    if image_ids is not None:
-        missing = sorted(set(image_ids) - set(images))
-        if missing:
-            raise ValueError(f"image_ids {missing[:10]} are not in the ground truth")
-        kept = set(image_ids)
-        images = {image_id: image for image_id, image in images.items() if image_id in kept}
-
-    annotations = [entry for entry in truth["annotations"] if entry["image_id"] in images]
-    results = [result for result in results if result["image_id"] in images]
-    metrics = {}
-    for iou_type in iou_types:
+    with _without_collections():
         started = time.monotonic()
-        prefix = METRIC_PREFIXES[iou_type]
-        evaluator = _run_coco(iou_type, images, truth["categories"], annotations, results)
-        metrics.update(_collect(evaluator, prefix, names))
-        logging.info(
-            "COCO %s metrics of %d detections in %d images took %.1f s",
-            prefix,
-            len(results),
-            len(images),
-            time.monotonic() - started,
-        )
+        truth = ground_truth
+        if not isinstance(truth, coco_columns.GroundTruth):
+            truth = coco_columns.GroundTruth(ground_truth)
+        names = _class_names(truth.categories, class_names)
+        found = coco_columns.Results(results, truth)
+        kept = _kept(truth, image_ids)
+        name, measure = coco_engines.choose()
+        metrics = {}
+        for iou_type in iou_types:
+            evaluator = _measure(measure, iou_type, truth, found, kept)
+            metrics.update(_collect(evaluator, METRIC_PREFIXES[iou_type], names))
+    logging.info(
+        "COCO metrics of %d detections in %d images by %s took %.1f s",
+        np.count_nonzero(kept[found.images]),
+        np.count_nonzero(kept),
+        name,
+        time.monotonic() - started,
+    )
     return metrics
 
 
-def _load_ground_truth(ground_truth):
-    """Returns the COCO dict, read from its file where a path is given."""
-    where = "the ground truth"
-    if not isinstance(ground_truth, dict):
-        where = os.fspath(ground_truth)
-        with open(where, encoding="utf-8") as file:
-            try:
-                ground_truth = json.load(file)
-            except ValueError as error:
-                raise ValueError(f"{where} is not JSON: {error}") from error
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(ground_truth, dict) or not isinstance(ground_truth.get(key), list):
-            raise ValueError(f"{where} is not in COCO form: it has no list '{key}'")
-    return ground_truth
+@contextlib.contextmanager
+def _without_collections():
+    """Stops Python's search for cycles: it would walk all results again whenever lists grow."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _kept(truth, image_ids):
+    """Returns bool [I], which images count."""
+    if image_ids is None:
+        return np.ones(len(truth.images), bool)
+    missing = sorted(set(image_ids) - set(truth.images))
+    if missing:
+        raise ValueError(f"image_ids {missing[:10]} are not in the ground truth")
+    kept = np.zeros(len(truth.images), bool)
+    kept[[truth.image_positions[image_id] for image_id in image_ids]] = True
+    return kept
+
+
+def _measure(measure, iou_type, truth, found, kept):
+    """Returns pycocotools' evaluator with its summary, None where there is nothing to measure."""
+    if not kept.any() or not truth.categories:
+        return None
+    objects = truth.instances(iou_type, kept)
+    if objects is None:
+        logging.warning("The ground truth has no masks: all mask metrics are -1")
+        return None
+    detections = found.instances(iou_type, kept)
+    sizes = len(truth.images), len(truth.category_positions)
+    evaluator = measure(iou_type, objects, detections, *sizes)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator.summarize()
+    return evaluator
 
 
 def _class_names(categories, class_names):
@@ -149,128 +166,6 @@ def _class_names(categories, class_names):
         key: name if count[name] == 1 else f"{name} (id {key})"
         for key, name in sorted(names.items())
     }
-
-
-def _check_results(results, images, names):
-    """Raises ValueError, naming the entry, for what pycocotools would count wrongly or crash on."""
-    for index, result in enumerate(results):
-        for key in ("image_id", "category_id", "score"):
-            if key not in result:
-                raise ValueError(f"result {index} has no '{key}'")
-        where = f"result {index} (image {result['image_id']})"
-        if result["image_id"] not in images:
-            raise ValueError(
-                f"{where}: the ground truth has no image with id {result['image_id']}; "
-                "the detections belong to other images"
-            )
-        if result["category_id"] not in names:
-            raise ValueError(
-                f"{where}: the ground truth has no category with id {result['category_id']}; "
-                "class indices must be mapped to the data set's ids"
-            )
-        if not np.isfinite(result["score"]):
-            raise ValueError(f"{where}: the score is {result['score']}; it must be finite")
-        box = result.get("bbox", [0, 0, 0, 0])
-        if len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) < 0:
-            raise ValueError(f"{where}: bbox must be finite [x, y, width, height], found {box}")
-
-
-def _run_coco(iou_type, images, categories, annotations, results):
-    """Returns pycocotools' evaluator after its run, None where there is nothing to measure."""
-    if not images or not categories:
-        return None
-    if iou_type == "segm" and annotations and not any(a.get("segmentation") for a in annotations):
-        logging.warning("The ground truth has no masks: all mask metrics are -1")
-        return None
-    make_result = _mask_result if iou_type == "segm" else _box_result
-    # pycocotools takes the id 0 of an annotation for "no match", and keeps one of several that
-    # share an id, so that both sides are numbered here, from 1. The copies are for pycocotools to
-    # write into.
-    truth_entries = [
-        dict(_truth_entry(annotation, iou_type, images), id=number)
-        for number, annotation in enumerate(annotations, start=1)
-    ]
-    result_entries = [
-        dict(make_result(index, result, images), id=index + 1, iscrowd=0)
-        for index, result in enumerate(results)
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = _as_coco(images, categories, truth_entries)
-        for entry in truth_entries:
-            if "area" not in entry:
-                entry["area"] = float(coco_mask.area(truth.annToRLE(entry)))
-        evaluator = COCOeval(truth, _as_coco(images, categories, result_entries), iou_type)
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-    return evaluator
-
-
-def _as_coco(images, categories, annotations):
-    """Returns pycocotools' index of these entries. (Its loadRes fails on an empty list.)"""
-    coco = COCO()
-    coco.dataset = {
-        "images": list(images.values()),
-        "categories": categories,
-        "annotations": annotations,
-    }
-    coco.createIndex()
-    return coco
-
-
-def _truth_entry(annotation, iou_type, images):
-    """Returns a copy of a ground truth annotation with all that pycocotools reads."""
-    where = f"annotation {annotation.get('id')} of image {annotation['image_id']}"
-    needed = "segmentation" if iou_type == "segm" else "bbox"
-    if not annotation.get(needed):
-        raise ValueError(
-            f"{where} has no '{needed}': add it, or leave '{iou_type}' out of iou_types"
-        )
-    entry = dict(annotation, iscrowd=int(annotation.get("iscrowd", 0)))
-    if iou_type == "segm":
-        _image_size(images[annotation["image_id"]])
-    elif "area" not in entry:
-        entry["area"] = annotation["bbox"][2] * annotation["bbox"][3]
-    return entry
-
-
-def _box_result(index, result, images):
-    """Returns a detection as pycocotools compares boxes: its area is the box's."""
-    del images
-    if "bbox" in result:
-        box = [float(value) for value in result["bbox"]]
-    elif result.get("segmentation"):
-        box = coco_mask.toBbox(result["segmentation"]).tolist()
-    else:
-        raise ValueError(f"result {index} (image {result['image_id']}) has no 'bbox'")
-    kept = {key: result[key] for key in ("image_id", "category_id", "score")}
-    return dict(kept, bbox=box, area=box[2] * box[3])
-
-
-def _mask_result(index, result, images):
-    """Returns a detection as pycocotools compares masks: its area is the mask's."""
-    where = f"result {index} (image {result['image_id']})"
-    lengths = result.get("segmentation")
-    if not isinstance(lengths, dict) or not isinstance(lengths.get("counts"), (str, bytes)):
-        raise ValueError(
-            f"{where}: 'segmentation' must be compressed run lengths; for detections without "
-            "masks leave 'segm' out of iou_types"
-        )
-    size = _image_size(images[result["image_id"]])
-    if list(lengths.get("size", ())) != size:
-        raise ValueError(
-            f"{where}: the mask's size is {lengths.get('size')}, that of the image {size} "
-            "(height, width)"
-        )
-    kept = {key: result[key] for key in ("image_id", "category_id", "score")}
-    return dict(kept, segmentation=lengths, area=float(coco_mask.area(lengths)))
-
-
-def _image_size(image):
-    """Returns [height, width], which mask metrics need."""
-    if "height" not in image or "width" not in image:
-        raise ValueError(f"image {image['id']} of the ground truth has no 'height' and 'width'")
-    return [image["height"], image["width"]]
 
 
 def _collect(evaluator, prefix, names):

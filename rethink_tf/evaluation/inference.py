@@ -1,9 +1,11 @@
 """Runs a detector over a data set and turns its detections into COCO metrics.
 
+While a batch is predicted, threads paste and encode the masks of the one before.
+
 Letters: B images, D detections an image, S side of a mask.
 """
 
-import functools
+import itertools
 import json
 import os
 import time
@@ -15,7 +17,7 @@ import tqdm
 from absl import logging
 
 from rethink_tf.data import schema
-from rethink_tf.evaluation import coco_metrics, pasting
+from rethink_tf.evaluation import coco_columns, coco_metrics, overlap, pasting
 
 
 class Predictor:
@@ -92,9 +94,9 @@ class Evaluator(orbit.AbstractEvaluator):
         """
         self._predictor, self._make_batches = predictor, make_batches
         self._num_batches, self._num_images = num_batches, len(ground_truth["images"])
-        # Not an attribute of its own: Orbit's base class would wrap every list and dict in it,
-        # and pycocotools takes plain ones only.
-        self._measure = functools.partial(coco_metrics.evaluate, ground_truth)
+        # Not as a dict: Orbit's base class would wrap every list and dict in it, and pycocotools
+        # takes plain ones only.
+        self._ground_truth = coco_columns.GroundTruth(ground_truth)
         self._category_ids = np.asarray(sorted(category_ids))
         self._model_dir, self._step, self._is_chief = model_dir, step, is_chief
         self.pictures = pictures
@@ -114,31 +116,38 @@ class Evaluator(orbit.AbstractEvaluator):
         batches = tqdm.tqdm(
             self._make_batches(), "evaluating", self._num_batches, disable=not self._is_chief
         )
-        for position, batch in enumerate(batches):
-            outputs = self._predictor(batch)
-            results += self._results(outputs)
-            if position == 0 and self.pictures and self._is_chief:
-                self._show(batch, outputs)
+        with overlap.InOrder(self._results) as background:
+            for position, batch in enumerate(batches):
+                outputs = self._predictor(batch)
+                for row, image_id in enumerate(outputs[schema.IMAGE_ID]):
+                    if image_id != schema.PADDING_IMAGE_ID:
+                        results += itertools.chain(*background.put(outputs, row))
+                if position == 0 and self.pictures and self._is_chief:
+                    self._show(batch, outputs)
+            results += itertools.chain(*background.finish())
         iou_types = ("bbox", "segm") if self._predictor.has_masks else ("bbox",)
-        self.metrics = self._measure(results, iou_types)
+        self.metrics = coco_metrics.evaluate(self._ground_truth, results, iou_types)
         if self._is_chief:
             self._record(results, time.monotonic() - start)
 
-    def _results(self, outputs):
-        """Returns the COCO results of a global batch."""
-        results = []
-        for row, image_id in enumerate(outputs[schema.IMAGE_ID]):
-            if image_id == schema.PADDING_IMAGE_ID:
-                continue
-            height, width = outputs[schema.ORIGINAL_SIZE][row]
-            found = self._detections(outputs, row, height, width, outputs[schema.IMAGE_SCALE][row])
-            rles = None
-            if self._predictor.has_masks:
-                rles = [pasting.encode_mask(mask) for mask in found["masks"]]
-            results += coco_metrics.detections_to_coco(
-                int(image_id), found["boxes"], found["scores"], found["category_ids"], rles
-            )
-        return results
+    def _results(self, outputs, row):
+        """Returns the COCO results of one image of a global batch. Runs in a thread."""
+        image_id = int(outputs[schema.IMAGE_ID][row])
+        height, width = outputs[schema.ORIGINAL_SIZE][row].tolist()
+        found = self._detections(outputs, row, height, width, outputs[schema.IMAGE_SCALE][row])
+        rles = None
+        if self._predictor.has_masks:
+            try:
+                rles = pasting.paste_and_encode(found["masks"], found["boxes"], height, width)
+            except ValueError as error:
+                raise ValueError(f"Detections of image {image_id}: {error}") from error
+        return coco_metrics.detections_to_coco(
+            image_id,
+            found["boxes"],
+            found["scores"],
+            found["category_ids"],
+            rles,
+        )
 
     def _detections(self, outputs, row, height, width, scale):
         """Returns the detections of one image, without padding.
@@ -152,22 +161,17 @@ class Evaluator(orbit.AbstractEvaluator):
 
         Returns:
             dict: boxes float [N, 4], clipped to the image, scores float [N], category_ids int [N]
-            and, with a mask head, masks, an iterator over N uint8 [height, width].
+            and, with a mask head, masks float [N, S, S], in their boxes.
         """
         valid = outputs["classes"][row] > 0
         boxes = outputs["boxes"][row][valid] / np.tile(scale, 2)
-        boxes = np.clip(boxes, 0, np.tile([height, width], 2))
         found = {
-            "boxes": boxes,
+            "boxes": np.clip(boxes, 0, np.tile([height, width], 2)),
             "scores": outputs["scores"][row][valid],
             "category_ids": self._category_ids[outputs["classes"][row][valid] - 1],
         }
         if self._predictor.has_masks:
-            # One at a time: a hundred masks of a large photograph need not be held at once.
-            found["masks"] = (
-                pasting.paste_mask(mask, box, int(height), int(width))
-                for mask, box in zip(outputs["masks"][row][valid], boxes, strict=True)
-            )
+            found["masks"] = outputs["masks"][row][valid]
         return found
 
     def _show(self, batch, outputs):
@@ -180,6 +184,12 @@ class Evaluator(orbit.AbstractEvaluator):
             if image_id == schema.PADDING_IMAGE_ID:
                 continue
             found = self._detections(outputs, row, height, width, np.ones(2))
+            if "masks" in found:
+                # One at a time: a hundred masks of a large photograph need not be held at once.
+                found["masks"] = (
+                    pasting.paste_mask(mask, box, int(height), int(width))
+                    for mask, box in zip(found["masks"], found["boxes"], strict=True)
+                )
             self.pictures(image_id, image[:height, :width], found)
 
     def _record(self, results, seconds):

@@ -1,0 +1,346 @@
+"""Ground truth and results in COCO's form, checked and turned into columns.
+
+Half a million detections are too many for checks one by one: here whole columns are read and
+compared at once, and entries are looked at singly only to say which of them is wrong.
+Letters: N entries, I images and K categories, both counted from 0 in the order of their ids.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+from operator import itemgetter
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+_NO_BOX = (np.nan,) * 4
+# pycocotools 2.0.11 fails on longer lists of masks with NumPy 2.
+_MASKS_AT_ONCE = 255
+
+
+@dataclasses.dataclass(frozen=True)
+class Instances:
+    """Objects or detections as they are compared by box or by mask.
+
+    Fields:
+        images: int64 [N], 0 to I - 1.
+        categories: int64 [N], 0 to K - 1.
+        areas: float64 [N], pixels: of the box or of the mask.
+        shapes: float64 [N, 4], (x, y, width, height), or N compressed run lengths.
+        scores: float64 [N], None for ground truth.
+        crowds: int64 [N], 1 for a crowd region, None for detections.
+    """
+
+    images: np.ndarray
+    categories: np.ndarray
+    areas: np.ndarray
+    shapes: np.ndarray | list
+    scores: np.ndarray | None = None
+    crowds: np.ndarray | None = None
+
+    def take(self, rows):
+        """Returns the instances of these rows, in their order."""
+
+        def pick(column):
+            if isinstance(column, list):
+                return [column[row] for row in rows.tolist()]
+            return None if column is None else column[rows]
+
+        return Instances(*(pick(getattr(self, field.name)) for field in dataclasses.fields(self)))
+
+
+class GroundTruth:
+    """A ground truth, read once and measured against any number of times."""
+
+    def __init__(self, ground_truth):
+        """Reads it.
+
+        Args:
+            ground_truth: dict in COCO's form, or the path of its JSON file. Not changed.
+
+        Raises:
+            ValueError: if it is not in COCO's form.
+        """
+        truth = _load(ground_truth)
+        self.images = {image["id"]: image for image in truth["images"]}
+        self.categories = truth["categories"]
+        self.image_positions = _positions(self.images)
+        self.category_positions = _positions(entry["id"] for entry in self.categories)
+        # Annotations of images or categories that are not listed count for nothing.
+        self._annotations = [
+            entry
+            for entry in truth["annotations"]
+            if entry["image_id"] in self.images and entry["category_id"] in self.category_positions
+        ]
+        self._images = np.array(
+            [self.image_positions[entry["image_id"]] for entry in self._annotations], np.int64
+        )
+        self._lengths = [None] * len(self._annotations)
+
+    def instances(self, iou_type, kept):
+        """Returns the objects of some images.
+
+        Args:
+            iou_type: "bbox" or "segm".
+            kept: bool [I], the images.
+
+        Returns:
+            `Instances`; None where there are objects, but no mask for any of them.
+
+        Raises:
+            ValueError: if an annotation has no box or no mask, or its image no size.
+        """
+        rows = np.flatnonzero(kept[self._images])
+        entries = [self._annotations[row] for row in rows.tolist()]
+        if iou_type == "bbox":
+            for entry in entries:
+                _check_has(entry, "bbox", iou_type)
+            shapes = np.array([entry["bbox"] for entry in entries], np.float64).reshape([-1, 4])
+            areas = (shapes[:, 2] * shapes[:, 3]).tolist()
+        else:
+            if entries and not any(entry.get("segmentation") for entry in entries):
+                return None
+            shapes = [self._run_lengths(row) for row in rows.tolist()]
+            areas = itertools.repeat(None)
+        areas = [
+            float(entry["area"]) if "area" in entry else _area(shape, area)
+            for entry, shape, area in zip(entries, shapes, areas, strict=False)
+        ]
+        return Instances(
+            self._images[rows],
+            np.array([self.category_positions[e["category_id"]] for e in entries], np.int64),
+            np.array(areas, np.float64),
+            shapes,
+            crowds=np.array([int(entry.get("iscrowd", 0)) for entry in entries], np.int64),
+        )
+
+    def _run_lengths(self, row):
+        """Returns an annotation's mask as compressed run lengths, made at the first call."""
+        if self._lengths[row] is None:
+            entry = self._annotations[row]
+            _check_has(entry, "segmentation", "segm")
+            size = image_size(self.images[entry["image_id"]])
+            self._lengths[row] = compress(entry["segmentation"], *size)
+        return self._lengths[row]
+
+
+class Results:
+    """Detections in COCO's result form, checked."""
+
+    def __init__(self, results, truth):
+        """Checks what every kind of comparison needs.
+
+        Args:
+            results: list of dicts. Not changed.
+            truth: `GroundTruth`.
+
+        Raises:
+            ValueError: naming the entry that the metrics would count wrongly or crash on.
+        """
+        try:
+            self.images = _positions_of(results, "image_id", truth.image_positions)
+            self._categories = _positions_of(results, "category_id", truth.category_positions)
+            self._scores = np.fromiter(map(itemgetter("score"), results), np.float64, len(results))
+            boxes = [result.get("bbox", _NO_BOX) for result in results]
+            self._boxes = _rows_of(boxes, 4, np.float64)
+            self._has_box = np.fromiter((box is not _NO_BOX for box in boxes), bool, len(boxes))
+            valid = np.isfinite(self._scores).all() and _are_boxes(self._boxes[self._has_box])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            valid = False
+        if not valid:
+            _explain(results, truth)
+        self._results, self._truth = results, truth
+
+    def instances(self, iou_type, kept):
+        """Returns the detections of some images.
+
+        Args:
+            iou_type: "bbox" or "segm".
+            kept: bool [I], the images.
+
+        Returns:
+            `Instances`. For "bbox", a detection without a box has the one around its mask.
+
+        Raises:
+            ValueError: if a detection has neither, or no mask of its image's size for "segm".
+        """
+        rows = np.flatnonzero(kept[self.images])
+        if iou_type == "bbox":
+            shapes = self._boxes[rows]
+            for position in np.flatnonzero(~self._has_box[rows]).tolist():
+                shapes[position] = self._box_around_mask(int(rows[position]))
+            areas = shapes[:, 2] * shapes[:, 3]
+        else:
+            shapes = self._masks(rows)
+            areas = mask_areas(shapes)
+        return Instances(
+            self.images[rows], self._categories[rows], areas, shapes, scores=self._scores[rows]
+        )
+
+    def _box_around_mask(self, row):
+        """Returns the box (x, y, width, height) around the mask of a result without a box."""
+        result = self._results[row]
+        if not result.get("segmentation"):
+            raise ValueError(f"result {row} (image {result['image_id']}) has no 'bbox'")
+        return coco_mask.toBbox(result["segmentation"])
+
+    def _masks(self, rows):
+        """Returns the masks of these rows, checked."""
+        sizes = {row: image_size(self._image(row)) for row in _first_of_each(self.images, rows)}
+        by_image = np.zeros([len(self._truth.images), 2], np.int64)
+        for row, size in sizes.items():
+            by_image[self.images[row]] = size
+        masks = [self._results[row].get("segmentation") for row in rows.tolist()]
+        try:
+            types = set(map(type, map(itemgetter("counts"), masks)))
+            found = _rows_of([mask["size"] for mask in masks], 2, np.int64)
+            valid = types <= {str, bytes} and (found == by_image[self.images[rows]]).all()
+        except (KeyError, TypeError, ValueError):
+            valid = False
+        if not valid:
+            for row, mask in zip(rows.tolist(), masks, strict=True):
+                _check_mask(row, mask, self._image(row))
+        return masks
+
+    def _image(self, row):
+        return self._truth.images[self._results[row]["image_id"]]
+
+
+def compress(segmentation, height, width):
+    """Returns polygons or run lengths as compressed run lengths.
+
+    Args:
+        segmentation: as COCO's annotations have it.
+        height: int, of the image, pixels.
+        width: int, the same.
+    """
+    if isinstance(segmentation, dict) and not isinstance(segmentation["counts"], list):
+        return segmentation
+    lengths = coco_mask.frPyObjects(segmentation, height, width)
+    if isinstance(lengths, dict):
+        return lengths
+    # Most objects are in one part, and merging takes as long as drawing.
+    return lengths[0] if len(lengths) == 1 else coco_mask.merge(lengths)
+
+
+def mask_areas(masks):
+    """Returns float64 [N], the pixels of N compressed run lengths."""
+    parts = [
+        coco_mask.area(masks[start : start + _MASKS_AT_ONCE])
+        for start in range(0, len(masks), _MASKS_AT_ONCE)
+    ]
+    return np.concatenate([np.zeros(0), *parts])
+
+
+def image_size(image):
+    """Returns [height, width] of an image's entry, which mask metrics need."""
+    if "height" not in image or "width" not in image:
+        raise ValueError(f"image {image['id']} of the ground truth has no 'height' and 'width'")
+    return [image["height"], image["width"]]
+
+
+def _load(ground_truth):
+    """Returns the COCO dict, read from its file where a path is given."""
+    where = "the ground truth"
+    if not isinstance(ground_truth, dict):
+        where = os.fspath(ground_truth)
+        with open(where, encoding="utf-8") as file:
+            try:
+                ground_truth = json.load(file)
+            except ValueError as error:
+                raise ValueError(f"{where} is not JSON: {error}") from error
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(ground_truth, dict) or not isinstance(ground_truth.get(key), list):
+            raise ValueError(f"{where} is not in COCO form: it has no list '{key}'")
+    return ground_truth
+
+
+def _positions(ids):
+    """Returns {id: its position in the sorted ids}."""
+    return {key: position for position, key in enumerate(sorted(set(ids)))}
+
+
+def _positions_of(results, key, positions):
+    """Returns int64 [N], the positions of the results' ids."""
+    return np.fromiter(
+        map(positions.__getitem__, map(itemgetter(key), results)), np.int64, len(results)
+    )
+
+
+def _rows_of(rows, length, dtype):
+    """Returns an array [N, length] of N sequences; ValueError if one has another length."""
+    if set(map(len, rows)) - {length}:
+        raise ValueError
+    values = itertools.chain.from_iterable(rows)
+    return np.fromiter(values, dtype, length * len(rows)).reshape([-1, length])
+
+
+def _are_boxes(boxes):
+    return np.isfinite(boxes).all() and (boxes[:, 2:] >= 0).all()
+
+
+def _first_of_each(column, rows):
+    """Returns the first of the rows for each value of a column."""
+    return rows[np.unique(column[rows], return_index=True)[1]].tolist()
+
+
+def _area(shape, area):
+    """Returns the given area of a box, or that of a mask."""
+    return float(coco_mask.area(shape)) if area is None else area
+
+
+def _check_has(entry, key, iou_type):
+    if not entry.get(key):
+        raise ValueError(
+            f"annotation {entry.get('id')} of image {entry['image_id']} has no '{key}': add it, or "
+            f"leave '{iou_type}' out of iou_types"
+        )
+
+
+def _explain(results, truth):
+    """Raises ValueError for the first result that is wrong."""
+    for index, result in enumerate(results):
+        for key in ("image_id", "category_id", "score"):
+            if key not in result:
+                raise ValueError(f"result {index} has no '{key}'")
+        where = f"result {index} (image {result['image_id']})"
+        if result["image_id"] not in truth.image_positions:
+            raise ValueError(
+                f"{where}: the ground truth has no image with id {result['image_id']}; "
+                "the detections belong to other images"
+            )
+        if result["category_id"] not in truth.category_positions:
+            raise ValueError(
+                f"{where}: the ground truth has no category with id {result['category_id']}; "
+                "class indices must be mapped to the data set's ids"
+            )
+        if not _are_finite([result["score"]], 1):
+            raise ValueError(f"{where}: the score is {result['score']}; it must be finite")
+        box = result.get("bbox", [0, 0, 0, 0])
+        if not _are_finite(box, 4) or min(box[2:]) < 0:
+            raise ValueError(f"{where}: bbox must be finite [x, y, width, height], found {box}")
+
+
+def _are_finite(values, length):
+    """Tells whether this is a sequence of so many finite numbers."""
+    try:
+        values = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        return False
+    return values.shape == (length,) and bool(np.isfinite(values).all())
+
+
+def _check_mask(row, mask, image):
+    where = f"result {row} (image {image['id']})"
+    if not isinstance(mask, dict) or not isinstance(mask.get("counts"), (str, bytes)):
+        raise ValueError(
+            f"{where}: 'segmentation' must be compressed run lengths; for detections without "
+            "masks leave 'segm' out of iou_types"
+        )
+    size = image_size(image)
+    if list(mask.get("size", ())) != size:
+        raise ValueError(
+            f"{where}: the mask's size is {mask.get('size')}, that of the image {size} "
+            "(height, width)"
+        )
