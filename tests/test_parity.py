@@ -15,7 +15,7 @@ from rethink_tf.losses import DetectionLosses
 from rethink_tf.models.box_head import BoxHead
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.models.rpn import RPN
-from rethink_tf.ops.roi_align import roi_align
+from rethink_tf.ops.roi_align import RoIAlign
 from rethink_tf.weights import detectron2, pickles
 
 MASK_SIZE = 112
@@ -150,13 +150,13 @@ def test_proposals_agree(detector, batch, features, reference):
 def test_heads_agree_on_fixed_boxes(detector, features, reference):
     boxes = tf.constant(reference["fixed_boxes_xyxy"][:, SWAP])[tf.newaxis]
     levels = {level: features[level] for level in (2, 3, 4, 5)}
-    pooled = roi_align(levels, boxes, 7)
+    pooled = RoIAlign(levels)(boxes, 7)
     assert_close(pooled[0, ..., ::8], reference["roi_align_7x7"])
     logits, deltas = detector.box_head(pooled)
     assert_close(np.roll(logits[0], -1, axis=-1), reference["box_head/class_logits"])
     ours = deltas.numpy()[0][..., SWAP].reshape(5, -1)
     assert_close(ours, reference["box_head/box_deltas"])
-    masks = detector.mask_head(roi_align(levels, boxes, 14)[0], tf.ones([5], tf.int32))
+    masks = detector.mask_head(RoIAlign(levels)(boxes, 14)[0], tf.ones([5], tf.int32))
     assert_close(masks, reference["mask_head/logits_class0"])
 
 

@@ -4,7 +4,7 @@ import tensorflow as tf
 import tf_keras
 
 from rethink_tf.layers import normalization
-from rethink_tf.ops import convolution
+from rethink_tf.ops import convolution, group_norm
 
 
 def msra():
@@ -46,20 +46,10 @@ class Conv2D(tf_keras.layers.Conv2D):
         """
         if kernel_size % 2 == 0:
             raise ValueError(f"Conv2D: the kernel size must be odd, got {kernel_size}.")
-        self._margin = (kernel_size - 1) // 2 if strides > 1 else 0
-        padding = "same" if strides == 1 else "valid"
-        super().__init__(filters, kernel_size, strides, padding=padding, **kwargs)
-
-    def call(self, inputs):
-        if self._margin:
-            margin = [self._margin, self._margin]
-            inputs = tf.pad(inputs, [[0, 0], margin, margin, [0, 0]])
-        return super().call(inputs)
+        super().__init__(filters, kernel_size, strides, padding="same", **kwargs)
 
     def convolution_op(self, inputs, kernel):
-        if self.kernel_size == (3, 3) and self.strides == (1, 1):
-            return convolution.conv2d_3x3(inputs, tf.convert_to_tensor(kernel))
-        return super().convolution_op(inputs, kernel)
+        return convolution.convolve(inputs, kernel, self.strides[0])
 
 
 class ConvNorm(tf_keras.layers.Layer):
@@ -99,7 +89,56 @@ class ConvNorm(tf_keras.layers.Layer):
         self.relu = relu
 
     def call(self, inputs, training=False):
-        outputs = self.conv(inputs)
+        return self.activate(self.conv(inputs), training)
+
+    def activate(self, outputs, training):
+        """Normalizes the convolution's outputs, with the ReLU."""
         if self.norm is not None:
             outputs = self.norm(outputs, training=training)
         return tf.nn.relu(outputs) if self.relu else outputs
+
+    def convolve_after(self, previous, outputs, training):
+        """Returns this convolution of what `previous` makes of its own convolution's outputs."""
+        norm = previous.norm
+        if not (previous.relu and isinstance(norm, normalization.GroupNormalization)):
+            return self.conv(previous.activate(outputs, training))
+        convolved = group_norm.group_norm_relu_convolve(
+            outputs,
+            norm.gamma,
+            norm.beta,
+            tf.cast(self.conv.kernel, outputs.dtype),
+            self.conv.strides[0],
+            norm.num_groups,
+            norm.epsilon,
+        )
+        if self.conv.bias is None:
+            return convolved
+        return convolved + tf.cast(self.conv.bias, convolved.dtype)
+
+
+def run(layers, inputs, training=False):
+    """Applies `ConvNorm` layers one after the other.
+
+    In training, the activations between layers of group normalization are not kept for the
+    backward pass; see `ops.group_norm.group_norm_relu_convolve`. The numbers are the same.
+
+    Args:
+        layers: list of `ConvNorm`; without any the outputs are the inputs.
+        inputs: floating [B, H, W, C].
+        training: bool.
+
+    Returns:
+        [B, H', W', filters of the last layer].
+    """
+    outputs, previous = inputs, None
+    # The first call of all goes layer by layer, which creates the variables.
+    fused = training and layers and all(layer.built for layer in layers)
+    for layer in layers:
+        if fused and previous is not None:
+            outputs = layer.convolve_after(previous, outputs, training)
+        elif fused:
+            outputs = layer.conv(outputs)
+        else:
+            outputs = layer(outputs, training=training)
+        previous = layer
+    return layers[-1].activate(outputs, training) if fused else outputs

@@ -93,8 +93,7 @@ class BoxHead(tf_keras.layers.Layer):
         """
         num_rois, side, channels = rois.shape[1], rois.shape[2], rois.shape[-1]
         outputs = tf.reshape(rois, [-1, side, side, channels])
-        for layer in self.convs:
-            outputs = layer(outputs, training=training)
+        outputs = conv.run(self.convs, outputs, training)
         outputs = tf.reshape(outputs, [-1, side * side * outputs.shape[-1]])
         for layer in self.fcs:
             outputs = layer(outputs)

@@ -14,7 +14,7 @@ from rethink_tf.models.resnet import ResNet
 from rethink_tf.models.rpn import RPN
 from rethink_tf.ops import draws, matching
 from rethink_tf.ops import masks as mask_ops
-from rethink_tf.ops.roi_align import roi_align
+from rethink_tf.ops.roi_align import RoIAlign
 
 # Detectron2's mean and deviation of ImageNet's pixels, RGB. Detectron's mean is 122.7717 115.9465
 # 102.9801 with a deviation of 1.
@@ -117,10 +117,10 @@ class MaskRCNN(tf_keras.Model):
         pixels = tf.cast(pixels, self.compute_dtype)
         return self.fpn(self.backbone(pixels, training=training), training=training)
 
-    def _pool(self, features, boxes, size):
+    def _roi_align(self, features):
         """RoIAlign on the levels of the heads: all but the coarsest, which only the RPN uses."""
         levels = {k: v for k, v in features.items() if k != max(features)}
-        return roi_align(levels, boxes, size, self.static_shapes)
+        return RoIAlign(levels, self.static_shapes)
 
     def _train(self, features, batch, seed):
         image_size, boxes, classes = batch["image_size"], batch["boxes"], batch["classes"]
@@ -143,7 +143,8 @@ class MaskRCNN(tf_keras.Model):
         sampled = self.box_head.sample(proposals, valid, boxes, classes, draw_for(ROI_DRAWS))
         num_rois = min(self.box_head.num_samples, proposals.shape[1] + batch["boxes"].shape[1])
         sampled = self._fill(sampled, num_rois)
-        pooled = self._pool(features, sampled["rois"], self.box_head.roi_size)
+        pool = self._roi_align(features)
+        pooled = pool(sampled["rois"], self.box_head.roi_size)
         class_logits, deltas = self.box_head(pooled, training=True)
         outputs |= sampled | {
             "class_logits": class_logits,
@@ -153,7 +154,7 @@ class MaskRCNN(tf_keras.Model):
             ),
         }
         if self.mask_head:
-            outputs |= self._train_masks(features, sampled, boxes, masks)
+            outputs |= self._train_masks(pool, sampled, boxes, masks)
         return outputs
 
     @staticmethod
@@ -168,7 +169,7 @@ class MaskRCNN(tf_keras.Model):
             filled[key] = tf.ensure_shape(value, [None, num_rois] + value.shape[2:].as_list())
         return filled
 
-    def _train_masks(self, features, sampled, boxes, masks):
+    def _train_masks(self, pool, sampled, boxes, masks):
         """Runs the mask head on the positives, which come first among the RoIs.
 
         Returns:
@@ -183,7 +184,7 @@ class MaskRCNN(tf_keras.Model):
             used = tf.reduce_max(tf.reduce_sum(tf.cast(classes > 0, tf.int32), axis=1))
             used = tf.maximum(used, 1)
             rois, classes, matches = rois[:, :used], classes[:, :used], matches[:, :used]
-        pooled = self._pool(features, rois, head.roi_size)
+        pooled = pool(rois, head.roi_size)
         pooled = tf.reshape(pooled, [-1, *pooled.shape[2:]])
         flat_boxes, flat_classes = tf.reshape(rois, [-1, 4]), tf.reshape(classes, [-1])
         object_boxes = tf.reshape(tf.gather(boxes, matches, batch_dims=1), [-1, 4])
@@ -208,19 +209,20 @@ class MaskRCNN(tf_keras.Model):
     def _predict(self, features, batch):
         head = self.rpn(features)
         proposals, valid = self.rpn.propose(*head, batch["image_size"], training=False)
-        pooled = self._pool(features, proposals, self.box_head.roi_size)
+        pool = self._roi_align(features)
+        pooled = pool(proposals, self.box_head.roi_size)
         class_logits, deltas = self.box_head(pooled)
         detections = self.box_head.detect(
             class_logits, deltas, proposals, valid, batch["image_size"]
         )
         if self.mask_head:
-            detections["masks"] = self._predict_masks(features, detections)
+            detections["masks"] = self._predict_masks(pool, detections)
         return detections
 
-    def _predict_masks(self, features, detections):
+    def _predict_masks(self, pool, detections):
         """Returns the mask probabilities of the detections, float32 [B, D, S, S]."""
         head, boxes, classes = self.mask_head, detections["boxes"], detections["classes"]
-        pooled = self._pool(features, boxes, head.roi_size)
+        pooled = pool(boxes, head.roi_size)
         pooled = tf.reshape(pooled, [-1, *pooled.shape[2:]])
         classes = tf.reshape(classes, [-1])
         size = 2 * head.roi_size

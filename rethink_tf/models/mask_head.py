@@ -57,9 +57,7 @@ class MaskHead(tf_keras.layers.Layer):
         Returns:
             float32 [R, S, S], logits, S = 2 * roi_size.
         """
-        outputs = rois
-        for layer in self.convs:
-            outputs = layer(outputs, training=training)
+        outputs = conv.run(self.convs, rois, training)
         outputs = self.upsample(outputs)
         rows = tf.maximum(classes - 1, 0)
         kernel = tf.cast(tf.gather(self.kernel, rows), outputs.dtype)

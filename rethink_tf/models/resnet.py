@@ -46,9 +46,7 @@ class _Block(tf_keras.layers.Layer):
             ]
 
     def call(self, inputs, training=False):
-        outputs = inputs
-        for layer in self.convs:
-            outputs = layer(outputs, training=training)
+        outputs = conv.run(self.convs, inputs, training)
         shortcut = inputs if self.shortcut is None else self.shortcut(inputs, training=training)
         return tf.nn.relu(outputs + shortcut)
 

@@ -3,9 +3,13 @@
 A layer built from `tf.nn.moments` keeps several copies of the feature map for the backward pass and
 reads it many times. Here the statistics come from two sums over the places of each channel, the
 output is one multiply and add per value, and the gradient is the same again.
+
+Letters: B images, C channels, G groups.
 """
 
 import tensorflow as tf
+
+from rethink_tf.ops import convolution
 
 
 def group_norm(inputs, gamma, beta, num_groups, epsilon):
@@ -28,73 +32,135 @@ def group_norm(inputs, gamma, beta, num_groups, epsilon):
 
     Source: Wu and He 2018, arXiv:1803.08494, equations 1 to 6.
     """
-    channels = inputs.shape[-1]
-    if channels % num_groups:
-        raise ValueError(
-            f"GroupNorm: {channels} channels cannot be split into {num_groups} equal groups."
-        )
-    rank, group_size = inputs.shape.rank, channels // num_groups
-    axes = list(range(1, rank - 1))
-    channel_shape = [-1, *[1] * len(axes), channels]
-    group_shape = [-1, num_groups, group_size]
-    places = inputs.shape[1:-1].num_elements()
-    if places is None:
-        places = tf.reduce_prod(tf.shape(inputs)[1:-1])
-    count = tf.cast(places * group_size, tf.float32)
 
-    def sum_channels(values):
+    @tf.custom_gradient
+    def normalize(inputs, gamma, beta):
+        norm = _Normalization(inputs, gamma, beta, num_groups, epsilon)
+        return norm.apply(), norm.gradients
+
+    # As tensors: custom_gradient does not take the variables of every distribution strategy.
+    return normalize(inputs, tf.convert_to_tensor(gamma), tf.convert_to_tensor(beta))
+
+
+def group_norm_relu_convolve(inputs, gamma, beta, kernel, strides, num_groups, epsilon):
+    """Group normalization, ReLU and the convolution that follows, in less memory.
+
+    The activation between them is not kept for the backward pass, which computes it again from the
+    inputs by one multiply and add: half of what such a layer keeps.
+
+    Args:
+        inputs: floating [B, H, W, C]; C a multiple of num_groups.
+        gamma: float32 [C].
+        beta: float32 [C].
+        kernel: [S, S, C, K], the inputs' dtype.
+        strides: int, of the convolution.
+        num_groups: int > 0.
+        epsilon: float > 0.
+
+    Returns:
+        [B, H', W', K]: `convolve(relu(group_norm(inputs)), kernel, strides)`.
+
+    Raises:
+        ValueError: if C is not a multiple of num_groups.
+    """
+
+    @tf.custom_gradient
+    def compute(inputs, gamma, beta, kernel):
+        norm = _Normalization(inputs, gamma, beta, num_groups, epsilon)
+
+        def gradient(upstream):
+            # Not before its gradient is there: TensorFlow would compute the activation right after
+            # the first time, or see that it has it already, and keep it.
+            with tf.control_dependencies([upstream]):
+                activation = tf.nn.relu(norm.apply())
+            d_activation, d_kernel = convolution.gradients(activation, kernel, strides, upstream)
+            d_norm = tf.raw_ops.ReluGrad(gradients=d_activation, features=activation)
+            return *norm.gradients(d_norm), d_kernel
+
+        return convolution.convolve(tf.nn.relu(norm.apply()), kernel, strides), gradient
+
+    return compute(
+        inputs,
+        tf.convert_to_tensor(gamma),
+        tf.convert_to_tensor(beta),
+        tf.convert_to_tensor(kernel),
+    )
+
+
+class _Normalization:
+    """The statistics of some inputs, the normalization by them, and its gradients."""
+
+    def __init__(self, inputs, gamma, beta, num_groups, epsilon):
+        """Computes the statistics; arguments as of `group_norm`."""
+        channels, rank = inputs.shape[-1], inputs.shape.rank
+        if channels % num_groups:
+            raise ValueError(
+                f"GroupNorm: {channels} channels cannot be split into {num_groups} equal groups."
+            )
+        self._inputs, self._axes = inputs, list(range(1, rank - 1))
+        self._channel_shape = [-1, *[1] * len(self._axes), channels]
+        self._group_shape = [-1, num_groups, channels // num_groups]
+        self._places = inputs.shape[1:-1].num_elements()
+        places = self._places
+        if places is None:
+            places = tf.reduce_prod(tf.shape(inputs)[1:-1])
+        self._count = tf.cast(places * (channels // num_groups), tf.float32)
+        self._gamma = tf.reshape(gamma, self._group_shape[1:])
+
+        exact = tf.cast(inputs, tf.float32)
+        self._mean = self._sum_groups(self._sum_channels(exact)) / self._count
+        # The mean square minus the squared mean would lose all digits under a large mean.
+        deviation = tf.math.squared_difference(exact, self._to_channels(self._mean, tf.float32))
+        variance = self._sum_groups(self._sum_channels(deviation)) / self._count
+        self._inverse = tf.math.rsqrt(variance + epsilon)
+        scale = self._inverse * self._gamma
+        shift = tf.reshape(beta, self._group_shape[1:]) - self._mean * scale
+        self._scale = self._to_channels(scale, inputs.dtype)
+        self._shift = self._to_channels(shift, inputs.dtype)
+
+    def apply(self):
+        """Returns the normalized, scaled and shifted inputs."""
+        return self._inputs * self._scale + self._shift
+
+    def gradients(self, upstream):
+        """Returns the gradients of the inputs, gamma and beta, given that of the output."""
+        # With x' = (x - mean) * inverse and u the upstream gradient, per group of m values:
+        # dx = inverse * (gamma u - mean(gamma u) - x' mean(gamma u x')), which is
+        # u * scale + x * slope + offset with one slope and offset a channel.
+        inputs, inverse, gamma = self._inputs, self._inverse, self._gamma
+        sum_u, sum_ux = self._sum_gradients(upstream), self._sum_gradients(upstream * inputs)
+        sum_u_normalized = (sum_ux - self._mean * sum_u) * inverse
+        slope = -self._sum_groups(gamma * sum_u_normalized) * tf.square(inverse) / self._count
+        offset = -slope * self._mean - self._sum_groups(gamma * sum_u) * inverse / self._count
+        d_inputs = upstream * self._scale
+        d_inputs += inputs * self._to_channels(slope, inputs.dtype)
+        d_inputs += self._to_channels(offset, inputs.dtype)
+        d_gamma, d_beta = (tf.reduce_sum(each, 0) for each in (sum_u_normalized, sum_u))
+        return d_inputs, tf.reshape(d_gamma, [-1]), tf.reshape(d_beta, [-1])
+
+    def _to_channels(self, values, dtype):
+        """Brings [B, G, 1] or [B, G, C / G] to a number a channel, [B, 1, ..., C]."""
+        values = values + tf.zeros_like(self._gamma)
+        return tf.cast(tf.reshape(values, self._channel_shape), dtype)
+
+    def _sum_channels(self, values):
         """Returns the sums over all places, float32 [B, G, C / G]."""
-        return tf.reshape(tf.reduce_sum(tf.cast(values, tf.float32), axes), group_shape)
+        sums = tf.reduce_sum(tf.cast(values, tf.float32), self._axes)
+        return tf.reshape(sums, self._group_shape)
 
-    def sum_gradients(values):
-        """As `sum_channels`; bfloat16 is summed in rows, which spares a copy in float32.
+    def _sum_gradients(self, values):
+        """As `_sum_channels`; bfloat16 is summed in rows, which spares a copy in float32.
 
         The kernels add in float32 and round each row's sum to bfloat16 once: 2 ** -9 of it at
         random, which over all rows and channels is far below the rounding of the gradient itself.
         """
-        if values.dtype != tf.bfloat16 or not axes:
-            return sum_channels(values)
-        num_axes = 2 if isinstance(places, int) and places <= 256 else 1
-        rows = tf.reduce_sum(values, axes[-num_axes:])
-        return tf.reshape(tf.reduce_sum(tf.cast(rows, tf.float32), axes[:-num_axes]), group_shape)
+        if values.dtype != tf.bfloat16:
+            return self._sum_channels(values)
+        num_axes = 2 if self._places is not None and self._places <= 256 else 1
+        rows = tf.cast(tf.reduce_sum(values, self._axes[-num_axes:]), tf.float32)
+        return tf.reshape(tf.reduce_sum(rows, self._axes[:-num_axes]), self._group_shape)
 
-    def sum_groups(values):
+    @staticmethod
+    def _sum_groups(values):
         """Sums [B, G, C / G] over the channels of each group: [B, G, 1]."""
         return tf.reduce_sum(values, axis=-1, keepdims=True)
-
-    def to_channels(values, dtype):
-        return tf.cast(tf.reshape(values, channel_shape), dtype)
-
-    @tf.custom_gradient
-    def normalize(inputs, gamma, beta):
-        gamma, beta = (tf.reshape(each, group_shape[1:]) for each in (gamma, beta))
-        exact = tf.cast(inputs, tf.float32)
-        mean = sum_groups(sum_channels(exact)) / count
-        # The mean square minus the squared mean would lose all digits under a large mean.
-        mean_of_channels = to_channels(mean + tf.zeros_like(gamma), tf.float32)
-        deviation = tf.math.squared_difference(exact, mean_of_channels)
-        variance = sum_groups(sum_channels(deviation)) / count
-        inverse = tf.math.rsqrt(variance + epsilon)
-        scale = inverse * gamma
-        shift = beta - mean * scale
-        outputs = inputs * to_channels(scale, inputs.dtype) + to_channels(shift, inputs.dtype)
-
-        def gradient(upstream):
-            # With x' = (x - mean) * inverse and u the upstream gradient, per group of m values:
-            # dx = inverse * (gamma u - mean(gamma u) - x' mean(gamma u x')), which is
-            # u * scale + x * slope + offset with one slope and offset a channel.
-            sum_u, sum_ux = sum_gradients(upstream), sum_gradients(upstream * inputs)
-            sum_u_normalized = (sum_ux - mean * sum_u) * inverse
-            slope = -sum_groups(gamma * sum_u_normalized) * tf.square(inverse) / count
-            offset = -slope * mean - sum_groups(gamma * sum_u) * inverse / count
-            slope, offset = (each + tf.zeros_like(gamma) for each in (slope, offset))
-            d_inputs = upstream * to_channels(scale, inputs.dtype)
-            d_inputs += inputs * to_channels(slope, inputs.dtype)
-            d_inputs += to_channels(offset, inputs.dtype)
-            d_gamma, d_beta = (tf.reduce_sum(each, 0) for each in (sum_u_normalized, sum_u))
-            return d_inputs, tf.reshape(d_gamma, [channels]), tf.reshape(d_beta, [channels])
-
-        return outputs, gradient
-
-    # As tensors: custom_gradient does not take the variables of every distribution strategy.
-    return normalize(inputs, tf.convert_to_tensor(gamma), tf.convert_to_tensor(beta))

@@ -35,29 +35,50 @@ def assign_levels(boxes, min_level, max_level):
     return tf.cast(tf.clip_by_value(tf.floor(level), min_level, max_level), tf.int32)
 
 
-def roi_align(features, boxes, output_size, static_shapes=False):
-    """Pools each RoI from its own pyramid level by bilinear samples, 2 x 2 a bin, averaged.
+class RoIAlign:
+    """Pools RoIs from their own pyramid levels by bilinear samples, 2 x 2 a bin, averaged.
 
-    Args:
-        features: dict {level: [B, H_l, W_l, C]}; the stride of level l is 2 ** l pixels.
-        boxes: float32 [B, R, 4], pixels of the input image. No gradient flows into them.
-        output_size: int P.
-        static_shapes: whether it must compile with XLA, which has no `crop_and_resize`.
-
-    Returns:
-        [B, R, P, P, C], the features' dtype. Boxes are clipped to the feature maps; samples sit at
-        pixel centres (half-pixel shift), and those beyond the outermost centres take their value.
+    The levels are laid out once for all calls: the box and the mask head pool from the same ones.
 
     Source: He et al. 2017, arXiv:1703.06870, section 3; sampling points as Detectron2's ROIAlignV2.
     """
-    levels = sorted(features)
-    extent = tf.shape(features[levels[0]])[1:3] * 2 ** levels[0]
-    limits = tf.cast(tf.tile(extent, [2]), boxes.dtype)
-    boxes = tf.clip_by_value(tf.stop_gradient(boxes), 0.0, limits)
-    assigned = assign_levels(boxes, levels[0], levels[-1])
-    if static_shapes or not _kernel_is_safe():
-        return _by_gather(features, boxes, assigned, output_size)
-    return _by_kernel(features, boxes, assigned, output_size)
+
+    def __init__(self, features, static_shapes=False):
+        """Lays out the levels.
+
+        Args:
+            features: dict {level: [B, H_l, W_l, C]}; the stride of level l is 2 ** l pixels.
+            static_shapes: whether it must compile with XLA, which has no `crop_and_resize`.
+        """
+        self._levels = sorted(features)
+        self._maps = [features[level] for level in self._levels]
+        self._by_kernel = not static_shapes and _kernel_is_safe()
+        self._layout = _atlas(self._maps) if self._by_kernel else _cells(self._maps)
+
+    def __call__(self, boxes, output_size):
+        """Pools.
+
+        Args:
+            boxes: float32 [B, R, 4], pixels of the input image. No gradient flows into them.
+            output_size: int P.
+
+        Returns:
+            [B, R, P, P, C], the features' dtype. Boxes are clipped to the feature maps; samples sit
+            at pixel centres (half-pixel shift), and those beyond the outermost centres take their
+            value.
+        """
+        finest, coarsest = self._levels[0], self._levels[-1]
+        extent = tf.shape(self._maps[0])[1:3] * 2**finest
+        limits = tf.cast(tf.tile(extent, [2]), boxes.dtype)
+        boxes = tf.clip_by_value(tf.stop_gradient(boxes), 0.0, limits)
+        return self.from_levels(boxes, assign_levels(boxes, finest, coarsest), output_size)
+
+    def from_levels(self, boxes, levels, output_size):
+        """As a call, for boxes within the features and levels that are given, int32 [B, R]."""
+        scaled = boxes / tf.pow(2.0, tf.cast(levels, tf.float32))[..., tf.newaxis]
+        pool = _by_kernel if self._by_kernel else _by_gather
+        pooled = pool(*self._layout, scaled, levels - self._levels[0], output_size)
+        return tf.cast(pooled, self._maps[0].dtype)
 
 
 def _kernel_is_safe():
@@ -71,17 +92,26 @@ def _kernel_is_safe():
     return on_gpu != framework_config.is_op_determinism_enabled()
 
 
-def _by_kernel(features, boxes, assigned, output_size):
-    levels = sorted(features)
-    batch, num_regions = tf.shape(boxes)[0], tf.shape(boxes)[1]
+def _by_kernel(atlas, starts, scaled, rank, output_size):
+    """Pools by `crop_and_resize`.
+
+    Args:
+        atlas: float32 [B, H, W, C], of `_atlas`.
+        starts: int32 [L], of `_atlas`.
+        scaled: float32 [B, R, 4], boxes in cells of their levels.
+        rank: int32 [B, R], their levels, 0 for the finest.
+        output_size: int P.
+
+    Returns:
+        float32 [B, R, P, P, C].
+    """
+    batch, num_regions = tf.shape(scaled)[0], tf.shape(scaled)[1]
     num_samples = output_size * SAMPLES_PER_BIN
-    atlas, starts = _atlas([features[level] for level in levels])
-    scaled = boxes / tf.pow(2.0, tf.cast(assigned, tf.float32))[..., tf.newaxis]
     half_step = 0.5 * (scaled[..., 2:] - scaled[..., :2]) / num_samples
     # A sample at p of its level lies at p - 0.5 + 1 of the level's padded map, and that starts some
     # rows down the atlas. The kernel takes the first and the last sample of each axis, in fractions
     # of the atlas' last index.
-    start = tf.cast(tf.gather(starts, assigned - levels[0]), tf.float32)
+    start = tf.cast(tf.gather(starts, rank), tf.float32)
     origin = tf.stack([start, tf.zeros_like(start)], axis=-1) + 0.5
     last_index = tf.cast(tf.shape(atlas)[1:3] - 1, tf.float32)
     first = (scaled[..., :2] + half_step + origin) / last_index
@@ -93,9 +123,9 @@ def _by_kernel(features, boxes, assigned, output_size):
         [num_samples, num_samples],
     )
     pooled = tf.nn.avg_pool2d(samples, SAMPLES_PER_BIN, SAMPLES_PER_BIN, "VALID")
-    static = [boxes.shape[0], boxes.shape[1], output_size, output_size, atlas.shape[-1]]
+    static = [*scaled.shape[:2], output_size, output_size, atlas.shape[-1]]
     pooled = tf.reshape(pooled, [batch, num_regions, *static[2:]])
-    return tf.cast(tf.ensure_shape(pooled, static), features[levels[0]].dtype)
+    return tf.ensure_shape(pooled, static)
 
 
 def _atlas(maps):
@@ -121,21 +151,38 @@ def _atlas(maps):
     return tf.concat(rows, axis=1), tf.cumsum(heights, exclusive=True)
 
 
-def _by_gather(features, boxes, assigned, output_size):
-    levels = sorted(features)
-    batch = tf.shape(boxes)[0]
-    sizes = tf.stack([tf.shape(features[level])[1:3] for level in levels])
-    counts = tf.reduce_prod(sizes, axis=1)
-    channels = features[levels[0]].shape[-1]
-    # All levels in one row of cells, so that a single gather serves every RoI.
-    cells = tf.concat([tf.reshape(features[k], [batch, -1, channels]) for k in levels], axis=1)
-    cells_per_image = tf.reduce_sum(counts)
-    cells = tf.reshape(cells, [-1, channels])
-    rank = assigned - levels[0]
+def _cells(maps):
+    """Puts the cells of all levels into one row, so that a single gather serves every RoI.
+
+    Args:
+        maps: list of [B, H_l, W_l, C].
+
+    Returns:
+        [B, cells of all levels, C], and int32 [L, 2], the heights and widths.
+    """
+    batch, channels = tf.shape(maps[0])[0], maps[0].shape[-1]
+    sizes = tf.stack([tf.shape(each)[1:3] for each in maps])
+    return tf.concat([tf.reshape(each, [batch, -1, channels]) for each in maps], axis=1), sizes
+
+
+def _by_gather(cells, sizes, scaled, rank, output_size):
+    """Pools by a gather of every sample's four cells; arguments and result as of `_by_kernel`.
+
+    Args:
+        cells: [B, cells of all levels, C], of `_cells`.
+        sizes: int32 [L, 2], of `_cells`.
+        scaled: float32 [B, R, 4].
+        rank: int32 [B, R].
+        output_size: int P.
+
+    Returns:
+        [B, R, P, P, C], the cells' dtype.
+    """
+    batch, cells_per_image = tf.shape(cells)[0], tf.shape(cells)[1]
+    channels = cells.shape[-1]
     height, width = tf.gather(sizes[:, 0], rank), tf.gather(sizes[:, 1], rank)
-    start = tf.gather(tf.cumsum(counts, exclusive=True), rank)
+    start = tf.gather(tf.cumsum(tf.reduce_prod(sizes, axis=1), exclusive=True), rank)
     start += tf.range(batch)[:, tf.newaxis] * cells_per_image
-    scaled = boxes / tf.pow(2.0, tf.cast(assigned, tf.float32))[..., tf.newaxis]
     row, row_weight = _samples(scaled[..., 0], scaled[..., 2], height, output_size)
     column, column_weight = _samples(scaled[..., 1], scaled[..., 3], width, output_size)
     index = start[..., tf.newaxis, tf.newaxis] + (
@@ -143,7 +190,7 @@ def _by_gather(features, boxes, assigned, output_size):
     )
     corners = 2 * SAMPLES_PER_BIN
     values = tf.reshape(
-        tf.gather(cells, index),
+        tf.gather(tf.reshape(cells, [-1, channels]), index),
         [batch, -1, output_size, corners, output_size, corners, channels],
     )
     weights = [

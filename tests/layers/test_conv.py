@@ -90,3 +90,38 @@ def test_training_reaches_the_normalization():
     np.testing.assert_allclose(layer.norm.moving_mean, [0.3] * 4, rtol=1e-5)
     layer(tf.ones([2, 2, 2, 3]))
     np.testing.assert_allclose(layer.norm.moving_mean, [0.3] * 4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("normalizers", [("gn", "gn", "gn"), ("gn", "none"), ("syncbn", "gn"), ()])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_of_layers_is_one_after_the_other(normalizers, dtype):
+    """Outputs and gradients, though activations are computed again for the latter."""
+    policy = "float32" if dtype == "float32" else "mixed_bfloat16"
+    layers = [
+        conv.ConvNorm(32, 3, 2 if place == 1 else 1, normalizer, dtype=policy, name=f"conv{place}")
+        for place, normalizer in enumerate(normalizers)
+    ]
+    inputs = tf.cast(tf.random.stateless_normal([2, 6, 8, 32], [1, 2]), dtype)
+    conv.run(layers, inputs)
+    variables = [each for layer in layers for each in layer.trainable_variables]
+    for seed, variable in enumerate(variables):
+        variable.assign_add(0.1 * tf.random.stateless_normal(variable.shape, [3, seed]))
+
+    def one_by_one(layers, inputs, training):
+        for layer in layers:
+            inputs = layer(inputs, training=training)
+        return inputs
+
+    @tf.function
+    def outputs_and_gradients(function):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = function(layers, inputs, training=True)
+            value = tf.reduce_sum(tf.sin(3.0 * tf.cast(outputs, tf.float32)))
+        return [outputs, *tape.gradient(value, [inputs, *variables])]
+
+    found, expected = (outputs_and_gradients(each) for each in (conv.run, one_by_one))
+    tolerance = 1e-4 if dtype == "float32" else 0.05
+    for ours, other in zip(found, expected, strict=True):
+        ours, other = (tf.cast(each, tf.float32).numpy() for each in (ours, other))
+        assert np.linalg.norm(ours - other) <= tolerance * np.linalg.norm(other)

@@ -1,4 +1,4 @@
-"""The 3x3 convolution of many channels against TensorFlow's own."""
+"""Convolutions and their gradients against TensorFlow's own."""
 
 import numpy as np
 import pytest
@@ -7,35 +7,45 @@ import tensorflow as tf
 from rethink_tf.ops import convolution
 
 
+def plain(inputs, kernel, strides):
+    """TensorFlow's convolution, padded as Detectron pads."""
+    margin = [(kernel.shape[0] - 1) // 2] * 2
+    padded = tf.pad(inputs, [[0, 0], margin, margin, [0, 0]])
+    return tf.nn.conv2d(padded, kernel, strides, "VALID")
+
+
+def outputs_and_gradients(function, inputs, kernel, strides):
+    with tf.GradientTape() as tape:
+        tape.watch([inputs, kernel])
+        outputs = function(inputs, kernel, strides)
+        # A linear function's gradient alone would not tell a wrong upstream gradient.
+        value = tf.reduce_sum(tf.square(tf.cast(outputs, tf.float32)))
+    return [outputs, *tape.gradient(value, [inputs, kernel])]
+
+
 @pytest.mark.parametrize(
-    ("shape", "dtype"),
+    ("shape", "size", "filters", "strides", "dtype"),
     [
-        ((2, 14, 16, 256), "float32"),
-        ((5, 7, 7, 256), "bfloat16"),
-        ((0, 7, 7, 256), "bfloat16"),
-        ((2, 5, 3, 8), "float32"),
+        ((2, 14, 16, 256), 3, 256, 1, "float32"),  # as products
+        ((5, 7, 7, 256), 3, 256, 1, "float32"),
+        ((5, 7, 7, 256), 3, 256, 1, "bfloat16"),  # as products
+        ((2, 5, 3, 8), 3, 4, 1, "float32"),
+        ((2, 5, 6, 8), 3, 4, 2, "float32"),
+        ((2, 9, 8, 3), 7, 4, 2, "float32"),
+        ((2, 6, 7, 8), 1, 4, 2, "float32"),
+        ((2, 6, 7, 8), 1, 4, 1, "bfloat16"),
     ],
 )
-def test_outputs_and_gradients_are_those_of_tensorflow(shape, dtype):
+def test_outputs_and_gradients_are_those_of_tensorflow(shape, size, filters, strides, dtype):
     generator = np.random.default_rng(3)
-    inputs, upstream = (
-        tf.cast(tf.constant(generator.normal(size=shape), tf.float32), dtype) for _ in range(2)
-    )
-    kernel = tf.constant(generator.normal(size=[3, 3, shape[3], shape[3]]), tf.float32)
-    kernel = tf.cast(kernel, dtype)
 
-    @tf.function
-    def outputs_and_gradients(inputs, kernel, plain):
-        with tf.GradientTape() as tape:
-            tape.watch([inputs, kernel])
-            if plain:
-                outputs = tf.nn.conv2d(inputs, kernel, 1, "SAME")
-            else:
-                outputs = convolution.conv2d_3x3(inputs, kernel)
-        return [outputs, *tape.gradient(outputs, [inputs, kernel], upstream)]
+    def draw(*shape):
+        return tf.cast(tf.constant(generator.normal(size=shape), tf.float32), dtype)
 
-    ours = outputs_and_gradients(inputs, kernel, False)
-    for found, expected in zip(ours, outputs_and_gradients(inputs, kernel, True), strict=True):
+    inputs, kernel = draw(*shape), draw(size, size, shape[-1], filters)
+    compute = tf.function(outputs_and_gradients)
+    ours = compute(convolution.convolve, inputs, kernel, strides)
+    for found, expected in zip(ours, compute(plain, inputs, kernel, strides), strict=True):
         assert found.dtype == dtype and found.shape == expected.shape
         found, expected = (tf.cast(each, tf.float32).numpy() for each in (found, expected))
         # Both add in float32; the result is rounded once.
@@ -44,19 +54,14 @@ def test_outputs_and_gradients_are_those_of_tensorflow(shape, dtype):
         np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * scale)
 
 
-def test_the_size_of_the_inputs_may_be_unknown():
+@pytest.mark.parametrize("strides", [1, 2])
+def test_the_size_of_the_inputs_may_be_unknown(strides):
     inputs = tf.random.stateless_normal([1, 15, 17, 256], [1, 2])
     kernel = tf.random.stateless_normal([3, 3, 256, 256], [3, 4])
-
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 256])])
-    def gradient(inputs):
-        with tf.GradientTape() as tape:
-            tape.watch(kernel)
-            outputs = convolution.conv2d_3x3(inputs, kernel)
-        return tape.gradient(outputs, kernel)
-
-    with tf.GradientTape() as tape:
-        tape.watch(kernel)
-        outputs = tf.nn.conv2d(inputs, kernel, 1, "SAME")
-    expected = tape.gradient(outputs, kernel)
-    np.testing.assert_allclose(gradient(inputs), expected, rtol=1e-4, atol=1e-3)
+    compute = tf.function(
+        lambda inputs: outputs_and_gradients(convolution.convolve, inputs, kernel, strides),
+        input_signature=[tf.TensorSpec([None, None, None, 256])],
+    )
+    expected = outputs_and_gradients(plain, inputs, kernel, strides)
+    for found, other in zip(compute(inputs), expected, strict=True):
+        np.testing.assert_allclose(found, other, rtol=1e-4, atol=1e-4 * np.abs(other).max())

@@ -71,12 +71,21 @@ def bilinear(feature, y, x):
     return upper * (top + 1 - y) + lower * (y - top)
 
 
-FORMS = [roi_align_ops._by_gather, roi_align_ops._by_kernel]
+def by_kernel(features, boxes, levels, output_size):
+    """Needs op determinism, without which a CPU doesn't use it."""
+    return roi_align_ops.RoIAlign(features).from_levels(boxes, levels, output_size)
+
+
+def by_gather(features, boxes, levels, output_size):
+    return roi_align_ops.RoIAlign(features, True).from_levels(boxes, levels, output_size)
+
+
+FORMS = [by_gather, by_kernel]
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("output_size", [1, 3])
-def test_same_as_the_slow_form(form, output_size):
+def test_same_as_the_slow_form(determinism, form, output_size):
     features, boxes = make_features(), make_boxes()
     # Levels by hand, so that small maps have boxes on every level.
     levels = np.array([[2, 5, 3, 4, 2, 3], [3, 4, 5, 2, 2, 4]], np.int32)
@@ -86,7 +95,7 @@ def test_same_as_the_slow_form(form, output_size):
     np.testing.assert_allclose(pooled, expected, rtol=1e-4, atol=2e-5)
 
 
-def test_the_centre_of_a_constant_ramp():
+def test_the_centre_of_a_constant_ramp(determinism):
     """On a map whose values are its pixel coordinates, a bin's value is its centre's."""
     rows = tf.range(16, dtype=tf.float32)[tf.newaxis, :, tf.newaxis, tf.newaxis] + 0.5
     ramp = {2: tf.tile(rows, [1, 1, 16, 1]) * 4.0}
@@ -140,8 +149,8 @@ def test_the_switch_does_not_change_the_numbers(determinism, static_shapes):
     levels = roi_align_ops.assign_levels(boxes, 2, 5)
     with tf.GradientTape() as tape:
         tape.watch(boxes)
-        pooled = roi_align_ops.roi_align(features, boxes, 3, static_shapes)
-    expected = roi_align_ops._by_gather(features, boxes, levels, 3)
+        pooled = roi_align_ops.RoIAlign(features, static_shapes)(boxes, 3)
+    expected = by_gather(features, boxes, levels, 3)
     np.testing.assert_allclose(pooled, expected, rtol=1e-4, atol=2e-5)
     assert tape.gradient(pooled, boxes) is None  # boxes are constants of the losses
 
@@ -155,7 +164,7 @@ def test_the_kernel_is_used_only_where_its_gradient_is_right(determinism):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_features_keep_their_type(form, dtype):
+def test_half_precision_features_keep_their_type(determinism, form, dtype):
     features, boxes = make_features(), tf.constant(make_boxes())
     levels = roi_align_ops.assign_levels(boxes, 2, 5)
     halves = {level: tf.cast(feature, dtype) for level, feature in features.items()}
@@ -170,7 +179,7 @@ def test_half_precision_features_keep_their_type(form, dtype):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_no_regions(form):
+def test_no_regions(determinism, form):
     features = make_features()
     with tf.GradientTape() as tape:
         tape.watch(features)
