@@ -134,6 +134,40 @@ def median(runs, key="seconds"):
     return statistics.median(run[key] for run in runs)
 
 
+def summary(measured, workers, side):
+    """Returns one side's median seconds, peak memory and what its worker told when ready.
+
+    Args:
+        measured: of `interleave`.
+        workers: list of `Worker`.
+        side: str.
+    """
+    ready = next(worker.ready for worker in workers if worker.side == side)
+    peak = max(run["peak_bytes"] for run in measured[side])
+    return ready | {"seconds": median(measured[side]), "peak_bytes": peak}
+
+
+def pass_on(flags):
+    """Returns the command line that gives a worker the parsed flags."""
+    arguments = []
+    for key, value in settings(flags).items():
+        values = value if isinstance(value, list | tuple) else [value]
+        arguments += [f"--{key}", *map(str, values)]
+    return arguments
+
+
+def settings(flags):
+    """Returns the flags that say what is measured, for the report."""
+    own = (_WORKER_FLAG.strip("-"), "output", "repetitions")
+    return {key: value for key, value in vars(flags).items() if key not in own}
+
+
+def stop(workers):
+    """Ends the workers' processes."""
+    for worker in workers:
+        worker.stop()
+
+
 def peak_bytes():
     """Returns the most memory that this process held: of the GPU where there is one, or resident.
 

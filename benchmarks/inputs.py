@@ -47,7 +47,5 @@ def make_batch(seed, num_images, height, width, num_objects, num_classes, max_ob
         schema.IMAGE_ID: tf.range(1, num_images + 1, dtype=tf.int64),
         schema.BOXES: tf.constant(boxes, tf.float32),
         schema.CLASSES: tf.constant(classes, tf.int32),
-        schema.MASKS: tf.tile(
-            tf.constant(masks[np.newaxis], tf.uint8), [num_images, 1, 1, 1]
-        ),
+        schema.MASKS: tf.tile(tf.constant(masks[np.newaxis], tf.uint8), [num_images, 1, 1, 1]),
     }

@@ -31,9 +31,7 @@ def make_task(num_classes, side, depth=50, num_rois=512, num_proposals=1000, max
         `MaskRCNNTask`; its `build_model` makes the model.
     """
     backbone = backbones.Backbone(type="resnet", resnet=backbones.ResNet(model_id=depth))
-    model = configs.MaskRCNN(
-        num_classes=num_classes + 1, input_size=[*side, 3], backbone=backbone
-    )
+    model = configs.MaskRCNN(num_classes=num_classes + 1, input_size=[*side, 3], backbone=backbone)
     model.norm_activation.use_sync_bn = False  # one replica
     model.roi_sampler.num_sampled_rois = num_rois
     model.roi_generator.num_proposals = num_proposals

@@ -100,7 +100,7 @@ def run(
     if mode != "evaluate":
         config.compare_with_folder(model_dir)
     strategy = strategy()
-    _set_up_tensorflow(seed, precision, jit_compile, deterministic)
+    set_up_tensorflow(seed, precision, jit_compile, deterministic)
     test_batch_size = evaluation_batch_size or batch_size
     _check_batch_size(strategy, "batch_size", batch_size)
     _check_batch_size(strategy, "evaluation_batch_size", test_batch_size)
@@ -267,8 +267,8 @@ def _evaluated_steps(model_dir):
     return steps
 
 
-def _set_up_tensorflow(seed, precision, jit_compile, deterministic):
-    """Sets the seed, the precision policy and op determinism of this process."""
+def set_up_tensorflow(seed, precision, jit_compile=False, deterministic=None):
+    """Sets the seed, the precision policy and op determinism of this process; see `run`."""
     tf_keras.utils.set_random_seed(seed)
     tf_keras.mixed_precision.set_global_policy(precision)
     if deterministic is None:

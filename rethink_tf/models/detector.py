@@ -143,18 +143,22 @@ class MaskRCNN(tf_keras.Model):
         sampled = self.box_head.sample(proposals, valid, boxes, classes, draw_for(ROI_DRAWS))
         num_rois = min(self.box_head.num_samples, proposals.shape[1] + batch["boxes"].shape[1])
         sampled = self._fill(sampled, num_rois)
-        pool = self._roi_align(features)
-        pooled = pool(sampled["rois"], self.box_head.roi_size)
-        class_logits, deltas = self.box_head(pooled, training=True)
-        outputs |= sampled | {
+        outputs |= sampled
+        pool, before = self._roi_align(features), []
+        if self.mask_head:
+            outputs |= self._train_masks(pool, sampled, boxes, masks)
+            before = [outputs["mask_logits"]]
+        # The smaller head first and alone: side by side, both would hold their activations.
+        with tf.control_dependencies(before):
+            rois = tf.identity(sampled["rois"])
+        class_logits, deltas = self.box_head(pool(rois, self.box_head.roi_size), training=True)
+        outputs |= {
             "class_logits": class_logits,
             # The deltas of the target's class; background takes the first, which no loss sees.
             "box_deltas": tf.gather(
                 deltas, tf.maximum(sampled["class_targets"] - 1, 0), batch_dims=2
             ),
         }
-        if self.mask_head:
-            outputs |= self._train_masks(pool, sampled, boxes, masks)
         return outputs
 
     @staticmethod

@@ -1,0 +1,174 @@
+"""Prediction: ours with GroupNorm against Model Garden's, in float32 and bfloat16.
+
+    python -m benchmarks.predict
+
+Every ratio is to Model Garden's prediction in float32. Both sides have random weights and no score
+threshold, so that both find their full 100 detections and compute their masks. The columns are
+those of `benchmarks.train_step`.
+"""
+
+import argparse
+import functools
+import time
+
+from benchmarks import harness
+from benchmarks.train_step import OURS, PEER, add_model_arguments
+
+TITLE = "Prediction, R{depth}-FPN, {images} images of {height}x{width}, {proposals} proposals"
+COLUMNS = (
+    "side",
+    "precision",
+    "seconds",
+    "ratio",
+    "share of matmul rate",
+    "peak GB",
+    "ratio",
+    "first s",
+    "ratio",
+)
+NUM_DETECTIONS = 100
+
+
+def make_parser():
+    """Returns the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=harness.HelpFormatter)
+    harness.add_arguments(parser, "predict")
+    add_model_arguments(parser)
+    parser.add_argument("--proposals", type=int, default=1000, help="an image")
+    return parser
+
+
+def make_batch(flags):
+    """Returns the batch that both sides predict for."""
+    from benchmarks import inputs
+
+    return inputs.make_batch(flags.seed, flags.images, flags.height, flags.width, 1, flags.classes)
+
+
+def make_ours(flags, precision):
+    """Returns our prediction as a callable, and when its building began."""
+    import tensorflow as tf
+
+    from rethink_tf import experiment
+    from rethink_tf.evaluation.inference import Predictor
+    from rethink_tf.models.box_head import BoxHead
+    from rethink_tf.models.detector import MaskRCNN
+    from rethink_tf.models.resnet import ResNet
+    from rethink_tf.models.rpn import RPN
+
+    experiment.set_up_tensorflow(flags.seed, precision)
+    batch = make_batch(flags)
+    start = time.perf_counter()
+    detector = MaskRCNN(
+        flags.classes,
+        backbone=functools.partial(ResNet, flags.depth),
+        rpn=functools.partial(RPN, test_proposals=flags.proposals),
+        box_head=functools.partial(BoxHead, score_threshold=0.0, max_detections=NUM_DETECTIONS),
+    )
+    detector.create_variables()
+    predictor = Predictor(detector, tf.distribute.get_strategy())
+
+    def predict():
+        return {"detections": int((predictor(batch)["classes"] > 0).sum())}
+
+    return predict, start
+
+
+def make_peer(flags, precision):
+    """Returns Model Garden's prediction as a callable, and when its building began."""
+    import tensorflow as tf
+    import tf_keras
+
+    from benchmarks import peer
+
+    tf_keras.utils.set_random_seed(flags.seed)
+    tf_keras.mixed_precision.set_global_policy(precision)
+    size = (flags.height, flags.width)
+    task = peer.make_task(flags.classes, size, flags.depth, num_proposals=flags.proposals)
+    images, labels = peer.make_inputs(task, make_batch(flags))
+    start = time.perf_counter()
+    model = task.build_model()
+    predict_fn = tf.function(
+        lambda images, anchors, shape: model(
+            images, anchor_boxes=anchors, image_shape=shape, training=False
+        )
+    )
+
+    def predict():
+        outputs = predict_fn(images, labels["anchor_boxes"], labels["image_info"][:, 1, :])
+        outputs["detection_masks"].numpy()
+        return {"detections": int(outputs["num_detections"].numpy().sum())}
+
+    return predict, start
+
+
+def work(flags):
+    """Makes the prediction of one side and runs it once."""
+    side, precision = flags.worker.split("/")
+    predict, start = (make_ours if side == OURS else make_peer)(flags, precision)
+    predict()
+    return predict, {"first_step": time.perf_counter() - start}
+
+
+def main():
+    """Runs the benchmark, or one side of it."""
+    flags = make_parser().parse_args()
+    if flags.worker:
+        harness.serve(lambda: work(flags))
+        return
+    workers = [
+        harness.Worker("benchmarks.predict", f"{side}/{precision}", harness.pass_on(flags))
+        for precision in flags.precisions
+        for side in (OURS, PEER)
+    ]
+    measured = harness.interleave(workers, flags.repetitions)
+    results = {each.side: harness.summary(measured, workers, each.side) for each in workers}
+    harness.stop(workers)
+    rates = {each: harness.matmul_rate(each.removeprefix("mixed_")) for each in flags.precisions}
+    base, operations = results[f"{PEER}/{flags.precisions[0]}"], arithmetic(flags)
+    for side, own in results.items():
+        own["detections"] = harness.median(measured[side], "detections")
+        if side.startswith(OURS):
+            own["share_of_matmul_rate"] = operations / own["seconds"] / rates[side.split("/")[1]]
+        for key in ("seconds", "peak_bytes", "first_step"):
+            own[f"{key}_ratio"] = own[key] / base[key]
+    harness.print_table(
+        TITLE.format(**vars(flags)),
+        COLUMNS,
+        [
+            [
+                *side.split("/"),
+                own["seconds"],
+                own["seconds_ratio"],
+                own.get("share_of_matmul_rate"),
+                own["peak_bytes"] / 1e9,
+                own["peak_bytes_ratio"],
+                own["first_step"],
+                own["first_step_ratio"],
+            ]
+            for side, own in results.items()
+        ],
+    )
+    harness.write_json(
+        flags.output,
+        {"settings": harness.settings(flags), "matmul_rate": rates, "results": results},
+    )
+
+
+def arithmetic(flags):
+    """Returns the operations of one prediction of ours."""
+    from benchmarks import flops
+
+    return flops.forward(
+        flags.depth,
+        flags.images,
+        flags.height,
+        flags.width,
+        flags.classes,
+        flags.proposals,
+        NUM_DETECTIONS,
+    )
+
+
+if __name__ == "__main__":
+    main()
