@@ -226,18 +226,11 @@ def compress(segmentation, height, width):
 
 def mask_areas(masks):
     """Returns float64 [N], the pixels of N compressed run lengths."""
-    return _of_masks(coco_mask.area, masks, [0])
-
-
-def mask_boxes(masks):
-    """Returns float64 [N, 4], boxes (x, y, width, height) around N compressed run lengths."""
-    return _of_masks(coco_mask.toBbox, masks, [0, 4])
-
-
-def _of_masks(function, masks, empty):
-    parts = range(0, len(masks), _MASKS_AT_ONCE)
-    values = [function(masks[start : start + _MASKS_AT_ONCE]) for start in parts]
-    return np.concatenate([np.zeros(empty), *values])
+    parts = [
+        coco_mask.area(masks[start : start + _MASKS_AT_ONCE])
+        for start in range(0, len(masks), _MASKS_AT_ONCE)
+    ]
+    return np.concatenate([np.zeros(0), *parts])
 
 
 def image_size(image):

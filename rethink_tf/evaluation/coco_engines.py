@@ -11,10 +11,9 @@ import io
 import itertools
 
 import numpy as np
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-
-from rethink_tf.evaluation import coco_overlaps
 
 # Pairs of an image and a category that faster-coco-eval sees at once: it takes about 1 kB for each.
 _CELLS_AT_ONCE = 1 << 16
@@ -110,7 +109,7 @@ def by_faster_coco_eval(iou_type, truth, found, num_images, num_categories):
 
     num_areas, num_limits = len(params.areaRng), len(params.maxDets)
     shape = [len(params.iouThrs), len(params.recThrs), num_categories, num_areas, num_limits]
-    precision, recall = np.full(shape, -1.0), np.full([shape[0], *shape[2:]], -1.0)
+    precision, recall = -np.ones(shape), -np.ones([shape[0], *shape[2:]])
     for block in _blocks(np.diff(starts)):
         of_category = [slice(starts[k], starts[k + 1] + 1) for k in block.tolist()]
         found_cuts, truth_cuts = ([each[some].tolist() for some in of_category] for each in cuts)
@@ -148,7 +147,8 @@ def _measure_block(params, found, found_cuts, truth, truth_cuts):
     params = copy.copy(params)
     params.catIds = list(range(len(found_cuts)))
     params.imgIds = list(range(max(map(len, found_cuts)) - 1))
-    limit, found_entries, truth_entries, cells, spans = params.maxDets[-1], [], [], [], []
+    limit, overlaps = params.maxDets[-1], [[[]] * len(params.catIds) for _ in params.imgIds]
+    found_entries, truth_entries = [], []
     for category, (ours, theirs) in enumerate(zip(found_cuts, truth_cuts, strict=True)):
         # Their ids only mark a match: one for all keeps the evaluator's own table of matches small.
         columns = found.scores[ours[0] : ours[-1]], found.areas[ours[0] : ours[-1]]
@@ -157,19 +157,14 @@ def _measure_block(params, found, found_cuts, truth, truth_cuts):
         columns = truth.crowds[theirs[0] : theirs[-1]], truth.areas[theirs[0] : theirs[-1]]
         dicts = [{"id": 1, "area": a, "iscrowd": c, "ignore": c} for c, a in _rows(*columns)]
         truth_entries += _by_image(category, theirs, dicts)
-        both = zip(itertools.pairwise(ours), itertools.pairwise(theirs), strict=True)
-        for image, ((begin, end), (first, last)) in enumerate(both):
+        spans = zip(itertools.pairwise(ours), itertools.pairwise(theirs), strict=True)
+        for image, ((begin, end), (first, last)) in enumerate(spans):
             if begin < end and first < last:
-                cells.append((image, category))
-                spans.append((begin, min(end, begin + limit), first, last))
-    spans = np.reshape(np.array(spans, np.int64), [-1, 4])
-    if isinstance(found.shapes, list):
-        measured = coco_overlaps.of_masks(found, truth, spans, params.iouThrs[0])
-    else:
-        measured = coco_overlaps.of_boxes(found, truth, spans)
-    overlaps = [[[]] * len(params.catIds) for _ in params.imgIds]
-    for (image, category), values in zip(cells, measured, strict=True):
-        overlaps[image][category] = values
+                overlaps[image][category] = coco_mask.iou(
+                    found.shapes[begin : min(end, begin + limit)],
+                    truth.shapes[first:last],
+                    truth.crowds[first:last],
+                ).tolist()
     datasets = []
     for entries in (truth_entries, found_entries):
         datasets.append(Dataset())
