@@ -152,12 +152,13 @@ class Results:
             _explain(results, truth)
         self._results, self._truth = results, truth
 
-    def instances(self, iou_type, kept):
-        """Returns the detections of some images.
+    def instances(self, iou_type, kept, categories):
+        """Returns the detections of some images and categories.
 
         Args:
             iou_type: "bbox" or "segm".
             kept: bool [I], the images.
+            categories: int64, the categories; detections of others are only checked.
 
         Returns:
             `Instances`. For "bbox", a detection without a box has the one around its mask.
@@ -166,14 +167,17 @@ class Results:
             ValueError: if a detection has neither, or no mask of its image's size for "segm".
         """
         rows = np.flatnonzero(kept[self.images])
+        wanted = np.isin(self._categories[rows], categories)
         if iou_type == "bbox":
             shapes = self._boxes[rows]
             for position in np.flatnonzero(~self._has_box[rows]).tolist():
                 shapes[position] = self._box_around_mask(int(rows[position]))
+            shapes = shapes[wanted]
             areas = shapes[:, 2] * shapes[:, 3]
         else:
-            shapes = self._masks(rows)
+            shapes = list(itertools.compress(self._masks(rows), wanted.tolist()))
             areas = mask_areas(shapes)
+        rows = rows[wanted]
         return Instances(
             self.images[rows], self._categories[rows], areas, shapes, scores=self._scores[rows]
         )

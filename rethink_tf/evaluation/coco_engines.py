@@ -15,8 +15,10 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-# Pairs of an image and a category that faster-coco-eval sees at once: it takes about 1 kB for each.
+# Pairs of an image and a category that faster-coco-eval sees at once, and categories: it takes
+# about 1 kB for each pair and 200 kB for each category.
 _CELLS_AT_ONCE = 1 << 16
+_CATEGORIES_AT_ONCE = 1 << 7
 
 
 def choose():
@@ -109,7 +111,7 @@ def by_faster_coco_eval(iou_type, truth, found, num_images, num_categories):
 
     num_areas, num_limits = len(params.areaRng), len(params.maxDets)
     shape = [len(params.iouThrs), len(params.recThrs), num_categories, num_areas, num_limits]
-    precision, recall = -np.ones(shape), -np.ones([shape[0], *shape[2:]])
+    precision, recall = np.full(shape, -1.0), np.full([shape[0], *shape[2:]], -1.0)
     for block in _blocks(np.diff(starts)):
         of_category = [slice(starts[k], starts[k + 1] + 1) for k in block.tolist()]
         found_cuts, truth_cuts = ([each[some].tolist() for some in of_category] for each in cuts)
@@ -124,6 +126,7 @@ def _blocks(num_pairs):
     order = np.argsort(-num_pairs, kind="stable")
     while len(order):
         count = max(1, _CELLS_AT_ONCE // max(1, int(num_pairs[order[0]])))
+        count = min(count, _CATEGORIES_AT_ONCE)
         yield order[:count]
         order = order[count:]
 

@@ -5,6 +5,7 @@ been mapped to the data set's category ids by the caller. Letters: N detections 
 """
 
 import contextlib
+import dataclasses
 import gc
 import io
 import json
@@ -105,8 +106,8 @@ def evaluate(ground_truth, results, iou_types=("bbox", "segm"), image_ids=None, 
         name, measure = coco_engines.choose()
         metrics = {}
         for iou_type in iou_types:
-            evaluator = _measure(measure, iou_type, truth, found, kept)
-            metrics.update(_collect(evaluator, METRIC_PREFIXES[iou_type], names))
+            evaluator, present = _measure(measure, iou_type, truth, found, kept)
+            metrics.update(_collect(evaluator, present, METRIC_PREFIXES[iou_type], names))
     logging.info(
         "COCO metrics of %d detections in %d images by %s took %.1f s",
         np.count_nonzero(kept[found.images]),
@@ -142,19 +143,31 @@ def _kept(truth, image_ids):
 
 
 def _measure(measure, iou_type, truth, found, kept):
-    """Returns pycocotools' evaluator with its summary, None where there is nothing to measure."""
-    if not kept.any() or not truth.categories:
-        return None
+    """Measures the categories that have objects among the images.
+
+    The others have no numbers: with many categories most of the work and memory would be theirs.
+
+    Returns:
+        pycocotools' evaluator with its summary, None where there is nothing to measure; and the
+        ids of its categories, in order.
+    """
     objects = truth.instances(iou_type, kept)
     if objects is None:
         logging.warning("The ground truth has no masks: all mask metrics are -1")
-        return None
-    detections = found.instances(iou_type, kept)
-    sizes = len(truth.images), len(truth.category_positions)
-    evaluator = measure(iou_type, objects, detections, *sizes)
+        return None, []
+    present = np.unique(objects.categories)
+    detections = found.instances(iou_type, kept, present)
+    if not len(present):
+        return None, []
+    objects, detections = (
+        dataclasses.replace(each, categories=np.searchsorted(present, each.categories))
+        for each in (objects, detections)
+    )
+    evaluator = measure(iou_type, objects, detections, len(truth.images), len(present))
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator.summarize()
-    return evaluator
+    ids = sorted(truth.category_positions)
+    return evaluator, [ids[position] for position in present.tolist()]
 
 
 def _class_names(categories, class_names):
@@ -168,19 +181,19 @@ def _class_names(categories, class_names):
     }
 
 
-def _collect(evaluator, prefix, names):
-    """Returns the summary and the per-class AP of an evaluator, all -1 where it is None."""
+def _collect(evaluator, present, prefix, names):
+    """Returns the summary and the per-class AP of an evaluator, -1 where there is nothing."""
     metrics = {}
     for index, name in enumerate(METRIC_NAMES):
         metrics[f"{prefix}/{name}"] = -1.0 if evaluator is None else float(evaluator.stats[index])
-    for index, name in enumerate(names.values()):
-        average = -1.0
-        if evaluator is not None:
-            # [IoU thresholds, recalls, classes, areas, numbers of detections]; all areas, 100.
-            precision = evaluator.eval["precision"][:, :, index, 0, -1]
-            if (precision > -1).any():
-                average = float(precision[precision > -1].mean())
-        metrics[f"{prefix}/{_PER_CLASS}/{name}"] = average
+    averages = {}
+    for index, category_id in enumerate(present):
+        # [IoU thresholds, recalls, classes, areas, numbers of detections]; all areas, 100.
+        precision = evaluator.eval["precision"][:, :, index, 0, -1]
+        if (precision > -1).any():
+            averages[category_id] = float(precision[precision > -1].mean())
+    for category_id, name in names.items():
+        metrics[f"{prefix}/{_PER_CLASS}/{name}"] = averages.get(category_id, -1.0)
     return metrics
 
 

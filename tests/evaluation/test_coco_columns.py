@@ -83,19 +83,19 @@ def test_columns_of_results(truth):
     without_box = result(image_id=9, category_id=8)
     del without_box["bbox"]
     found = coco_columns.Results([result(score=np.float32(0.25)), without_box], columns)
-    boxes = found.instances("bbox", np.array([True, True]))
+    boxes = found.instances("bbox", np.array([True, True]), [0, 1])
     assert boxes.images.tolist() == [0, 1] and boxes.categories.tolist() == [0, 1]
     assert boxes.scores.tolist() == [0.25, 0.5]
     assert boxes.shapes.tolist() == [[5, 5, 20, 20]] * 2 and boxes.areas.tolist() == [400, 400]
-    masks = found.instances("segm", np.array([False, True]))
+    masks = found.instances("segm", np.array([False, True]), [0, 1])
     assert masks.areas.tolist() == [400] and masks.shapes == [without_box["segmentation"]]
 
 
 def test_no_results(truth):
     columns = coco_columns.GroundTruth(truth)
     found = coco_columns.Results([], columns)
-    assert found.instances("bbox", np.array([True, True])).shapes.shape == (0, 4)
-    assert found.instances("segm", np.array([True, True])).shapes == []
+    assert found.instances("bbox", np.array([True, True]), [0, 1]).shapes.shape == (0, 4)
+    assert found.instances("segm", np.array([True, True]), [0, 1]).shapes == []
 
 
 @pytest.mark.parametrize(
