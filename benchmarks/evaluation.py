@@ -48,7 +48,7 @@ def make_parser():
     )
     parser.add_argument("--largest", type=float, default=0.8, help="the same")
     parser.add_argument("--pasted", type=int, default=40, help="images whose masks are pasted")
-    parser.add_argument("--threads", type=int, default=None, help="that paste; all cores if none")
+    parser.add_argument("--threads", type=int, default=2, help="that paste beside each other")
     parser.add_argument(
         "--plain", action="store_true", help="measure faster-coco-eval by itself as well"
     )

@@ -1,6 +1,6 @@
 """Runs a detector over a data set and turns its detections into COCO metrics.
 
-While a batch is predicted, threads paste and encode the masks of the one before.
+While a batch is predicted, a thread pastes and encodes the masks of the one before.
 
 Letters: B images, D detections an image, S side of a mask.
 """

@@ -1,18 +1,7 @@
 """Work that threads do while the caller goes on, with results in the order of the calls."""
 
 import collections
-import os
 from concurrent import futures
-
-
-def default_num_workers():
-    """Returns how many threads help: half of the cores, so that prediction keeps the others.
-
-    Two at most: NumPy's calls on an image's masks are short, so that threads mostly wait for the
-    interpreter: two gain a fifth, more nothing.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(2, (cores or 1) // 2))
 
 
 class InOrder:
@@ -21,17 +10,18 @@ class InOrder:
     With an error or Ctrl-C inside of the context, calls that have not begun are dropped.
     """
 
-    def __init__(self, function, num_workers=None, max_waiting=32):
+    def __init__(self, function, num_workers=1, max_waiting=32):
         """Starts without work.
 
         Args:
             function: callable.
-            num_workers: int > 0, threads; None for `default_num_workers`.
+            num_workers: int > 0, threads. More than one gain only where a call leaves Python's
+                interpreter for long; NumPy's on the masks of one image do not.
             max_waiting: int >= 0, calls that may be unfinished at once, so that their arguments and
                 results do not fill the memory.
         """
         self._function, self._max_waiting = function, max_waiting
-        self._threads = futures.ThreadPoolExecutor(num_workers or default_num_workers())
+        self._threads = futures.ThreadPoolExecutor(num_workers)
         self._waiting = collections.deque()
 
     def __enter__(self):

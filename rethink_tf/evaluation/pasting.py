@@ -4,7 +4,7 @@ NumPy only, on the host: a full-size mask for each of 100 detections would not f
 static shapes. It is not made here either: along a column of the image the pasted probability is
 linear between the centres of the mask's cells, so that where it crosses the threshold follows from
 the values at those centres, and the crossings are the run lengths. All masks of an image are worked
-on together, in NumPy calls that are long enough for threads to run beside each other.
+on together.
 
 Letters: N masks, S side of a predicted mask, P = S + 2 with a frame of zeros around it, H and W the
 original image's size, C columns of the image that some mask can reach, E crossings.

@@ -83,7 +83,3 @@ def test_an_interruption_drops_what_has_not_begun():
             background.put(number)
         raise KeyboardInterrupt
     assert len(done) < 10
-
-
-def test_default_number_of_threads():
-    assert 1 <= overlap.default_num_workers() <= 2
