@@ -63,9 +63,11 @@ def make_parser():
 
 def _shape(text):
     """Checks a shape of the command line, which stays text so that workers can be given it."""
-    sizes = _sizes(text)
-    if len(sizes) < 3 or min(sizes) < 1 or sizes[-1] % 32:
-        raise ValueError(text)
+    parts = text.split("x")
+    if len(parts) < 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape such as 2x128x128x256")
+    if int(parts[-1]) % 32:
+        raise argparse.ArgumentTypeError(f"{text!r}: 32 groups do not divide the channels")
     return text
 
 
@@ -179,14 +181,18 @@ def copy_rate(repetitions=9):
 
 def measure(flags, shape, dtype):
     """Returns {side: figures} of one shape and dtype."""
-    arguments, workers = harness.pass_on(flags), []
-    try:
-        for side in (OURS, PEER):
-            name = f"{side}/{shape}/{dtype}"
-            workers.append(harness.Worker("benchmarks.group_norm", name, arguments))
-        measured = harness.interleave(workers, flags.repetitions)
-    finally:
-        harness.stop(workers)
+    arguments = harness.pass_on(flags)
+    # Started together, which takes longer than to measure; from then on they take turns.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        started = [
+            pool.submit(
+                harness.Worker, "benchmarks.group_norm", f"{side}/{shape}/{dtype}", arguments
+            )
+            for side in (OURS, PEER)
+        ]
+    workers = [each.result() for each in started]
+    measured = harness.interleave(workers, flags.repetitions)
+    harness.stop(workers)
     results = {}
     for worker in workers:
         own = harness.summary(measured, workers, worker.side)
