@@ -20,7 +20,6 @@ import argparse
 import contextlib
 import gc
 import io
-import sys
 import time
 
 import numpy as np
@@ -172,14 +171,14 @@ def paste_work(flags, side):
 def compare_metrics(flags, iou_type):
     """Measures both sides in turns, prints a table and returns its figures."""
     sides = ["ours", *(PEERS if flags.plain else PEERS[:1])]
-    workers = [harness.Worker(MODULE, f"{iou_type}/{side}", sys.argv[1:]) for side in sides]
+    arguments = harness.pass_on(flags)
+    workers = [harness.Worker(MODULE, f"{iou_type}/{side}", arguments) for side in sides]
     runs = {worker.side: [] for worker in workers}
     for turn in range(flags.repetitions):
         # Ours in between once more than the slow peers, which come at most twice.
         for worker in workers if turn < min(2, flags.repetitions) else workers[:1]:
             runs[worker.side].append(worker.run())
-    for worker in workers:
-        worker.stop()
+    harness.stop(workers)
     ours = runs[workers[0].side]
     rows, report = [], dict(workers[0].ready)
     for worker, side in zip(workers, sides, strict=True):
@@ -206,10 +205,9 @@ def compare_metrics(flags, iou_type):
 def compare_pasting(flags):
     """The same for pasting and encoding."""
     sides = ["serial", "threads", "Model Garden"]
-    workers = [harness.Worker(MODULE, f"paste/{side}", sys.argv[1:]) for side in sides]
+    workers = [harness.Worker(MODULE, f"paste/{side}", harness.pass_on(flags)) for side in sides]
     runs = harness.interleave(workers, flags.repetitions)
-    for worker in workers:
-        worker.stop()
+    harness.stop(workers)
     serial = harness.median(runs["paste/serial"])
     rows, report = [], {}
     for side in sides:

@@ -7,6 +7,7 @@ rest of a detector is not arithmetic that counts.
 import contextlib
 import functools
 import io
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -33,20 +34,26 @@ def count(function, *shapes):
     return profile.total_float_ops
 
 
-def forward(depth, num_images, height, width, num_classes, num_rois, num_masks):
+class Forward(NamedTuple):
+    """Operations of the trunk (backbone, FPN, RPN), and of a RoI in the box and the mask head."""
+
+    trunk: int
+    roi: int
+    mask: int
+
+
+def forward(depth, num_images, height, width, num_classes):
     """Counts the operations of the forward pass of Mask R-CNN with ResNet and FPN.
 
     Args:
         depth: int, of the ResNet.
-        num_images: int.
+        num_images: int, through backbone, FPN and RPN.
         height: int, pixels.
         width: int, pixels.
         num_classes: int, without background.
-        num_rois: int, an image, at the box head.
-        num_masks: float, an image, at the mask head.
 
     Returns:
-        float.
+        `Forward`.
     """
     detector = MaskRCNN(num_classes, backbone=functools.partial(ResNet, depth))
     detector.create_variables()
@@ -61,6 +68,4 @@ def forward(depth, num_images, height, width, num_classes, num_rois, num_masks):
         [1, mask.roi_size, mask.roi_size, channels],
     )
     per_roi = count(lambda pooled: box(pooled), [1, 1, box.roi_size, box.roi_size, channels])
-    return count(trunk, [num_images, height, width, 3]) + num_images * (
-        num_rois * per_roi + num_masks * per_mask
-    )
+    return Forward(count(trunk, [num_images, height, width, 3]), per_roi, per_mask)

@@ -24,7 +24,7 @@ import math
 import pathlib
 import time
 
-from benchmarks import harness, train_step
+from benchmarks import harness, models, train_step
 
 COLUMNS = ("precision", "size", "seconds", "exponent", "peak GB", "exponent", "first step s")
 AXES = ("side", "images", "rois", "objects", "replicas")
@@ -54,7 +54,7 @@ def make_parser():
         height=320,
         width=320,
         rois=128,
-        precisions=train_step.PRECISIONS[:1],
+        precisions=models.PRECISIONS[:1],
     )
     parser.add_argument("--axes", nargs="+", default=AXES, choices=AXES)
     for axis in AXES:
@@ -113,19 +113,12 @@ def measure(flags, point):
         flags: of the command line.
         point: str, JSON of the flags to change.
     """
-    worker = harness.Worker("benchmarks.growth", point, arguments(flags))
+    worker = harness.Worker("benchmarks.growth", point, harness.pass_on(flags))
     try:
         measured = harness.interleave([worker], flags.repetitions, warmup=0)
         return harness.summary(measured, [worker], point)
     finally:
         harness.stop([worker])
-
-
-def arguments(flags):
-    """Returns a worker's command line: the flags without those of the points and plots."""
-    own = ("axes", "plots", *(f"{axis}_points" for axis in AXES))
-    kept = {key: value for key, value in vars(flags).items() if key not in own}
-    return harness.pass_on(type(flags)(**kept))
 
 
 def plot(path, axis, results):

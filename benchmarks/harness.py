@@ -151,8 +151,10 @@ def pass_on(flags):
     """Returns the command line that gives a worker the parsed flags."""
     arguments = []
     for key, value in settings(flags).items():
+        if value is None or value is False:
+            continue
         values = value if isinstance(value, list | tuple) else [value]
-        arguments += [f"--{key}", *map(str, values)]
+        arguments += [f"--{key}", *([] if value is True else map(str, values))]
     return arguments
 
 

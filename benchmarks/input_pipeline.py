@@ -30,11 +30,9 @@ here, so that there is no share of the machine's matrix-product rate.
 import argparse
 import gc
 import os
-import pathlib
-import tempfile
 import time
 
-from benchmarks import harness
+from benchmarks import harness, photographs
 
 # Mask R-CNN R50-FPN: 16 images in 0.261 s on 8 V100.
 # Source: MODEL_ZOO.md of Detectron2, "COCO Instance Segmentation Baselines".
@@ -65,9 +63,7 @@ COLUMNS = (
 def make_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=harness.HelpFormatter)
     harness.add_arguments(parser, "input_pipeline")
-    parser.add_argument("--data", default=None, help="record directory; drawn if not given")
-    parser.add_argument("--photographs", type=int, default=64, help="images to draw, 4 or more")
-    parser.add_argument("--objects", type=float, default=7.3, help="drawn an image, on average")
+    photographs.add_arguments(parser)
     parser.add_argument("--images", type=int, default=2, help="a batch")
     parser.add_argument("--min_side", type=int, default=800, help="pixels")
     parser.add_argument("--max_side", type=int, default=1333, help="pixels")
@@ -175,21 +171,15 @@ def make_rows(measured, accelerator_rate):
 
 def run(flags):
     """Measures all sides on the records of `flags.data`, and reports."""
-    options = [
-        f"--{name}={getattr(flags, name)}"
-        for name in ("data", "seed", "images", "min_side", "max_side", "peer_dtype", "seconds",
-                     "warmup_seconds")
-    ]  # fmt: skip
-    if flags.peer_size:
-        options += ["--peer_size", *map(str, flags.peer_size)]
     workers = []
     try:
         for side in SIDES:
-            workers.append(harness.Worker("benchmarks.input_pipeline", side, options))
+            workers.append(
+                harness.Worker("benchmarks.input_pipeline", side, harness.pass_on(flags))
+            )
         measured = harness.interleave(workers, flags.repetitions)
     finally:
-        for worker in workers:
-            worker.stop()
+        harness.stop(workers)
     rows = make_rows(measured, flags.accelerator_images_per_second)
     harness.print_table(
         f"Input of training, {flags.min_side}/{flags.max_side} with masks, {flags.images} images a "
@@ -210,16 +200,7 @@ def main():
     if flags.worker:
         harness.serve(lambda: work(flags))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        if flags.data is None:
-            from benchmarks import photographs
-
-            flags.data = photographs.make_records(
-                pathlib.Path(folder) / "data",
-                flags.photographs,
-                flags.seed,
-                num_objects=flags.objects,
-            )
+    with photographs.records_of(flags) as flags.data:
         report = run(flags)
     harness.write_json(flags.output, report)
 

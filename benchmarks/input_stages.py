@@ -9,8 +9,6 @@ them in training.
 """
 
 import argparse
-import pathlib
-import tempfile
 import time
 
 import numpy as np
@@ -28,9 +26,7 @@ _FLAG = tf.TensorSpec([], tf.bool)
 def make_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=harness.HelpFormatter)
     harness.add_arguments(parser, "input_stages")
-    parser.add_argument("--data", default=None, help="record directory; drawn if not given")
-    parser.add_argument("--photographs", type=int, default=64, help="images to use, 4 or more")
-    parser.add_argument("--objects", type=float, default=7.3, help="drawn an image, on average")
+    photographs.add_arguments(parser)
     parser.add_argument("--min_side", type=int, default=800, help="pixels")
     parser.add_argument("--max_side", type=int, default=1333, help="pixels")
     return parser
@@ -156,14 +152,7 @@ def main():
     flags = make_parser().parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        if flags.data is None:
-            flags.data = photographs.make_records(
-                pathlib.Path(folder) / "data",
-                flags.photographs,
-                flags.seed,
-                num_objects=flags.objects,
-            )
+    with photographs.records_of(flags) as flags.data:
         examples, category_ids = read(flags)
     seconds = measure(examples, category_ids, flags.repetitions)
     whole = sum(value for name, value in seconds.items() if not name.startswith(" "))

@@ -4,13 +4,13 @@ Sizes, bytes an image, objects an image and the sizes of the objects are about C
 as it is these that the input pipeline's time depends on.
 """
 
+import contextlib
 import json
 import pathlib
+import tempfile
 
 import numpy as np
 from PIL import Image, ImageDraw
-
-from rethink_tf.data import coco
 
 NUM_CATEGORIES = 80
 # 860,001 objects on 118,287 photographs.
@@ -22,6 +22,30 @@ SIZE_SHARES = (0.45, 0.3, 0.25)
 MIN_PART, MAX_PART = 0.04, 0.8
 # With this much grain and quality an image has the 160 KB that COCO's photographs have.
 GRAIN, JPEG_QUALITY = 10.0, 92
+
+
+def add_arguments(parser):
+    """Adds the choice of the records to an argparse parser; see `records_of`."""
+    parser.add_argument("--data", default=None, help="record directory; drawn if not given")
+    parser.add_argument("--photographs", type=int, default=64, help="images to draw, 4 or more")
+    parser.add_argument(
+        "--objects", type=float, default=OBJECTS_AN_IMAGE, help="drawn an image, on average"
+    )
+
+
+@contextlib.contextmanager
+def records_of(flags):
+    """Gives the record directory of the command line, or one that is drawn and then removed."""
+    if flags.data is not None:
+        yield flags.data
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield make_records(
+            pathlib.Path(folder) / "data",
+            flags.photographs,
+            flags.seed,
+            num_objects=flags.objects,
+        )
 
 
 def make_records(directory, num_images, seed, num_shards=4, num_objects=OBJECTS_AN_IMAGE):
@@ -40,6 +64,8 @@ def make_records(directory, num_images, seed, num_shards=4, num_objects=OBJECTS_
     Returns:
         str, the record directory.
     """
+    from rethink_tf.data import coco  # Late: workers only need the options.
+
     directory = pathlib.Path(directory)
     folder = directory / "images"
     folder.mkdir(parents=True)

@@ -11,21 +11,9 @@ import argparse
 import functools
 import time
 
-from benchmarks import harness
-from benchmarks.train_step import OURS, PEER, add_model_arguments
+from benchmarks import harness, models
 
 TITLE = "Prediction, R{depth}-FPN, {images} images of {height}x{width}, {proposals} proposals"
-COLUMNS = (
-    "side",
-    "precision",
-    "seconds",
-    "ratio",
-    "share of matmul rate",
-    "peak GB",
-    "ratio",
-    "first s",
-    "ratio",
-)
 NUM_DETECTIONS = 100
 
 
@@ -33,7 +21,7 @@ def make_parser():
     """Returns the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=harness.HelpFormatter)
     harness.add_arguments(parser, "predict")
-    add_model_arguments(parser)
+    models.add_arguments(parser)
     parser.add_argument("--proposals", type=int, default=1000, help="an image")
     return parser
 
@@ -105,7 +93,7 @@ def make_peer(flags, precision):
 def work(flags):
     """Makes the prediction of one side and runs it once."""
     side, precision = flags.worker.split("/")
-    predict, start = (make_ours if side == OURS else make_peer)(flags, precision)
+    predict, start = (make_ours if side == models.OURS else make_peer)(flags, precision)
     predict()
     return predict, {"first_step": time.perf_counter() - start}
 
@@ -116,58 +104,24 @@ def main():
     if flags.worker:
         harness.serve(lambda: work(flags))
         return
-    workers = [
-        harness.Worker("benchmarks.predict", f"{side}/{precision}", harness.pass_on(flags))
-        for precision in flags.precisions
-        for side in (OURS, PEER)
-    ]
-    measured = harness.interleave(workers, flags.repetitions)
-    results = {each.side: harness.summary(measured, workers, each.side) for each in workers}
-    harness.stop(workers)
-    rates = {each: harness.matmul_rate(each.removeprefix("mixed_")) for each in flags.precisions}
-    base, operations = results[f"{PEER}/{flags.precisions[0]}"], arithmetic(flags)
-    for side, own in results.items():
-        own["detections"] = harness.median(measured[side], "detections")
-        if side.startswith(OURS):
-            own["share_of_matmul_rate"] = operations / own["seconds"] / rates[side.split("/")[1]]
-        for key in ("seconds", "peak_bytes", "first_step"):
-            own[f"{key}_ratio"] = own[key] / base[key]
-    harness.print_table(
-        TITLE.format(**vars(flags)),
-        COLUMNS,
-        [
-            [
-                *side.split("/"),
-                own["seconds"],
-                own["seconds_ratio"],
-                own.get("share_of_matmul_rate"),
-                own["peak_bytes"] / 1e9,
-                own["peak_bytes_ratio"],
-                own["first_step"],
-                own["first_step_ratio"],
-            ]
-            for side, own in results.items()
-        ],
-    )
-    harness.write_json(
-        flags.output,
-        {"settings": harness.settings(flags), "matmul_rate": rates, "results": results},
+    models.compare(
+        flags,
+        "benchmarks.predict",
+        TITLE,
+        functools.partial(operations, flags),
+        extra=("detections", None),
     )
 
 
-def arithmetic(flags):
-    """Returns the operations of one prediction of ours."""
-    from benchmarks import flops
+def operations(flags, parts, detections):
+    """Returns the operations of one prediction of ours.
 
-    return flops.forward(
-        flags.depth,
-        flags.images,
-        flags.height,
-        flags.width,
-        flags.classes,
-        flags.proposals,
-        NUM_DETECTIONS,
-    )
+    Args:
+        flags: of the command line.
+        parts: of `flops.forward`.
+        detections: float, of all images; each has a mask.
+    """
+    return parts.trunk + flags.images * flags.proposals * parts.roi + detections * parts.mask
 
 
 if __name__ == "__main__":

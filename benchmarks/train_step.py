@@ -13,44 +13,20 @@ import argparse
 import functools
 import time
 
-from benchmarks import harness
+from benchmarks import harness, models
 
 TITLE = "Training step, R{depth}-FPN, {images} images of {height}x{width}, {rois} RoIs an image"
-COLUMNS = (
-    "side",
-    "precision",
-    "seconds",
-    "ratio",
-    "share of matmul rate",
-    "peak GB",
-    "ratio",
-    "first step s",
-    "ratio",
-    "masks an image",
-)
-PRECISIONS = ("float32", "mixed_bfloat16")
-OURS, PEER = "ours", "Model Garden"
 
 
 def make_parser():
     """Returns the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=harness.HelpFormatter)
     harness.add_arguments(parser, "train_step")
-    add_model_arguments(parser)
+    models.add_arguments(parser)
     parser.add_argument("--rois", type=int, default=512, help="an image")
     parser.add_argument("--objects", type=int, default=20, help="an image")
     parser.add_argument("--max_objects", type=int, default=100, help="rows for objects an image")
     return parser
-
-
-def add_model_arguments(parser):
-    """Adds what the prediction's benchmark has too."""
-    parser.add_argument("--depth", type=int, default=50, help="of the ResNet")
-    parser.add_argument("--images", type=int, default=2, help="at a time")
-    parser.add_argument("--height", type=int, default=512, help="pixels, a multiple of 64")
-    parser.add_argument("--width", type=int, default=512, help="pixels, a multiple of 64")
-    parser.add_argument("--classes", type=int, default=80, help="without background")
-    parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS)
 
 
 def make_batch(flags):
@@ -141,24 +117,20 @@ def make_peer(flags, precision):
 def work(flags):
     """Makes the step of one side and runs it once."""
     side, precision = flags.worker.split("/")
-    step, start, built = (make_ours if side == OURS else make_peer)(flags, precision)
+    step, start, built = (make_ours if side == models.OURS else make_peer)(flags, precision)
     step()
     return step, {"build": built, "first_step": time.perf_counter() - start}
 
 
-def arithmetic(flags, masks):
+def operations(flags, parts, masks):
     """Returns the operations of one step of ours: three times those of the forward pass.
 
     Args:
         flags: of the command line.
+        parts: of `flops.forward`.
         masks: float, RoIs an image with a mask.
     """
-    from benchmarks import flops
-
-    forward = flops.forward(
-        flags.depth, flags.images, flags.height, flags.width, flags.classes, flags.rois, masks
-    )
-    return 3 * forward
+    return 3 * (parts.trunk + flags.images * (flags.rois * parts.roi + masks * parts.mask))
 
 
 def main():
@@ -167,48 +139,12 @@ def main():
     if flags.worker:
         harness.serve(lambda: work(flags))
         return
-    arguments = harness.pass_on(flags)
-    workers = [
-        harness.Worker("benchmarks.train_step", f"{side}/{precision}", arguments)
-        for precision in flags.precisions
-        for side in (OURS, PEER)
-    ]
-    measured = harness.interleave(workers, flags.repetitions)
-    rates = {each: harness.matmul_rate(each.removeprefix("mixed_")) for each in flags.precisions}
-    base = harness.summary(measured, workers, f"{PEER}/{flags.precisions[0]}")
-    results = {}
-    for worker in workers:
-        own = harness.summary(measured, workers, worker.side)
-        masks = harness.median(measured[worker.side], "masks")
-        own["masks"] = masks
-        rate = rates[worker.side.split("/")[1]]
-        if worker.side.startswith(OURS):
-            own["share_of_matmul_rate"] = arithmetic(flags, masks) / own["seconds"] / rate
-        for key in ("seconds", "peak_bytes", "first_step"):
-            own[f"{key}_ratio"] = own[key] / base[key]
-        results[worker.side] = own
-    harness.stop(workers)
-    harness.print_table(
-        TITLE.format(**vars(flags)),
-        COLUMNS,
-        [
-            [
-                *side.split("/"),
-                own["seconds"],
-                own["seconds_ratio"],
-                own.get("share_of_matmul_rate"),
-                own["peak_bytes"] / 1e9,
-                own["peak_bytes_ratio"],
-                own["first_step"],
-                own["first_step_ratio"],
-                own["masks"],
-            ]
-            for side, own in results.items()
-        ],
-    )
-    harness.write_json(
-        flags.output,
-        {"settings": harness.settings(flags), "matmul_rate": rates, "results": results},
+    models.compare(
+        flags,
+        "benchmarks.train_step",
+        TITLE,
+        functools.partial(operations, flags),
+        extra=("masks", "masks an image"),
     )
 
 

@@ -14,6 +14,7 @@ from rethink_tf.layers import conv
 from rethink_tf.ops import anchors as anchor_ops
 from rethink_tf.ops import boxes as box_ops
 from rethink_tf.ops import matching, nms
+from rethink_tf.ops.roi_align import lay_out_cells
 
 BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
@@ -242,24 +243,19 @@ class RPN(tf_keras.layers.Layer):
         Returns:
             [B, K, 9 * C], the features' dtype.
         """
-        maps = [features[level] for level in self.levels]
-        heights, widths = zip(*(each.shape[1:3] for each in maps), strict=True)
-        counts = [height * width for height, width in zip(heights, widths, strict=True)]
-        starts = tf.cumsum(tf.constant(counts), exclusive=True)
+        flat, sizes = lay_out_cells([features[level] for level in self.levels])
+        cells_per_image, channels = tf.shape(flat)[1], flat.shape[-1]
+        starts = tf.cumsum(tf.reduce_prod(sizes, axis=1), exclusive=True)
         rank = tf.reduce_sum(tf.cast(cells[..., tf.newaxis] >= starts, tf.int32), axis=-1) - 1
         start, height, width = (
-            tf.gather(each, rank)[..., tf.newaxis] for each in (starts, heights, widths)
+            tf.gather(each, rank)[..., tf.newaxis] for each in (starts, sizes[:, 0], sizes[:, 1])
         )
         place = cells[..., tf.newaxis] - start
         row = place // width + tf.repeat(tf.range(-1, 2), 3)
         column = place % width + tf.tile(tf.range(-1, 2), [3])
         inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
         image = tf.range(tf.shape(cells)[0])[:, tf.newaxis, tf.newaxis]
-        index = image * sum(counts) + start + row * width + column
-        channels = maps[0].shape[-1]
-        flat = tf.concat(
-            [tf.reshape(each, [-1, each.shape[1] * each.shape[2], channels]) for each in maps], 1
-        )
+        index = image * cells_per_image + start + row * width + column
         patches = tf.gather(tf.reshape(flat, [-1, channels]), tf.where(inside, index, 0))
         patches *= tf.cast(inside, patches.dtype)[..., tf.newaxis]
         return tf.reshape(patches, tf.concat([tf.shape(cells), [9 * channels]], axis=0))

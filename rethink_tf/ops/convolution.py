@@ -53,8 +53,10 @@ def gradients(inputs, kernel, strides, upstream):
         [B, H, W, C] and [S, S, C, K].
     """
     options = {"strides": [1, strides, strides, 1], "padding": _padding(strides)}
+    # The identity waits for the upstream gradient; it copies nothing.
     with tf.control_dependencies([upstream]):
-        padded = _pad(inputs, kernel, strides)
+        late = tf.identity(inputs)
+    padded = _pad(late, kernel, strides)
     d_padded = tf.raw_ops.Conv2DBackpropInput(
         input_sizes=tf.shape(padded), filter=kernel, out_backprop=upstream, **options
     )
@@ -87,7 +89,7 @@ def _padding(strides):
 
 def _pad(inputs, kernel, strides):
     margin = [_margin(kernel, strides)] * 2
-    return tf.pad(inputs, [[0, 0], margin, margin, [0, 0]]) if any(margin) else tf.identity(inputs)
+    return tf.pad(inputs, [[0, 0], margin, margin, [0, 0]]) if any(margin) else inputs
 
 
 def _products_are_faster(inputs, kernel):

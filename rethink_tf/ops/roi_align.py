@@ -53,7 +53,7 @@ class RoIAlign:
         self._levels = sorted(features)
         self._maps = [features[level] for level in self._levels]
         self._by_kernel = not static_shapes and _kernel_is_safe()
-        self._layout = _atlas(self._maps) if self._by_kernel else _cells(self._maps)
+        self._layout = _atlas(self._maps) if self._by_kernel else lay_out_cells(self._maps)
 
     def __call__(self, boxes, output_size):
         """Pools.
@@ -151,8 +151,8 @@ def _atlas(maps):
     return tf.concat(rows, axis=1), tf.cumsum(heights, exclusive=True)
 
 
-def _cells(maps):
-    """Puts the cells of all levels into one row, so that a single gather serves every RoI.
+def lay_out_cells(maps):
+    """Puts the cells of all levels into one row, so that a single gather reads from all of them.
 
     Args:
         maps: list of [B, H_l, W_l, C].
@@ -169,8 +169,8 @@ def _by_gather(cells, sizes, scaled, rank, output_size):
     """Pools by a gather of every sample's four cells; arguments and result as of `_by_kernel`.
 
     Args:
-        cells: [B, cells of all levels, C], of `_cells`.
-        sizes: int32 [L, 2], of `_cells`.
+        cells: [B, cells of all levels, C], of `lay_out_cells`.
+        sizes: int32 [L, 2], of `lay_out_cells`.
         scaled: float32 [B, R, 4].
         rank: int32 [B, R].
         output_size: int P.
