@@ -52,6 +52,30 @@ class Conv2D(tf_keras.layers.Conv2D):
         return convolution.convolve(inputs, kernel, self.strides[0])
 
 
+class Doubling(tf_keras.layers.Conv2DTranspose):
+    """A 2x2 deconvolution of stride 2, which doubles both sides.
+
+    Its windows do not overlap, so that it is one matrix product.
+    """
+
+    def __init__(self, filters, **kwargs):
+        """Makes the layer.
+
+        Args:
+            filters: int, output channels.
+            **kwargs: of Keras' Conv2DTranspose.
+        """
+        super().__init__(filters, 2, 2, **kwargs)
+
+    def call(self, inputs):
+        height, width, channels = inputs.shape[1:]
+        kernel = tf.reshape(tf.transpose(self.kernel, [3, 0, 1, 2]), [channels, -1])
+        outputs = tf.matmul(tf.reshape(inputs, [-1, channels]), kernel)
+        outputs = tf.reshape(outputs, [-1, height, width, 4 * self.filters])
+        outputs = tf.nn.depth_to_space(outputs, 2)
+        return self.activation(tf.nn.bias_add(outputs, self.bias))
+
+
 class ConvNorm(tf_keras.layers.Layer):
     """Convolution, normalization if any, and ReLU if asked; a bias only without normalization."""
 
@@ -98,29 +122,60 @@ class ConvNorm(tf_keras.layers.Layer):
         return tf.nn.relu(outputs) if self.relu else outputs
 
     def convolve_after(self, previous, outputs, training):
-        """Returns this convolution of what `previous` makes of its own convolution's outputs."""
-        norm = previous.norm
-        if not (previous.relu and isinstance(norm, normalization.GroupNormalization)):
+        """Returns this convolution of what `previous` makes of its own convolution's outputs.
+
+        Args:
+            previous: `ConvNorm`, or None where `outputs` are the inputs of this layer.
+            outputs: floating [B, H, W, C], before the normalization of `previous`.
+            training: bool.
+        """
+        if previous is None:
+            return self.conv(outputs)
+        if not previous.recomputes:
             return self.conv(previous.activate(outputs, training))
         convolved = group_norm.group_norm_relu_convolve(
             outputs,
-            norm.gamma,
-            norm.beta,
+            previous.norm.gamma,
+            previous.norm.beta,
             tf.cast(self.conv.kernel, outputs.dtype),
             self.conv.strides[0],
-            norm.num_groups,
-            norm.epsilon,
+            previous.norm.num_groups,
+            previous.norm.epsilon,
         )
         if self.conv.bias is None:
             return convolved
         return convolved + tf.cast(self.conv.bias, convolved.dtype)
+
+    def finish_after(self, previous, outputs, training):
+        """Returns this layer's outputs; arguments as of `convolve_after`."""
+        normalized = isinstance(self.norm, normalization.GroupNormalization)
+        recomputes = previous is None or previous.recomputes
+        if self.conv.kernel_size != (1, 1) or not (normalized and recomputes):
+            return self.activate(self.convolve_after(previous, outputs, training), training)
+        outputs = group_norm.convolve_group_norm(
+            outputs,
+            tf.cast(self.conv.kernel, outputs.dtype),
+            self.norm.gamma,
+            self.norm.beta,
+            self.conv.strides[0],
+            self.norm.num_groups,
+            self.norm.epsilon,
+            previous and (previous.norm.gamma, previous.norm.beta),
+        )
+        return tf.nn.relu(outputs) if self.relu else outputs
+
+    @property
+    def recomputes(self):
+        """Whether what follows the convolution is cheap to compute again."""
+        return self.relu and isinstance(self.norm, normalization.GroupNormalization)
 
 
 def run(layers, inputs, training=False):
     """Applies `ConvNorm` layers one after the other.
 
     In training, the activations between layers of group normalization are not kept for the
-    backward pass; see `ops.group_norm.group_norm_relu_convolve`. The numbers are the same.
+    backward pass, nor the outputs of a last convolution of 1x1; see `ops.group_norm`. The numbers
+    are the same.
 
     Args:
         layers: list of `ConvNorm`; without any the outputs are the inputs.
@@ -130,15 +185,12 @@ def run(layers, inputs, training=False):
     Returns:
         [B, H', W', filters of the last layer].
     """
-    outputs, previous = inputs, None
     # The first call of all goes layer by layer, which creates the variables.
-    fused = training and layers and all(layer.built for layer in layers)
-    for layer in layers:
-        if fused and previous is not None:
-            outputs = layer.convolve_after(previous, outputs, training)
-        elif fused:
-            outputs = layer.conv(outputs)
-        else:
-            outputs = layer(outputs, training=training)
-        previous = layer
-    return layers[-1].activate(outputs, training) if fused else outputs
+    if not (training and layers and all(layer.built for layer in layers)):
+        for layer in layers:
+            inputs = layer(inputs, training=training)
+        return inputs
+    outputs, previous = inputs, None
+    for layer in layers[:-1]:
+        outputs, previous = layer.convolve_after(previous, outputs, training), layer
+    return layers[-1].finish_after(previous, outputs, training)

@@ -12,7 +12,7 @@ from rethink_tf.models.fpn import FPN
 from rethink_tf.models.mask_head import MaskHead
 from rethink_tf.models.resnet import ResNet
 from rethink_tf.models.rpn import RPN
-from rethink_tf.ops import draws, matching
+from rethink_tf.ops import draws, matching, ordering
 from rethink_tf.ops import masks as mask_ops
 from rethink_tf.ops.roi_align import RoIAlign
 
@@ -144,14 +144,12 @@ class MaskRCNN(tf_keras.Model):
         num_rois = min(self.box_head.num_samples, proposals.shape[1] + batch["boxes"].shape[1])
         sampled = self._fill(sampled, num_rois)
         outputs |= sampled
-        pool, before = self._roi_align(features), []
+        pool = self._roi_align(features)
+        pooled = pool(sampled["rois"], self.box_head.roi_size)
         if self.mask_head:
             outputs |= self._train_masks(pool, sampled, boxes, masks)
-            before = [outputs["mask_logits"]]
-        # The smaller head first and alone: side by side, both would hold their activations.
-        with tf.control_dependencies(before):
-            rois = tf.identity(sampled["rois"])
-        class_logits, deltas = self.box_head(pool(rois, self.box_head.roi_size), training=True)
+            outputs["mask_logits"], pooled = ordering.in_turn(outputs["mask_logits"], pooled)
+        class_logits, deltas = self.box_head(pooled, training=True)
         outputs |= {
             "class_logits": class_logits,
             # The deltas of the target's class; background takes the first, which no loss sees.

@@ -47,7 +47,7 @@ class FPN(tf_keras.layers.Layer):
         pyramid, above = {}, None
         for position in reversed(range(len(self.levels))):
             level = self.levels[position]
-            merged = self.laterals[position](features[level], training=training)
+            merged = conv.run([self.laterals[position]], features[level], training)
             if above is not None:
                 merged += _double(above)
             above = merged

@@ -35,8 +35,8 @@ class MaskHead(tf_keras.layers.Layer):
         self.convs = [
             conv.ConvNorm(channels, 3, 1, normalizer, name=f"conv{i + 1}") for i in range(num_convs)
         ]
-        self.upsample = tf_keras.layers.Conv2DTranspose(
-            channels, 2, 2, activation="relu", kernel_initializer=conv.msra(), name="upsample"
+        self.upsample = conv.Doubling(
+            channels, activation="relu", kernel_initializer=conv.msra(), name="upsample"
         )
 
     def build(self, input_shape):

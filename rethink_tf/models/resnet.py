@@ -47,8 +47,8 @@ class _Block(tf_keras.layers.Layer):
 
     def call(self, inputs, training=False):
         outputs = conv.run(self.convs, inputs, training)
-        shortcut = inputs if self.shortcut is None else self.shortcut(inputs, training=training)
-        return tf.nn.relu(outputs + shortcut)
+        shortcut = [] if self.shortcut is None else [self.shortcut]
+        return tf.nn.relu(outputs + conv.run(shortcut, inputs, training))
 
 
 @gin.register

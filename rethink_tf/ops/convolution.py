@@ -1,20 +1,36 @@
-"""Convolutions with gradients that save time and memory.
+"""Convolutions with gradients that save time and memory on CPUs, where oneDNN computes them.
 
-The kernel's gradient. oneDNN, which does TensorFlow's convolutions on CPUs, has no fast kernel for
-it outside of Intel's AMX: in bfloat16 it runs at a third of the rate of the convolution itself. As
-nine matrix products, one for each place of a 3x3 kernel, it runs at two thirds.
+The gradient of the inputs. With stride 1 it is a convolution itself, with the kernel turned and its
+channels exchanged, and as such up to twice as fast as by oneDNN's own backward kernel.
+
+The gradient of the kernel. Where oneDNN has no fast kernel for it, nine matrix products, one for
+each place of a 3x3 kernel, run at twice its rate. Where it has none at all, as for bfloat16 on
+processors without AVX-512, float32 does.
 
 Copies of the inputs (padded, shifted) are made anew for the backward pass and only when it gets
 there. TensorFlow would make them as soon as the inputs exist, and hold them all the while; that is
-what the control dependencies below prevent.
+what `ordering.late` prevents.
 """
 
+import functools
+import pathlib
+
 import tensorflow as tf
+
+from rethink_tf.ops import fourier, ordering
 
 # Below it, copying the shifted inputs costs more than the products save.
 MIN_CHANNELS = 256
 # In float32 the library's kernel is faster on the 7 x 7 cells of a RoI.
 MIN_WIDTH_FLOAT32 = 14
+# Of the maps that `fourier` takes: beyond it, the transforms cost more than the products save.
+MAX_FOURIER_SIDE = 8
+# Of these there must be enough for the kernel's transform not to count.
+MIN_FOURIER_MAPS = 64
+MIN_FOURIER_CHANNELS = 128
+# Features of x86 and ARM processors on which oneDNN has kernels for gradients in bfloat16; its
+# reference, which it takes elsewhere, runs at a twentieth of the rate of float32.
+BFLOAT16_FEATURES = {"avx512bw", "bf16"}
 
 
 def convolve(inputs, kernel, strides=1):
@@ -34,6 +50,8 @@ def convolve(inputs, kernel, strides=1):
         def gradient(upstream):
             return gradients(inputs, kernel, strides, upstream)
 
+        if _spectra_are_faster(inputs, kernel, strides):
+            return fourier.convolve(inputs, kernel), gradient
         padded = _pad(inputs, kernel, strides)
         return tf.nn.conv2d(padded, kernel, strides, _padding(strides)), gradient
 
@@ -52,26 +70,65 @@ def gradients(inputs, kernel, strides, upstream):
     Returns:
         [B, H, W, C] and [S, S, C, K].
     """
-    options = {"strides": [1, strides, strides, 1], "padding": _padding(strides)}
-    # The identity waits for the upstream gradient; it copies nothing.
-    with tf.control_dependencies([upstream]):
-        late = tf.identity(inputs)
-    padded = _pad(late, kernel, strides)
-    d_padded = tf.raw_ops.Conv2DBackpropInput(
-        input_sizes=tf.shape(padded), filter=kernel, out_backprop=upstream, **options
-    )
+    inputs = ordering.late(inputs, upstream)
+    if _spectra_are_faster(inputs, kernel, strides):
+        return fourier.gradients(inputs, kernel, upstream)
+    padded = _pad(inputs, kernel, strides)
     if strides == 1 and _products_are_faster(inputs, kernel):
         d_kernel = _kernel_gradient(padded, upstream)
     else:
-        d_kernel = tf.raw_ops.Conv2DBackpropFilter(
-            input=padded, filter_sizes=tf.shape(kernel), out_backprop=upstream, **options
+        d_kernel = _backward(tf.raw_ops.Conv2DBackpropFilter, strides, upstream)(
+            input=padded, filter_sizes=tf.shape(kernel)
         )
-    margin = _margin(kernel, strides)
-    height, width = tf.unstack(tf.shape(inputs)[1:3])
-    d_inputs = (
-        d_padded[:, margin : margin + height, margin : margin + width] if margin else d_padded
-    )
+    # Before the backward pass goes on: it may run ahead, and all that this needs would be held.
+    upstream = ordering.late(upstream, d_kernel)
+    if strides == 1 and _on_cpu():
+        turned = tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
+        d_inputs = tf.nn.conv2d(upstream, turned, 1, "SAME")
+    else:
+        d_inputs = _backward(tf.raw_ops.Conv2DBackpropInput, strides, upstream)(
+            input_sizes=tf.shape(padded), filter=kernel
+        )
+        margin = _margin(kernel, strides)
+        height, width = tf.unstack(tf.shape(inputs)[1:3])
+        if margin:
+            d_inputs = d_inputs[:, margin : margin + height, margin : margin + width]
     return tf.ensure_shape(d_inputs, inputs.shape), tf.ensure_shape(d_kernel, kernel.shape)
+
+
+def _backward(operation, strides, upstream):
+    """Returns one of TensorFlow's own gradients of a convolution, to be called with the rest."""
+    dtype = upstream.dtype
+    exact = dtype == tf.bfloat16 and _on_cpu() and not _has_bfloat16_gradients()
+
+    def cast(value, to):
+        return tf.cast(value, to) if exact and value.dtype.is_floating else value
+
+    def compute(**arguments):
+        arguments = {key: cast(value, tf.float32) for key, value in arguments.items()}
+        result = operation(
+            out_backprop=cast(upstream, tf.float32),
+            strides=[1, strides, strides, 1],
+            padding=_padding(strides),
+            **arguments,
+        )
+        return cast(result, dtype)
+
+    return compute
+
+
+def _on_cpu():
+    return not (tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"))
+
+
+@functools.cache
+def _has_bfloat16_gradients():
+    """Tells whether oneDNN computes gradients in bfloat16 here by more than its reference."""
+    try:
+        described = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:  # Not Linux.
+        return False
+    return not BFLOAT16_FEATURES.isdisjoint(described.split())
 
 
 def _margin(kernel, strides):
@@ -92,14 +149,26 @@ def _pad(inputs, kernel, strides):
     return tf.pad(inputs, [[0, 0], margin, margin, [0, 0]]) if any(margin) else inputs
 
 
+def _spectra_are_faster(inputs, kernel, strides):
+    """Tells whether the convolution and its gradients are to be taken by `fourier`."""
+    if strides != 1 or tuple(kernel.shape[:2]) != (3, 3) or not _on_cpu():
+        return False
+    count, height, width, _ = inputs.shape
+    return (
+        height == width
+        and (width or MAX_FOURIER_SIDE + 1) <= MAX_FOURIER_SIDE
+        and (count or MIN_FOURIER_MAPS) >= MIN_FOURIER_MAPS
+        and min(kernel.shape[2:]) >= MIN_FOURIER_CHANNELS
+    )
+
+
 def _products_are_faster(inputs, kernel):
     """Tells whether the kernel's gradient is to be taken by matrix products."""
-    if tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):
+    if tuple(kernel.shape[:2]) != (3, 3) or min(kernel.shape[2:]) < MIN_CHANNELS or not _on_cpu():
         return False
-    if tuple(kernel.shape[:2]) != (3, 3) or min(kernel.shape[2:]) < MIN_CHANNELS:
-        return False
-    width = inputs.shape[2]
-    return inputs.dtype == tf.bfloat16 or width is None or width >= MIN_WIDTH_FLOAT32
+    if inputs.dtype == tf.bfloat16:
+        return _has_bfloat16_gradients()
+    return inputs.shape[2] is None or inputs.shape[2] >= MIN_WIDTH_FLOAT32
 
 
 def _kernel_gradient(inputs, upstream):

@@ -7,9 +7,11 @@ output is one multiply and add per value, and the gradient is the same again.
 Letters: B images, C channels, G groups.
 """
 
+import copy
+
 import tensorflow as tf
 
-from rethink_tf.ops import convolution
+from rethink_tf.ops import convolution, ordering
 
 
 def group_norm(inputs, gamma, beta, num_groups, epsilon):
@@ -66,25 +68,81 @@ def group_norm_relu_convolve(inputs, gamma, beta, kernel, strides, num_groups, e
 
     @tf.custom_gradient
     def compute(inputs, gamma, beta, kernel):
-        norm = _Normalization(inputs, gamma, beta, num_groups, epsilon)
+        activation = _Activation(_Normalization(inputs, gamma, beta, num_groups, epsilon))
 
         def gradient(upstream):
-            # Not before its gradient is there: TensorFlow would compute the activation right after
-            # the first time, or see that it has it already, and keep it.
-            with tf.control_dependencies([upstream]):
-                activation = tf.nn.relu(norm.apply())
-            d_activation, d_kernel = convolution.gradients(activation, kernel, strides, upstream)
-            d_norm = tf.raw_ops.ReluGrad(gradients=d_activation, features=activation)
-            return *norm.gradients(d_norm), d_kernel
+            again = activation.again(upstream)
+            d_activation, d_kernel = convolution.gradients(again, kernel, strides, upstream)
+            return *activation.gradients(again, d_activation), d_kernel
 
-        return convolution.convolve(tf.nn.relu(norm.apply()), kernel, strides), gradient
+        return convolution.convolve(activation.values, kernel, strides), gradient
 
-    return compute(
-        inputs,
-        tf.convert_to_tensor(gamma),
-        tf.convert_to_tensor(beta),
-        tf.convert_to_tensor(kernel),
-    )
+    return compute(inputs, *map(tf.convert_to_tensor, (gamma, beta, kernel)))
+
+
+def convolve_group_norm(inputs, kernel, gamma, beta, strides, num_groups, epsilon, before=None):
+    """A convolution and the group normalization that follows, in less memory.
+
+    The convolution's outputs are not kept for the backward pass, which convolves again. That is for
+    convolutions that widen: the last of a bottleneck costs an eighth of the block and makes half of
+    what the block would keep.
+
+    Args:
+        inputs: floating [B, H, W, C].
+        kernel: [S, S, C, K], the inputs' dtype; K a multiple of num_groups.
+        gamma: float32 [K].
+        beta: float32 [K].
+        strides: int, of the convolution.
+        num_groups: int > 0.
+        epsilon: float > 0.
+        before: (gamma, beta), each float32 [C], of a group normalization with ReLU that comes
+            before the convolution and is not kept either; None for none.
+
+    Returns:
+        [B, H', W', K].
+
+    Raises:
+        ValueError: if K, or C with `before`, is not a multiple of num_groups.
+    """
+
+    @tf.custom_gradient
+    def compute(inputs, kernel, gamma, beta, *before):
+        activation = (
+            _Activation(_Normalization(inputs, *before, num_groups, epsilon)) if before else None
+        )
+        values = activation.values if before else inputs
+        outputs = convolution.convolve(values, kernel, strides)
+        norm = _Normalization(outputs, gamma, beta, num_groups, epsilon)
+
+        def gradient(upstream):
+            again = activation.again(upstream) if before else ordering.late(inputs, upstream)
+            outputs = convolution.convolve(again, kernel, strides)
+            d_outputs, d_gamma, d_beta = norm.of(outputs).gradients(upstream)
+            d_values, d_kernel = convolution.gradients(again, kernel, strides, d_outputs)
+            d_before = []
+            if before:
+                d_values, *d_before = activation.gradients(again, d_values)
+            return d_values, d_kernel, d_gamma, d_beta, *d_before
+
+        return norm.apply(), gradient
+
+    return compute(inputs, *map(tf.convert_to_tensor, (kernel, gamma, beta, *(before or ()))))
+
+
+class _Activation:
+    """A normalization with ReLU whose values are computed again for the backward pass."""
+
+    def __init__(self, norm):
+        self._norm = norm
+        self.values = tf.nn.relu(norm.apply())
+
+    def again(self, upstream):
+        """Computes the values anew, once the upstream gradient is there."""
+        return tf.nn.relu(self._norm.of(ordering.late(self._norm.inputs, upstream)).apply())
+
+    def gradients(self, values, upstream):
+        """Returns the gradients of the inputs, gamma and beta, given the values and theirs."""
+        return self._norm.gradients(tf.raw_ops.ReluGrad(gradients=upstream, features=values))
 
 
 class _Normalization:
@@ -97,7 +155,7 @@ class _Normalization:
             raise ValueError(
                 f"GroupNorm: {channels} channels cannot be split into {num_groups} equal groups."
             )
-        self._inputs, self._axes = inputs, list(range(1, rank - 1))
+        self.inputs, self._axes = inputs, list(range(1, rank - 1))
         self._channel_shape = [-1, *[1] * len(self._axes), channels]
         self._group_shape = [-1, num_groups, channels // num_groups]
         self._places = inputs.shape[1:-1].num_elements()
@@ -118,16 +176,22 @@ class _Normalization:
         self._scale = self._to_channels(scale, inputs.dtype)
         self._shift = self._to_channels(shift, inputs.dtype)
 
+    def of(self, inputs):
+        """Returns the same normalization of the same inputs, which were computed again."""
+        other = copy.copy(self)
+        other.inputs = inputs
+        return other
+
     def apply(self):
         """Returns the normalized, scaled and shifted inputs."""
-        return self._inputs * self._scale + self._shift
+        return self.inputs * self._scale + self._shift
 
     def gradients(self, upstream):
         """Returns the gradients of the inputs, gamma and beta, given that of the output."""
         # With x' = (x - mean) * inverse and u the upstream gradient, per group of m values:
         # dx = inverse * (gamma u - mean(gamma u) - x' mean(gamma u x')), which is
         # u * scale + x * slope + offset with one slope and offset a channel.
-        inputs, inverse, gamma = self._inputs, self._inverse, self._gamma
+        inputs, inverse, gamma = self.inputs, self._inverse, self._gamma
         sum_u, sum_ux = self._sum_gradients(upstream), self._sum_gradients(upstream * inputs)
         sum_u_normalized = (sum_ux - self._mean * sum_u) * inverse
         slope = -self._sum_groups(gamma * sum_u_normalized) * tf.square(inverse) / self._count

@@ -106,26 +106,72 @@ def _by_kernel(atlas, starts, scaled, rank, output_size):
         float32 [B, R, P, P, C].
     """
     batch, num_regions = tf.shape(scaled)[0], tf.shape(scaled)[1]
-    num_samples = output_size * SAMPLES_PER_BIN
-    half_step = 0.5 * (scaled[..., 2:] - scaled[..., :2]) / num_samples
+    step = (scaled[..., 2:] - scaled[..., :2]) / (output_size * SAMPLES_PER_BIN)
     # A sample at p of its level lies at p - 0.5 + 1 of the level's padded map, and that starts some
     # rows down the atlas. The kernel takes the first and the last sample of each axis, in fractions
     # of the atlas' last index.
     start = tf.cast(tf.gather(starts, rank), tf.float32)
     origin = tf.stack([start, tf.zeros_like(start)], axis=-1) + 0.5
     last_index = tf.cast(tf.shape(atlas)[1:3] - 1, tf.float32)
-    first = (scaled[..., :2] + half_step + origin) / last_index
-    last = (scaled[..., 2:] - half_step + origin) / last_index
-    samples = tf.image.crop_and_resize(
-        atlas,
-        tf.reshape(tf.concat([first, last], axis=-1), [-1, 4]),
-        tf.repeat(tf.range(batch), num_regions),
-        [num_samples, num_samples],
-    )
-    pooled = tf.nn.avg_pool2d(samples, SAMPLES_PER_BIN, SAMPLES_PER_BIN, "VALID")
+    corners = []
+    for row in range(SAMPLES_PER_BIN):
+        for column in range(SAMPLES_PER_BIN):
+            first = scaled[..., :2] + (row + 0.5, column + 0.5) * step + origin
+            last = first + SAMPLES_PER_BIN * (output_size - 1) * step
+            corners.append(
+                tf.reshape(tf.concat([first / last_index, last / last_index], axis=-1), [-1, 4])
+            )
+    pooled = _mean_of_crops(atlas, corners, tf.repeat(tf.range(batch), num_regions), output_size)
     static = [*scaled.shape[:2], output_size, output_size, atlas.shape[-1]]
-    pooled = tf.reshape(pooled, [batch, num_regions, *static[2:]])
-    return tf.ensure_shape(pooled, static)
+    return tf.ensure_shape(tf.reshape(pooled, [batch, num_regions, *static[2:]]), static)
+
+
+def _mean_of_crops(images, all_corners, index, size):
+    """Returns the mean of several crops of each region, one sample a cell.
+
+    One crop follows the other, here and in the gradient, so that all samples of a bin are never
+    held at once: they are several times as large as the result.
+
+    Args:
+        images: float32 [B, H, W, C].
+        all_corners: list of float32 [N, 4], of each crop, as of `tf.image.crop_and_resize`.
+        index: int32 [N], the image of each region.
+        size: int P, side of a crop.
+
+    Returns:
+        float32 [N, P, P, C].
+    """
+
+    def sum_in_turn(compute):
+        total = compute(all_corners[0])
+        for corners in all_corners[1:]:
+            with tf.control_dependencies([total]):
+                corners = tf.identity(corners)
+            total += compute(corners)
+        return total
+
+    @tf.custom_gradient
+    def mean(images):
+        def crop(corners):
+            return tf.image.crop_and_resize(images, corners, index, [size, size])
+
+        def gradient(upstream):
+            share = upstream / len(all_corners)
+
+            def spread(corners):
+                return tf.raw_ops.CropAndResizeGradImage(
+                    grads=share,
+                    boxes=corners,
+                    box_ind=index,
+                    image_size=tf.shape(images),
+                    T=tf.float32,
+                )
+
+            return sum_in_turn(spread)
+
+        return sum_in_turn(crop) / len(all_corners), gradient
+
+    return mean(images)
 
 
 def _atlas(maps):

@@ -45,6 +45,28 @@ def test_a_strided_convolution_by_hand():
     np.testing.assert_array_equal(outputs, [[4, 6], [6, 9]])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_doubling_is_keras_deconvolution(dtype):
+    inputs = tf.cast(tf.random.stateless_normal([2, 5, 4, 6], [1, 2]), dtype)
+    ours = conv.Doubling(3, activation="relu", dtype=dtype)
+    peer = tf_keras.layers.Conv2DTranspose(3, 2, 2, activation="relu", dtype=dtype)
+    for layer in (ours, peer):
+        layer.build(inputs.shape)
+    ours.bias.assign([0.1, -0.2, 0.3])
+    peer.set_weights(ours.get_weights())
+    results = []
+    for layer in (ours, peer):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = layer(inputs)
+            value = tf.reduce_sum(tf.square(tf.cast(outputs, tf.float32)))
+        results.append([outputs, *tape.gradient(value, [inputs, *layer.trainable_variables])])
+    for found, expected in zip(*results, strict=True):
+        found, expected = (tf.cast(each, tf.float32).numpy() for each in (found, expected))
+        tolerance = 1e-5 if dtype == "float32" else 2e-2
+        np.testing.assert_allclose(found, expected, tolerance, tolerance * np.abs(expected).max())
+
+
 def test_even_kernels_are_an_error():
     with pytest.raises(ValueError, match="odd, got 4"):
         conv.Conv2D(8, 4)
@@ -92,14 +114,25 @@ def test_training_reaches_the_normalization():
     np.testing.assert_allclose(layer.norm.moving_mean, [0.3] * 4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("normalizers", [("gn", "gn", "gn"), ("gn", "none"), ("syncbn", "gn"), ()])
+@pytest.mark.parametrize(
+    ("normalizers", "last_size"),
+    [
+        (("gn", "gn", "gn"), 3),
+        (("gn", "gn", "gn"), 1),
+        (("gn",), 1),
+        (("gn", "none"), 1),
+        (("syncbn", "gn"), 1),
+        ((), 1),
+    ],
+)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_run_of_layers_is_one_after_the_other(normalizers, dtype):
+def test_a_run_of_layers_is_one_after_the_other(normalizers, last_size, dtype):
     """Outputs and gradients, though activations are computed again for the latter."""
     policy = "float32" if dtype == "float32" else "mixed_bfloat16"
+    sizes = [3] * (len(normalizers) - 1) + [last_size]
     layers = [
-        conv.ConvNorm(64, 3, 2 if place == 1 else 1, normalizer, dtype=policy, name=f"conv{place}")
-        for place, normalizer in enumerate(normalizers)
+        conv.ConvNorm(64, size, 2 if place == 1 else 1, norm, dtype=policy, name=f"conv{place}")
+        for place, (norm, size) in enumerate(zip(normalizers, sizes, strict=False))
     ]
     inputs = tf.cast(tf.random.stateless_normal([2, 12, 16, 64], [1, 2]), dtype)
     conv.run(layers, inputs)
