@@ -55,25 +55,34 @@ class Conv2D(tf_keras.layers.Conv2D):
 class Doubling(tf_keras.layers.Conv2DTranspose):
     """A 2x2 deconvolution of stride 2, which doubles both sides.
 
-    Its windows do not overlap, so that it is one matrix product.
+    Its windows do not overlap, so that it is one matrix product. The four outputs of a cell stay
+    beside each other: what follows may be less to lay out than they are.
     """
 
     def __init__(self, filters, **kwargs):
         """Makes the layer.
 
         Args:
-            filters: int, output channels.
+            filters: int K, output channels.
             **kwargs: of Keras' Conv2DTranspose.
         """
         super().__init__(filters, 2, 2, **kwargs)
 
     def call(self, inputs):
+        """Applies the layer.
+
+        Args:
+            inputs: floating [B, H, W, C]; H, W and C static.
+
+        Returns:
+            [B, H, W, 4, K]: `tf.nn.depth_to_space(outputs, 2)` of the last two axes joined is what
+            Keras' layer returns, [B, 2 H, 2 W, K].
+        """
         height, width, channels = inputs.shape[1:]
         kernel = tf.reshape(tf.transpose(self.kernel, [3, 0, 1, 2]), [channels, -1])
         outputs = tf.matmul(tf.reshape(inputs, [-1, channels]), kernel)
-        outputs = tf.reshape(outputs, [-1, height, width, 4 * self.filters])
-        outputs = tf.nn.depth_to_space(outputs, 2)
-        return self.activation(tf.nn.bias_add(outputs, self.bias))
+        outputs = tf.reshape(outputs, [-1, height, width, 4, self.filters])
+        return self.activation(outputs + tf.cast(self.bias, outputs.dtype))
 
 
 class ConvNorm(tf_keras.layers.Layer):

@@ -148,7 +148,9 @@ class MaskRCNN(tf_keras.Model):
         pooled = pool(sampled["rois"], self.box_head.roi_size)
         if self.mask_head:
             outputs |= self._train_masks(pool, sampled, boxes, masks)
-            outputs["mask_logits"], pooled = ordering.in_turn(outputs["mask_logits"], pooled)
+        for key in ("rpn_logits", "rpn_deltas", "mask_logits"):
+            if key in outputs:
+                outputs[key], pooled = ordering.in_turn(outputs[key], pooled)
         class_logits, deltas = self.box_head(pooled, training=True)
         outputs |= {
             "class_logits": class_logits,

@@ -57,10 +57,10 @@ class MaskHead(tf_keras.layers.Layer):
         Returns:
             float32 [R, S, S], logits, S = 2 * roi_size.
         """
-        outputs = conv.run(self.convs, rois, training)
-        outputs = self.upsample(outputs)
+        outputs = self.upsample(conv.run(self.convs, rois, training))
         rows = tf.maximum(classes - 1, 0)
         kernel = tf.cast(tf.gather(self.kernel, rows), outputs.dtype)
-        logits = tf.cast(tf.einsum("rhwc,rc->rhw", outputs, kernel), tf.float32)
+        logits = tf.cast(tf.einsum("rhwpc,rc->rhwp", outputs, kernel), tf.float32)
         bias = tf.cast(tf.gather(self.bias, rows), tf.float32)
-        return logits + bias[:, tf.newaxis, tf.newaxis]
+        logits += bias[:, tf.newaxis, tf.newaxis, tf.newaxis]
+        return tf.squeeze(tf.nn.depth_to_space(logits, 2), axis=-1)

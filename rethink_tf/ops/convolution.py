@@ -83,7 +83,7 @@ def gradients(inputs, kernel, strides, upstream):
     # Before the backward pass goes on: it may run ahead, and all that this needs would be held.
     upstream = ordering.late(upstream, d_kernel)
     if strides == 1 and _on_cpu():
-        turned = tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
+        turned = tf.transpose(tf.reverse(ordering.late(kernel, upstream), [0, 1]), [0, 1, 3, 2])
         d_inputs = tf.nn.conv2d(upstream, turned, 1, "SAME")
     else:
         d_inputs = _backward(tf.raw_ops.Conv2DBackpropInput, strides, upstream)(

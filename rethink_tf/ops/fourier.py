@@ -17,6 +17,7 @@ Sources: Mathieu et al. 2013, arXiv:1312.5851 (spectra); Lavin and Gray 2015, ar
 """
 
 import functools
+import math
 
 import numpy as np
 import tensorflow as tf
@@ -38,7 +39,7 @@ def convolve(inputs, kernel):
         [R, S, S, K].
     """
     algorithm = _algorithm(inputs.shape[1])
-    weights = _transform_kernel(algorithm, kernel)
+    weights = _transform_kernel(algorithm, ordering.late(kernel, inputs))
     outputs = []
     for (part,) in _parts(inputs):
         part = ordering.late(part, *outputs[-1:])
@@ -59,7 +60,7 @@ def gradients(inputs, kernel, upstream):
         [R, S, S, C] and [3, 3, C, K].
     """
     algorithm = _algorithm(inputs.shape[1])
-    weights = _transform_kernel(algorithm, kernel)
+    weights = _transform_kernel(algorithm, ordering.late(kernel, upstream))
     d_inputs, d_weights = [], 0.0
     for part, d_outputs in _parts(inputs, upstream):
         part, d_outputs = (ordering.late(each, *d_inputs[-1:]) for each in (part, d_outputs))
@@ -137,21 +138,17 @@ def _transform_kernel(algorithm, kernel):
 
 def _to_spectrum(matrix, maps):
     """Transforms [R, S, S, C] by [F, S S]; returns [F, R, C]."""
-    count, channels = tf.shape(maps)[0], maps.shape[-1]
-    places = matrix.shape[1]
-    planes = tf.transpose(tf.reshape(maps, [count, places, channels]), [1, 0, 2])
-    planes = tf.reshape(planes, [places, count * channels])
+    places, channels = matrix.shape[1], maps.shape[-1]
+    planes = tf.transpose(tf.reshape(maps, [-1, places, channels]), [1, 0, 2])
+    planes = tf.reshape(planes, [places, -1])
     spectrum = tf.matmul(tf.constant(matrix, maps.dtype), planes)
-    return tf.reshape(spectrum, [len(matrix), count, channels])
+    return tf.reshape(spectrum, [len(matrix), -1, channels])
 
 
 def _from_spectrum(matrix, spectrum):
     """Transforms [F, R, C] by [S S, F]; returns [R, S, S, C]."""
-    count, channels = tf.shape(spectrum)[1], spectrum.shape[-1]
-    side = int(round(len(matrix) ** 0.5))
-    planes = tf.matmul(
-        tf.constant(matrix, spectrum.dtype),
-        tf.reshape(spectrum, [matrix.shape[1], count * channels]),
-    )
-    maps = tf.transpose(tf.reshape(planes, [side * side, count, channels]), [1, 0, 2])
-    return tf.reshape(maps, [count, side, side, channels])
+    channels, side = spectrum.shape[-1], math.isqrt(len(matrix))
+    planes = tf.reshape(spectrum, [matrix.shape[1], -1])
+    planes = tf.matmul(tf.constant(matrix, spectrum.dtype), planes)
+    maps = tf.transpose(tf.reshape(planes, [side * side, -1, channels]), [1, 0, 2])
+    return tf.reshape(maps, [-1, side, side, channels])
