@@ -49,6 +49,81 @@ class GroupNormalization(tf_keras.layers.Layer):
         return super().get_config() | {"num_groups": self.num_groups, "epsilon": self.epsilon}
 
 
+class SyncBatchNormalization(tf_keras.layers.Layer):
+    """Batch normalization by the statistics of all replicas' batches together.
+
+    The deviations are taken from the mean of all replicas, which is known before them. Keras'
+    synchronized layer has one message less, and the variance as a difference of two sums, which
+    loses most digits where the mean is large; its gradients then depend on the number of replicas.
+
+    Source: Ioffe and Szegedy 2015, arXiv:1502.03167, algorithm 1; Peng et al. 2018,
+    arXiv:1711.07240, for the synchronization.
+    """
+
+    def __init__(self, momentum=BN_MOMENTUM, epsilon=EPSILON, **kwargs):
+        """Makes the layer.
+
+        Args:
+            momentum: float in [0, 1), of the moving averages, a step.
+            epsilon: float > 0, added to the variance.
+            **kwargs: of the Keras layer.
+        """
+        super().__init__(**kwargs)
+        self.momentum, self.epsilon = momentum, epsilon
+
+    def build(self, input_shape):
+        # Float32 under mixed precision, as all parameters of normalization.
+        shape, options = [input_shape[-1]], {"dtype": "float32", "experimental_autocast": False}
+        self.gamma = self.add_weight("gamma", shape, initializer="ones", **options)
+        self.beta = self.add_weight("beta", shape, initializer="zeros", **options)
+        # Equal on all replicas; a mean of them is what checkpoints take.
+        options |= {
+            "trainable": False,
+            "synchronization": tf.VariableSynchronization.ON_READ,
+            "aggregation": tf.VariableAggregation.MEAN,
+        }
+        self.moving_mean = self.add_weight("moving_mean", shape, initializer="zeros", **options)
+        self.moving_variance = self.add_weight(
+            "moving_variance", shape, initializer="ones", **options
+        )
+        super().build(input_shape)
+
+    def call(self, inputs, training=False):
+        mean, variance = self.moving_mean, self.moving_variance
+        if training:
+            mean, variance = _moments_over_replicas(tf.cast(inputs, tf.float32))
+            for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                moving.assign_sub((1.0 - self.momentum) * (moving - value))
+        scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
+        shift = self.beta - mean * scale
+        return inputs * tf.cast(scale, inputs.dtype) + tf.cast(shift, inputs.dtype)
+
+    def get_config(self):
+        return super().get_config() | {"momentum": self.momentum, "epsilon": self.epsilon}
+
+
+def _moments_over_replicas(inputs):
+    """Returns mean and variance of each channel over the places of all replicas' inputs.
+
+    Args:
+        inputs: float32 [B, ..., C]; B may differ between replicas.
+
+    Returns:
+        float32 [C] each.
+    """
+    replica = tf.distribute.get_replica_context()
+    axes = list(range(inputs.shape.rank - 1))
+
+    def total(value):
+        if replica is None or replica.num_replicas_in_sync == 1:
+            return value
+        return replica.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+    count = total(tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), tf.float32))
+    mean = total(tf.reduce_sum(inputs, axes)) / count
+    return mean, total(tf.reduce_sum(tf.math.squared_difference(inputs, mean), axes)) / count
+
+
 class FrozenBatchNormalization(tf_keras.layers.Layer):
     """Batch normalization with constant statistics and a constant scale and shift."""
 
@@ -97,9 +172,7 @@ def make_normalization(kind, name):
     if kind == "gn":
         return GroupNormalization(name=name)
     if kind == "syncbn":
-        return tf_keras.layers.BatchNormalization(
-            momentum=BN_MOMENTUM, epsilon=EPSILON, synchronized=True, name=name
-        )
+        return SyncBatchNormalization(name=name)
     if kind == "frozen_bn":
         return FrozenBatchNormalization(name=name)
     if kind == "none":

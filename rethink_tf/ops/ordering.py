@@ -1,4 +1,7 @@
-"""When parts of a graph run. TensorFlow starts all that it can, and holds the results all the while."""
+"""When parts of a graph run.
+
+TensorFlow starts everything that has its inputs, and holds the results until they are needed.
+"""
 
 import tensorflow as tf
 

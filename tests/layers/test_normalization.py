@@ -62,7 +62,55 @@ def test_synchronised_batch_normalization_follows_the_batches():
     np.testing.assert_allclose(layer.moving_variance, [0.9 * 1 + 0.1 * 1], rtol=1e-5)
     outputs = layer(inputs, training=False)
     np.testing.assert_allclose(outputs, [[0.8], [2.8]], rtol=1e-4)
-    assert layer.synchronized
+
+
+def normalize_on(strategy, shares, upstreams):
+    """Normalizes a share on each replica in training.
+
+    Returns:
+        The outputs and the gradients of the inputs of each replica, and the moving averages there.
+    """
+    with strategy.scope():
+        layer = normalization.make_normalization("syncbn", "norm")
+        layer.build([None, shares[0].shape[-1]])
+        layer.gamma.assign([1.5, 0.5, 2.0])
+
+    def one_replica():
+        place = tf.distribute.get_replica_context().replica_id_in_sync_group
+        # Shares differ in size, which a gather would not allow.
+        inputs, upstream = (
+            tf.switch_case(place, [lambda each=each: tf.constant(each) for each in values])
+            for values in (shares, upstreams)
+        )
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = layer(inputs, training=True)
+        gradient = tape.gradient(outputs, inputs, upstream)
+        moving = layer.moving_mean.read_value(), layer.moving_variance.read_value()
+        return outputs, gradient, *moving
+
+    results = tf.function(lambda: strategy.run(one_replica))()
+    return [strategy.experimental_local_results(each) for each in results]
+
+
+def test_batch_statistics_are_those_of_all_replicas(two_replicas):
+    """One image on one replica and three on the other, under a mean that is large."""
+    generator = np.random.default_rng(1)
+    inputs = (100.0 + generator.normal(size=(4, 3, 5, 3))).astype(np.float32)
+    upstream = generator.normal(size=inputs.shape).astype(np.float32)
+    one = tf.distribute.OneDeviceStrategy("CPU:0")
+    outputs, gradient, mean, variance = normalize_on(one, [inputs], [upstream])
+    np.testing.assert_allclose(np.mean(outputs[0], (0, 1, 2)), 0.0, atol=1e-2)
+    exact = inputs.astype(np.float64)
+    np.testing.assert_allclose(mean[0], 0.1 * exact.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(variance[0], 0.9 + 0.1 * exact.var((0, 1, 2)), rtol=1e-5)
+
+    shares = normalize_on(two_replicas, [inputs[:1], inputs[1:]], [upstream[:1], upstream[1:]])
+    np.testing.assert_allclose(np.concatenate(shares[0]), outputs[0], atol=1e-4)
+    np.testing.assert_allclose(np.concatenate(shares[1]), gradient[0], atol=1e-5)
+    for moving, expected in zip(shares[2:], (mean, variance), strict=True):
+        np.testing.assert_array_equal(moving[0], moving[1])
+        np.testing.assert_allclose(moving[0], expected[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["gn", "syncbn", "frozen_bn"])
@@ -95,6 +143,7 @@ def test_mixed_precision_keeps_float32_parameters(mixed_precision, kind):
     [
         normalization.GroupNormalization(num_groups=4, epsilon=0.5, name="a"),
         normalization.FrozenBatchNormalization(epsilon=0.5, name="b"),
+        normalization.SyncBatchNormalization(momentum=0.5, epsilon=0.5, name="c"),
     ],
 )
 def test_config_round_trip(layer):
