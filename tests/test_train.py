@@ -93,9 +93,11 @@ def free_ports(count):
 
 
 def test_two_workers_train_like_one(tmp_path):
-    # A low rate: at a high one, the rounding of sums over replicas soon changes what is sampled.
     params = ["STEPS=3", "BATCH_SIZE=4", "NORMALIZER='syncbn'"]
+    # A low rate, and every RoI in the losses: else the rounding of sums over replicas would soon
+    # change which are drawn.
     params += ["StepwiseSchedule.peak_learning_rate=0.002"]
+    params += ["BoxHead.num_samples=72", "BoxHead.positive_fraction=1.0"]
     alone, together = tmp_path / "alone", tmp_path / "together"
     config.parse(["quickstart.gin", "overlays/tiny.gin"], tiny(alone, tmp_path / "data", *params))
     experiment.run(mode="train")
@@ -119,7 +121,7 @@ def test_two_workers_train_like_one(tmp_path):
     for name in ("total", "rpn_objectness", "box_class", "mask", "gradient_norm"):
         for step in (1, 2, 3):
             key = f"train/{name}", step
-            assert found[key] == pytest.approx(expected[key], rel=0.01), key
+            assert found[key] == pytest.approx(expected[key], rel=1e-3), key
     # One line and one set of results: only the chief writes.
     assert len(read_metrics(together)) == 1
     assert not [path for path in together.glob("checkpoints/*") if path.is_dir()]

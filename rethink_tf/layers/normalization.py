@@ -7,6 +7,7 @@ affine map of a pre-trained network's batch normalization, `none`.
 import tensorflow as tf
 import tf_keras
 
+from rethink_tf.ops import batch_norm as batch_norm_ops
 from rethink_tf.ops import group_norm as group_norm_ops
 
 NORMALIZERS = ("gn", "syncbn", "frozen_bn", "none")
@@ -50,15 +51,7 @@ class GroupNormalization(tf_keras.layers.Layer):
 
 
 class SyncBatchNormalization(tf_keras.layers.Layer):
-    """Batch normalization by the statistics of all replicas' batches together.
-
-    The deviations are taken from the mean of all replicas, which is known before them. Keras'
-    synchronized layer has one message less, and the variance as a difference of two sums, which
-    loses most digits where the mean is large; its gradients then depend on the number of replicas.
-
-    Source: Ioffe and Szegedy 2015, arXiv:1502.03167, algorithm 1; Peng et al. 2018,
-    arXiv:1711.07240, for the synchronization.
-    """
+    """Batch normalization by the statistics of all replicas' batches; see `ops.batch_norm`."""
 
     def __init__(self, momentum=BN_MOMENTUM, epsilon=EPSILON, **kwargs):
         """Makes the layer.
@@ -76,7 +69,7 @@ class SyncBatchNormalization(tf_keras.layers.Layer):
         shape, options = [input_shape[-1]], {"dtype": "float32", "experimental_autocast": False}
         self.gamma = self.add_weight("gamma", shape, initializer="ones", **options)
         self.beta = self.add_weight("beta", shape, initializer="zeros", **options)
-        # Equal on all replicas; a mean of them is what checkpoints take.
+        # Each replica keeps its own, and all of them are equal.
         options |= {
             "trainable": False,
             "synchronization": tf.VariableSynchronization.ON_READ,
@@ -89,39 +82,26 @@ class SyncBatchNormalization(tf_keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, inputs, training=False):
-        mean, variance = self.moving_mean, self.moving_variance
-        if training:
-            mean, variance = _moments_over_replicas(tf.cast(inputs, tf.float32))
-            for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                moving.assign_sub((1.0 - self.momentum) * (moving - value))
-        scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
-        shift = self.beta - mean * scale
-        return inputs * tf.cast(scale, inputs.dtype) + tf.cast(shift, inputs.dtype)
+        if not training:
+            scale = self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
+            shift = self.beta - self.moving_mean * scale
+            return inputs * tf.cast(scale, inputs.dtype) + tf.cast(shift, inputs.dtype)
+        outputs, mean, variance = batch_norm_ops.batch_norm(
+            inputs, self.gamma, self.beta, self.epsilon, _sum_over_replicas
+        )
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign_sub((1.0 - self.momentum) * (moving - value))
+        return outputs
 
     def get_config(self):
         return super().get_config() | {"momentum": self.momentum, "epsilon": self.epsilon}
 
 
-def _moments_over_replicas(inputs):
-    """Returns mean and variance of each channel over the places of all replicas' inputs.
-
-    Args:
-        inputs: float32 [B, ..., C]; B may differ between replicas.
-
-    Returns:
-        float32 [C] each.
-    """
+def _sum_over_replicas(value):
     replica = tf.distribute.get_replica_context()
-    axes = list(range(inputs.shape.rank - 1))
-
-    def total(value):
-        if replica is None or replica.num_replicas_in_sync == 1:
-            return value
-        return replica.all_reduce(tf.distribute.ReduceOp.SUM, value)
-
-    count = total(tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), tf.float32))
-    mean = total(tf.reduce_sum(inputs, axes)) / count
-    return mean, total(tf.reduce_sum(tf.math.squared_difference(inputs, mean), axes)) / count
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return value
+    return replica.all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 
 class FrozenBatchNormalization(tf_keras.layers.Layer):
