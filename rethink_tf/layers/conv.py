@@ -4,7 +4,7 @@ import tensorflow as tf
 import tf_keras
 
 from rethink_tf.layers import normalization
-from rethink_tf.ops import convolution, group_norm
+from rethink_tf.ops import convolution, group_norm, ordering
 
 
 def msra():
@@ -50,39 +50,6 @@ class Conv2D(tf_keras.layers.Conv2D):
 
     def convolution_op(self, inputs, kernel):
         return convolution.convolve(inputs, kernel, self.strides[0])
-
-
-class Doubling(tf_keras.layers.Conv2DTranspose):
-    """A 2x2 deconvolution of stride 2, which doubles both sides.
-
-    Its windows do not overlap, so that it is one matrix product. The four outputs of a cell stay
-    beside each other: what follows may be less to lay out than they are.
-    """
-
-    def __init__(self, filters, **kwargs):
-        """Makes the layer.
-
-        Args:
-            filters: int K, output channels.
-            **kwargs: of Keras' Conv2DTranspose.
-        """
-        super().__init__(filters, 2, 2, **kwargs)
-
-    def call(self, inputs):
-        """Applies the layer.
-
-        Args:
-            inputs: floating [B, H, W, C]; H, W and C static.
-
-        Returns:
-            [B, H, W, 4, K]: `tf.nn.depth_to_space(outputs, 2)` of the last two axes joined is what
-            Keras' layer returns, [B, 2 H, 2 W, K].
-        """
-        height, width, channels = inputs.shape[1:]
-        kernel = tf.reshape(tf.transpose(self.kernel, [3, 0, 1, 2]), [channels, -1])
-        outputs = tf.matmul(tf.reshape(inputs, [-1, channels]), kernel)
-        outputs = tf.reshape(outputs, [-1, height, width, 4, self.filters])
-        return self.activation(outputs + tf.cast(self.bias, outputs.dtype))
 
 
 class ConvNorm(tf_keras.layers.Layer):
@@ -203,3 +170,29 @@ def run(layers, inputs, training=False):
     for layer in layers[:-1]:
         outputs, previous = layer.convolve_after(previous, outputs, training), layer
     return layers[-1].finish_after(previous, outputs, training)
+
+
+def run_and_pool(layer, inputs, pool, training=False):
+    """Applies one `ConvNorm` layer and then a pooling.
+
+    In training, the outputs of group normalization between them are not kept for the backward pass.
+    The numbers are the same.
+
+    Args:
+        layer: `ConvNorm`.
+        inputs: floating [B, H, W, C].
+        pool: callable, function of the layer's outputs without variables.
+        training: bool.
+
+    Returns:
+        What `pool` returns.
+    """
+    norm = layer.norm
+    if not (training and layer.built and isinstance(norm, normalization.GroupNormalization)):
+        return pool(layer(inputs, training=training))
+
+    def finish(outputs, gamma, beta):
+        outputs = group_norm.group_norm(outputs, gamma, beta, norm.num_groups, norm.epsilon)
+        return pool(tf.nn.relu(outputs) if layer.relu else outputs)
+
+    return ordering.recompute(finish, layer.conv(inputs), norm.gamma, norm.beta)

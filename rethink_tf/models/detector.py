@@ -66,17 +66,17 @@ class MaskRCNN(tf_keras.Model):
         self.static_shapes = static_shapes
 
     def create_variables(self):
-        """Creates every variable by one prediction on a blank image."""
+        """Creates every variable, by tracing the prediction for a blank image.
+
+        Nothing is computed: what a prediction holds for a while would lie between the variables.
+        """
         side = 2 ** (max(self.rpn.levels) + 1)
-        batch = {
-            "image": tf.zeros([1, side, side, 3], tf.uint8),
-            "image_size": tf.constant([[side, side]]),
-        }
-        self(batch)
-        if self.mask_head:
-            # An untrained detector may find nothing, and the mask head would then not run.
-            size, channels = self.mask_head.roi_size, self.fpn.channels
-            self.mask_head(tf.zeros([1, size, size, channels]), tf.ones([1], tf.int32))
+        with tf.__internal__.FuncGraph("create_variables").as_default():
+            batch = {
+                "image": tf.zeros([1, side, side, 3], tf.uint8),
+                "image_size": tf.constant([[side, side]]),
+            }
+            self(batch)
 
     def call(self, batch, training=False, seed=None):
         """Predicts, or in training computes what the losses need.

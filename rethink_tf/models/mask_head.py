@@ -11,6 +11,7 @@ import tensorflow as tf
 import tf_keras
 
 from rethink_tf.layers import conv
+from rethink_tf.ops import convolution, ordering
 
 
 @gin.register
@@ -35,11 +36,11 @@ class MaskHead(tf_keras.layers.Layer):
         self.convs = [
             conv.ConvNorm(channels, 3, 1, normalizer, name=f"conv{i + 1}") for i in range(num_convs)
         ]
-        self.upsample = conv.Doubling(
-            channels, activation="relu", kernel_initializer=conv.msra(), name="upsample"
-        )
 
     def build(self, input_shape):
+        shape = [2, 2, self.channels, self.channels if self.convs else input_shape[-1]]
+        self.upsample_kernel = self.add_weight("upsample/kernel", shape, initializer=conv.msra())
+        self.upsample_bias = self.add_weight("upsample/bias", [self.channels], initializer="zeros")
         self.kernel = self.add_weight(
             "predictor/kernel", [self.num_classes, self.channels], initializer=conv.normal(0.001)
         )
@@ -57,10 +58,19 @@ class MaskHead(tf_keras.layers.Layer):
         Returns:
             float32 [R, S, S], logits, S = 2 * roi_size.
         """
-        outputs = self.upsample(conv.run(self.convs, rois, training))
+        features = conv.run(self.convs, rois, training)
         rows = tf.maximum(classes - 1, 0)
-        kernel = tf.cast(tf.gather(self.kernel, rows), outputs.dtype)
-        logits = tf.cast(tf.einsum("rhwpc,rc->rhwp", outputs, kernel), tf.float32)
-        bias = tf.cast(tf.gather(self.bias, rows), tf.float32)
-        logits += bias[:, tf.newaxis, tf.newaxis, tf.newaxis]
+        kernel, bias = tf.gather(self.kernel, rows), tf.gather(self.bias, rows)
+        logits = ordering.recompute(
+            _predict, features, self.upsample_kernel, self.upsample_bias, kernel
+        )
+        logits = tf.cast(logits, tf.float32)
+        logits += tf.reshape(tf.cast(bias, tf.float32), [-1, 1, 1, 1])
         return tf.squeeze(tf.nn.depth_to_space(logits, 2), axis=-1)
+
+
+def _predict(features, upsample_kernel, upsample_bias, kernel):
+    """Returns the logits [R, S / 2, S / 2, 4] without a bias, by kernels [R, channels]."""
+    # Four times as large as all that goes in, and not kept.
+    cells = tf.nn.relu(convolution.double(features, upsample_kernel, upsample_bias))
+    return tf.einsum("rhwpc,rc->rhwp", cells, kernel)

@@ -93,14 +93,18 @@ class ResNet(tf_keras.layers.Layer):
         Returns:
             dict {2: [B, H/4, W/4, C2], ..., 5: [B, H/32, W/32, C5]}.
         """
-        outputs = self.stem(images, training=training)
-        # ReLU and maximum may change places, and after the maximum ReLU has a quarter of the work
-        # and of the memory. It also lets zeros pad the maximum as minus infinity would.
-        outputs = tf.pad(outputs, [[0, 0], [1, 1], [1, 1], [0, 0]])
-        outputs = tf.nn.relu(tf.nn.max_pool2d(outputs, 3, 2, "VALID"))
+        outputs = conv.run_and_pool(self.stem, images, _pool, training)
         features = {}
         for level, blocks in enumerate(self.stages, start=2):
             for block in blocks:
                 outputs = block(outputs, training=training)
             features[level] = outputs
         return features
+
+
+def _pool(outputs):
+    """ReLU and a maximum over 3x3 cells, every second one, padded by one on each side."""
+    # ReLU and maximum may change places, and after the maximum ReLU has a quarter of the work and
+    # of the memory. It also lets zeros pad the maximum as minus infinity would.
+    outputs = tf.pad(outputs, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    return tf.nn.relu(tf.nn.max_pool2d(outputs, 3, 2, "VALID"))

@@ -1,5 +1,7 @@
 """Convolutions with gradients that save time and memory on CPUs, where oneDNN computes them.
 
+Those of RoIs go by `fourier`, in half the time. Else:
+
 The gradient of the inputs. With stride 1 it is a convolution itself, with the kernel turned and its
 channels exchanged, and as such up to twice as fast as by oneDNN's own backward kernel.
 
@@ -23,8 +25,8 @@ from rethink_tf.ops import fourier, ordering
 MIN_CHANNELS = 256
 # In float32 the library's kernel is faster on the 7 x 7 cells of a RoI.
 MIN_WIDTH_FLOAT32 = 14
-# Of the maps that `fourier` takes: beyond it, the transforms cost more than the products save.
-MAX_FOURIER_SIDE = 8
+# Of the maps that `fourier` takes: those of RoIs.
+MAX_FOURIER_SIDE = 14
 # Of these there must be enough for the kernel's transform not to count.
 MIN_FOURIER_MAPS = 64
 MIN_FOURIER_CHANNELS = 128
@@ -94,6 +96,27 @@ def gradients(inputs, kernel, strides, upstream):
         if margin:
             d_inputs = d_inputs[:, margin : margin + height, margin : margin + width]
     return tf.ensure_shape(d_inputs, inputs.shape), tf.ensure_shape(d_kernel, kernel.shape)
+
+
+def double(inputs, kernel, bias):
+    """Doubles both sides by a 2x2 deconvolution of stride 2.
+
+    Its windows do not overlap, so that it is one matrix product. The four outputs of a cell stay
+    beside each other: what follows may be less to lay out than they are.
+
+    Args:
+        inputs: floating [B, H, W, C]; H, W and C static.
+        kernel: [2, 2, K, C], the same dtype.
+        bias: [K], the same dtype.
+
+    Returns:
+        [B, H, W, 4, K]: `tf.nn.depth_to_space(outputs, 2)`, the last two axes joined, is what
+        Keras' Conv2DTranspose returns, [B, 2 H, 2 W, K].
+    """
+    height, width, channels = inputs.shape[1:]
+    kernel = tf.reshape(tf.transpose(kernel, [3, 0, 1, 2]), [channels, -1])
+    outputs = tf.matmul(tf.reshape(inputs, [-1, channels]), kernel)
+    return tf.reshape(outputs, [-1, height, width, 4, bias.shape[0]]) + bias
 
 
 def _backward(operation, strides, upstream):

@@ -1,23 +1,26 @@
 """3x3 convolutions of small square maps as products of their spectra: a fifth of the arithmetic.
 
-The maps of RoIs are small enough for a discrete Fourier transform to be one matrix product, and so
-many that the transform of the kernel does not count. A map of S x S is padded to N = S + 1: the
+The maps of RoIs are small enough for a discrete Fourier transform to be a few matrix products, and
+so many that the transform of the kernel does not count. A map of S x S is padded to N = S + 1: the
 spectrum's convolution is circular, and wraps the result's first row and column, which nobody asked
 for, onto the last. The product of two complex numbers takes three of real ones (Karatsuba), whose
 sums become rows of the transforms. What is left is a bilinear algorithm in real numbers,
 
     outputs = synthesis ((analysis inputs) (weights kernel)),
 
-with F = 94 products a map of 7 x 7 and pair of channels, where the sum over the kernel takes 441.
+with F = 94 products a map of 7 x 7 and pair of channels, where the sum over the kernel takes 441;
+of 14 x 14, 337 and 1764. Half of the frequencies of a row are the conjugates of the others. Of the
+rest the first (and, if N is even, the last) are real and come with half of the columns; the others
+are complex. The two groups are kept apart.
 
-Letters: R maps, S side of a map, C channels, K filters, F products.
+Letters: R maps, S side of a map, N size of the transform, C channels, K filters, F products.
 
 Sources: Mathieu et al. 2013, arXiv:1312.5851 (spectra); Lavin and Gray 2015, arXiv:1509.09308
 (fast algorithms as three transforms around matrix products).
 """
 
 import functools
-import math
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -40,12 +43,13 @@ def convolve(inputs, kernel):
     """
     algorithm = _algorithm(inputs.shape[1])
     weights = _transform_kernel(algorithm, ordering.late(kernel, inputs))
-    outputs = []
-    for (part,) in _parts(inputs):
-        part = ordering.late(part, *outputs[-1:])
-        products = tf.matmul(_to_spectrum(algorithm.analysis, part), weights)
-        outputs.append(_from_spectrum(algorithm.synthesis, products))
-    return tf.concat(outputs, axis=0)
+
+    def convolve_part(maps):
+        spectrum = _to_spectrum(algorithm.analysis, maps)
+        products = [tf.matmul(*each) for each in zip(spectrum, weights, strict=True)]
+        return _from_spectrum(algorithm.synthesis, products)
+
+    return ordering.in_parts(convolve_part, MAPS_AT_A_TIME, inputs)
 
 
 def gradients(inputs, kernel, upstream):
@@ -61,94 +65,129 @@ def gradients(inputs, kernel, upstream):
     """
     algorithm = _algorithm(inputs.shape[1])
     weights = _transform_kernel(algorithm, ordering.late(kernel, upstream))
-    d_inputs, d_weights = [], 0.0
-    for part, d_outputs in _parts(inputs, upstream):
-        part, d_outputs = (ordering.late(each, *d_inputs[-1:]) for each in (part, d_outputs))
-        d_products = _to_spectrum(algorithm.synthesis.T, d_outputs)
-        spectrum = _to_spectrum(algorithm.analysis, part)
-        # Added in float32, whatever the inputs are.
-        d_weights += tf.cast(tf.matmul(spectrum, d_products, transpose_a=True), tf.float32)
-        d_products = ordering.late(d_products, d_weights)
-        d_spectrum = tf.matmul(d_products, weights, transpose_b=True)
-        d_inputs.append(_from_spectrum(algorithm.analysis.T, d_spectrum))
-    d_weights = tf.reshape(d_weights, [len(algorithm.weights), -1])
-    d_kernel = tf.matmul(tf.constant(algorithm.weights.T, tf.float32), d_weights)
-    d_kernel = tf.reshape(tf.cast(d_kernel, kernel.dtype), kernel.shape)
-    return tf.concat(d_inputs, axis=0), d_kernel
+    d_weights = [0.0, 0.0]
+
+    def differentiate_part(maps, upstream):
+        spectrum = _to_spectrum(algorithm.analysis, maps)
+        d_products = _to_spectrum(algorithm.synthesis, upstream)
+        d_spectrum = []
+        for group, transformed in enumerate(weights):
+            new = tf.matmul(spectrum[group], d_products[group], transpose_a=True)
+            # Added in float32, whatever the inputs are.
+            d_weights[group] += tf.cast(new, tf.float32)
+            factors = ordering.late(d_products[group], d_weights[group])
+            d_spectrum.append(tf.matmul(factors, transformed, transpose_b=True))
+        return _from_spectrum(algorithm.analysis, d_spectrum)
+
+    d_inputs = ordering.in_parts(differentiate_part, MAPS_AT_A_TIME, inputs, upstream)
+    num_kernels = kernel.shape[2] * kernel.shape[3]
+    d_weights = [tf.reshape(each, [-1, num_kernels]) for each in d_weights]
+    matrix = tf.constant(algorithm.weights, tf.float32)
+    d_kernel = tf.matmul(matrix, tf.concat(d_weights, axis=0), transpose_a=True)
+    return d_inputs, tf.reshape(tf.cast(d_kernel, kernel.dtype), kernel.shape)
 
 
-class _Algorithm:
-    """The three transforms, float64."""
+class _Transform(NamedTuple):
+    """From a map to its products' factors: first the rows, then the columns of each group."""
 
-    def __init__(self, side):
-        """Derives them.
-
-        Args:
-            side: int S.
-        """
-        size = side + 1
-        wave = np.exp(-2j * np.pi * np.outer(np.arange(size), np.arange(-1, size)) / size)
-        places, taps = wave[:, 1 : side + 1], wave[:, 2::-1]
-        analysis, weights, synthesis = [], [], []
-        for row in range(size):
-            for column in range(size):
-                mirrored = (-row % size, -column % size)
-                if mirrored < (row, column):
-                    continue  # The spectrum of real numbers is the conjugate there.
-                map_wave = np.outer(places[row], places[column]).reshape(-1)
-                tap_wave = np.outer(taps[row], taps[column]).reshape(-1)
-                inverse = map_wave.conj() / size**2
-                if mirrored == (row, column):
-                    analysis.append(map_wave.real)
-                    weights.append(tap_wave.real)
-                    synthesis.append(inverse.real)
-                    continue
-                # (a + bi)(c + di) from p = ac, q = bd and r = (a + b)(c + d):
-                # the real part is p - q, the imaginary one r - p - q.
-                analysis += _parts_and_sum(map_wave)
-                weights += _parts_and_sum(tap_wave)
-                real, imaginary = 2 * inverse.real, 2 * inverse.imag
-                synthesis += [real + imaginary, imaginary - real, -imaginary]
-        self.analysis = np.stack(analysis)  # [F, S S]
-        self.weights = np.stack(weights)  # [F, 9]
-        self.synthesis = np.stack(synthesis, axis=1)  # [S S, F]
+    rows: np.ndarray  # [N, S], real frequencies first, then pairs of real and imaginary parts
+    real: np.ndarray  # [factors, S], of a row's real frequency
+    complex: np.ndarray  # [3 N, 2 S], of a complex one
 
 
-_algorithm = functools.cache(_Algorithm)
+class _Algorithm(NamedTuple):
+    """The three transforms; `synthesis` is given by its transpose."""
+
+    analysis: _Transform
+    weights: np.ndarray  # [F, 9]
+    synthesis: _Transform
 
 
-def _parts_and_sum(values):
-    return [values.real, values.imag, values.real + values.imag]
+@functools.cache
+def _algorithm(side):
+    """Derives the algorithm for maps of a side S."""
+    size = side + 1
+    wave = np.exp(-2j * np.pi * np.outer(np.arange(size), np.arange(-1, size)) / size)
+    places, taps = wave[:, 1 : side + 1], wave[:, 2::-1]  # taps: kernel turned, as it correlates
+    half = range(size // 2 + 1)
+    reals = [each for each in half if 2 * each % size == 0]
+    complexes = [each for each in half if 2 * each % size]
+
+    rows, last = [places[each].real for each in reals], [places[each].real for each in reals]
+    for each in complexes:
+        rows += [places[each].real, places[each].imag]
+        last += [2 * places[each].real, 2 * places[each].imag]
+    analysis = _Transform(np.stack(rows), *_columns(places, reals, complexes, analysis=True))
+    synthesis = _Transform(
+        np.stack(last) / size, *_columns(places / size, reals, complexes, analysis=False)
+    )
+    weights = []
+    for row in [*reals, *complexes]:
+        for column in [*reals, *complexes] if row in reals else range(size):
+            tap = np.outer(taps[row], taps[column]).reshape(-1)
+            is_real = row in reals and column in reals
+            weights += [tap.real] if is_real else [tap.real, tap.imag, tap.real + tap.imag]
+    return _Algorithm(analysis, np.stack(weights), synthesis)
 
 
-def _parts(*values):
-    """Yields the rows of tensors of maps, some at a time; all at once where R is not known."""
-    count = values[0].shape[0]
-    step = MAPS_AT_A_TIME if count else None
-    for start in range(0, count or 1, step or 1):
-        yield [value[start : start + step] if step else value for value in values]
+def _columns(places, reals, complexes, analysis):
+    """Returns the matrices of the columns, of real and of complex rows.
+
+    A product (a + bi)(c + di) comes from p = ac, q = bd and r = (a + b)(c + d): its real part is
+    p - q, its imaginary one r - p - q. The synthesis of a complex number x + yi at a place where
+    the wave is e + fi is (x e + y f) + (y e - x f) i.
+    """
+    real = [places[each].real for each in reals]
+    for each in complexes:
+        e, f = places[each].real, places[each].imag
+        real += [e, f, e + f] if analysis else [2 * (e - f), -2 * (e + f), 2 * f]
+    full = []
+    for wave in places:
+        e, f = wave.real, wave.imag
+        if analysis:
+            of_real, of_imaginary = np.append(e, -f), np.append(f, e)
+            full += [of_real, of_imaginary, of_real + of_imaginary]
+        else:
+            full += [np.append(e - f, -e - f), np.append(-e - f, f - e), np.append(f, e)]
+    return np.stack(real), np.stack(full)
 
 
 def _transform_kernel(algorithm, kernel):
-    """Returns [F, C, K]."""
-    weights = tf.constant(algorithm.weights, kernel.dtype)
-    transformed = tf.matmul(weights, tf.reshape(kernel, [9, -1]))
-    return tf.reshape(transformed, [len(algorithm.weights), *kernel.shape[2:]])
+    """Returns the weights of the two groups, [factors of the group, C, K]."""
+    matrix = tf.constant(algorithm.weights, kernel.dtype)
+    transformed = tf.matmul(matrix, tf.reshape(kernel, [9, -1]))
+    transformed = tf.reshape(transformed, [-1, *kernel.shape[2:]])
+    # All factors of the second group are of rows that have 3 N each; the first has fewer than that.
+    num_reals = len(algorithm.weights) % len(algorithm.analysis.complex)
+    return transformed[:num_reals], transformed[num_reals:]
 
 
-def _to_spectrum(matrix, maps):
-    """Transforms [R, S, S, C] by [F, S S]; returns [F, R, C]."""
-    places, channels = matrix.shape[1], maps.shape[-1]
-    planes = tf.transpose(tf.reshape(maps, [-1, places, channels]), [1, 0, 2])
-    planes = tf.reshape(planes, [places, -1])
-    spectrum = tf.matmul(tf.constant(matrix, maps.dtype), planes)
-    return tf.reshape(spectrum, [len(matrix), -1, channels])
+def _to_spectrum(transform, maps):
+    """Transforms [R, S, S, C]; returns the two groups, [factors of the group, R, C]."""
+    side, channels = maps.shape[1], maps.shape[-1]
+    rows, real, full = (tf.constant(each, maps.dtype) for each in transform)
+    planes = tf.reshape(tf.transpose(maps, [1, 2, 0, 3]), [side, -1])
+    planes = tf.matmul(rows, planes)
+    num_reals = 2 - rows.shape[0] % 2
+    groups = []
+    for group, (matrix, parts) in enumerate([(real, 1), (full, 2)]):
+        own = planes[num_reals:] if group else planes[:num_reals]
+        own = tf.matmul(matrix, tf.reshape(own, [own.shape[0] // parts, parts * side, -1]))
+        groups.append(tf.reshape(own, [own.shape[0] * matrix.shape[0], -1, channels]))
+    return groups
 
 
-def _from_spectrum(matrix, spectrum):
-    """Transforms [F, R, C] by [S S, F]; returns [R, S, S, C]."""
-    channels, side = spectrum.shape[-1], math.isqrt(len(matrix))
-    planes = tf.reshape(spectrum, [matrix.shape[1], -1])
-    planes = tf.matmul(tf.constant(matrix, spectrum.dtype), planes)
-    maps = tf.transpose(tf.reshape(planes, [side * side, -1, channels]), [1, 0, 2])
-    return tf.reshape(maps, [-1, side, side, channels])
+def _from_spectrum(transform, spectrum):
+    """The transpose of `_to_spectrum`."""
+    side, channels = transform.real.shape[1], spectrum[0].shape[-1]
+    rows, real, full = (tf.constant(each, spectrum[0].dtype) for each in transform)
+    planes = []
+    for matrix, parts, own in ((real, 1, spectrum[0]), (full, 2, spectrum[1])):
+        count = own.shape[0] // matrix.shape[0]
+        own = tf.reshape(own, [count, matrix.shape[0], -1])
+        own = tf.matmul(matrix, own, transpose_a=True)
+        planes.append(tf.reshape(own, [count * parts, side, -1]))
+    planes = tf.reshape(tf.concat(planes, axis=0), [rows.shape[0], -1])
+    planes = tf.matmul(rows, planes, transpose_a=True)
+    maps = tf.reshape(planes, [side, side, -1, channels])
+    return tf.transpose(maps, [2, 0, 1, 3])

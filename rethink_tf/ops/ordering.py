@@ -37,4 +37,53 @@ def in_turn(outputs, inputs):
     def gradient(d_outputs, d_inputs):
         return late(d_outputs, d_inputs), d_inputs
 
-    return (tf.identity(outputs), tf.identity(inputs)), gradient
+    return (tf.identity(outputs), late(inputs, outputs)), gradient
+
+
+def in_parts(function, num_rows, *inputs):
+    """Applies a function to some rows at a time, one part after the other.
+
+    Args:
+        function: callable taking a part of each of the inputs, [r, ...], returns [r, ...].
+        num_rows: int, of a part; the last may be smaller.
+        *inputs: [R, ...]; where R is not static, all rows are one part.
+
+    Returns:
+        [R, ...], the results of all parts.
+    """
+    count = inputs[0].shape[0]
+    if count is None or count <= num_rows:
+        return function(*inputs)
+    sizes = [min(num_rows, count - start) for start in range(0, count, num_rows)]
+    outputs = []
+    for parts in zip(*(tf.split(each, sizes) for each in inputs), strict=True):
+        outputs.append(function(*(late(part, *outputs[-1:]) for part in parts)))
+    return tf.concat(outputs, axis=0)
+
+
+def recompute(function, *tensors):
+    """Applies a function whose intermediate results are not kept for the backward pass.
+
+    They are computed again there, what the gradient needs of them.
+
+    Args:
+        function: callable taking the tensors, returns one tensor; differentiable, without variables
+            and state.
+        *tensors: floating.
+
+    Returns:
+        The function's value.
+    """
+
+    @tf.custom_gradient
+    def compute(*tensors):
+        def gradient(upstream):
+            again = [late(each, upstream) for each in tensors]
+            with tf.GradientTape() as tape:
+                tape.watch(again)
+                outputs = function(*again)
+            return tape.gradient(outputs, again, upstream)
+
+        return function(*tensors), gradient
+
+    return compute(*map(tf.convert_to_tensor, tensors))

@@ -3,6 +3,8 @@
 Letters: B images of one replica.
 """
 
+import ctypes
+
 import tensorflow as tf
 
 from rethink_tf.training import optimizer as optimizer_lib
@@ -48,7 +50,11 @@ class TrainStep:
             dict of float32 scalars: each loss by name, their sum as `total`, `learning_rate`,
             `gradient_norm`, and the mean number an image of `rpn_positives` and `roi_positives`.
         """
-        return self._run(batch)
+        num_traces = self._run.experimental_get_tracing_count()
+        values = self._run(batch)
+        if self._run.experimental_get_tracing_count() > num_traces:
+            _return_free_memory()
+        return values
 
     def _on_all_replicas(self, batch):
         values = self._strategy.run(self._on_one_replica, args=(batch,))
@@ -111,6 +117,13 @@ class TrainStep:
     def _decay_loss(self, variables):
         squares = [tf.nn.l2_loss(each) for each in variables if optimizer_lib.decays(each)]
         return self._weight_decay * tf.add_n(squares)
+
+
+def _return_free_memory():
+    """Returns to the system what making a graph had needed; the C library keeps it otherwise."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim:
+        trim(0)
 
 
 def _count(mask):

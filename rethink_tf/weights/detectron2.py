@@ -160,8 +160,9 @@ def _mask_head(head):
     pairs, name = [], "roi_heads.mask_head"
     for index, layer in enumerate(head.convs, start=1):
         pairs += _conv_norm(f"{name}.mask_fcn{index}", layer, _kernel)
-    pairs += _conv(f"{name}.deconv", head.upsample, _kernel)
     return pairs + [
+        Parameter(f"{name}.deconv.weight", head.upsample_kernel, _kernel),
+        Parameter(f"{name}.deconv.bias", head.upsample_bias, np.asarray),
         Parameter(f"{name}.predictor.weight", head.kernel, lambda a: a.reshape(a.shape[:2])),
         Parameter(f"{name}.predictor.bias", head.bias, np.asarray),
     ]

@@ -45,30 +45,6 @@ def test_a_strided_convolution_by_hand():
     np.testing.assert_array_equal(outputs, [[4, 6], [6, 9]])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_doubling_is_keras_deconvolution(dtype):
-    inputs = tf.cast(tf.random.stateless_normal([2, 5, 4, 6], [1, 2]), dtype)
-    ours = conv.Doubling(3, activation="relu", dtype=dtype)
-    peer = tf_keras.layers.Conv2DTranspose(3, 2, 2, activation="relu", dtype=dtype)
-    for layer in (ours, peer):
-        layer.build(inputs.shape)
-    ours.bias.assign([0.1, -0.2, 0.3])
-    peer.set_weights(ours.get_weights())
-    results = []
-    for layer in (ours, peer):
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            outputs = layer(inputs)
-            if layer is ours:
-                outputs = tf.nn.depth_to_space(tf.reshape(outputs, [2, 5, 4, 12]), 2)
-            value = tf.reduce_sum(tf.square(tf.cast(outputs, tf.float32)))
-        results.append([outputs, *tape.gradient(value, [inputs, *layer.trainable_variables])])
-    for found, expected in zip(*results, strict=True):
-        found, expected = (tf.cast(each, tf.float32).numpy() for each in (found, expected))
-        tolerance = 1e-5 if dtype == "float32" else 2e-2
-        np.testing.assert_allclose(found, expected, tolerance, tolerance * np.abs(expected).max())
-
-
 def test_even_kernels_are_an_error():
     with pytest.raises(ValueError, match="odd, got 4"):
         conv.Conv2D(8, 4)
@@ -160,3 +136,27 @@ def test_a_run_of_layers_is_one_after_the_other(normalizers, last_size, dtype):
     for ours, other in zip(found, expected, strict=True):
         ours, other = (tf.cast(each, tf.float32).numpy() for each in (ours, other))
         assert np.linalg.norm(ours - other) <= tolerance * np.linalg.norm(other)
+
+
+@pytest.mark.parametrize("normalizer", ["gn", "syncbn", "none"])
+@pytest.mark.parametrize("relu", [True, False])
+def test_a_pooled_layer_is_the_layer_and_then_the_pooling(normalizer, relu):
+    layer = conv.ConvNorm(32, 3, normalizer=normalizer, relu=relu)
+    inputs = tf.random.stateless_normal([2, 8, 6, 4], [1, 2])
+    layer(inputs)
+    results = []
+    for compute in (
+        lambda: conv.run_and_pool(layer, inputs, pool, training=True),
+        lambda: pool(layer(inputs, training=True)),
+    ):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = compute()
+            value = tf.reduce_sum(tf.square(outputs))
+        results.append([outputs, *tape.gradient(value, [inputs, *layer.trainable_variables])])
+    for found, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def pool(outputs):
+    return tf.nn.max_pool2d(outputs, 2, 2, "VALID")

@@ -11,7 +11,7 @@ def copying_head():
     """No convolutions; a deconvolution that repeats each cell; masks c = channel sums times c."""
     head = MaskHead(3, num_convs=0, channels=2, roi_size=2)
     head(tf.zeros([1, 2, 2, 2]), tf.constant([1]))
-    head.upsample.kernel.assign(np.broadcast_to(np.eye(2), (2, 2, 2, 2)))
+    head.upsample_kernel.assign(np.broadcast_to(np.eye(2), (2, 2, 2, 2)))
     head.kernel.assign([[1.0, 1.0], [2.0, 2.0], [3.0, 0.0]])
     head.bias.assign([0.0, 10.0, 0.0])
     return head

@@ -75,3 +75,31 @@ def test_the_size_of_the_inputs_may_be_unknown(strides):
     expected = outputs_and_gradients(plain, inputs, kernel, strides)
     for found, other in zip(compute(inputs), expected, strict=True):
         np.testing.assert_allclose(found, other, rtol=1e-4, atol=1e-4 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_doubling_is_a_deconvolution(dtype):
+    generator = np.random.default_rng(1)
+    shapes = [2, 5, 4, 6], [2, 2, 3, 6], [3]
+    drawn = (tf.cast(generator.normal(size=shape), dtype) for shape in shapes)
+    inputs, kernel, bias = drawn
+
+    def plain(inputs, kernel, bias):
+        outputs = tf.nn.conv2d_transpose(inputs, kernel, [2, 10, 8, 3], 2, "VALID")
+        return outputs + bias
+
+    def ours(inputs, kernel, bias):
+        cells = convolution.double(inputs, kernel, bias)
+        return tf.nn.depth_to_space(tf.reshape(cells, [2, 5, 4, 12]), 2)
+
+    results = []
+    for compute in (ours, plain):
+        with tf.GradientTape() as tape:
+            tape.watch([inputs, kernel, bias])
+            outputs = compute(inputs, kernel, bias)
+            value = tf.reduce_sum(tf.square(tf.cast(outputs, tf.float32)))
+        results.append([outputs, *tape.gradient(value, [inputs, kernel, bias])])
+    for found, expected in zip(*results, strict=True):
+        found, expected = (tf.cast(each, tf.float32).numpy() for each in (found, expected))
+        tolerance = 1e-5 if dtype == "float32" else 2e-2
+        np.testing.assert_allclose(found, expected, tolerance, tolerance * np.abs(expected).max())
