@@ -66,17 +66,18 @@ class MaskRCNN(tf_keras.Model):
         self.static_shapes = static_shapes
 
     def create_variables(self):
-        """Creates every variable, by tracing the prediction for a blank image.
-
-        Nothing is computed: what a prediction holds for a while would lie between the variables.
-        """
+        """Creates every variable, by running each part once on as little as it takes."""
         side = 2 ** (max(self.rpn.levels) + 1)
-        with tf.__internal__.FuncGraph("create_variables").as_default():
-            batch = {
-                "image": tf.zeros([1, side, side, 3], tf.uint8),
-                "image_size": tf.constant([[side, side]]),
-            }
-            self(batch)
+        features = self.features(
+            tf.zeros([1, side, side, 3], tf.uint8), tf.constant([[side, side]])
+        )
+        self.rpn(features)
+        channels, dtype = self.fpn.channels, self.compute_dtype
+        size = self.box_head.roi_size
+        self.box_head(tf.zeros([1, 1, size, size, channels], dtype))
+        if self.mask_head:
+            size = self.mask_head.roi_size
+            self.mask_head(tf.zeros([1, size, size, channels], dtype), tf.ones([1], tf.int32))
 
     def call(self, batch, training=False, seed=None):
         """Predicts, or in training computes what the losses need.

@@ -204,7 +204,9 @@ def _kernel_gradient(inputs, upstream):
     Returns:
         [3, 3, C, K].
     """
-    height, width = tf.unstack(tf.shape(inputs)[1:3])
+    height, width = inputs.shape[1:3]
+    if height is None or width is None:
+        height, width = tf.unstack(tf.shape(inputs)[1:3])
     channels, filters = inputs.shape[-1], upstream.shape[-1]
     padded = tf.pad(inputs, [[0, 0], [1, 1], [1, 1], [0, 0]])
     upstream = tf.reshape(upstream, [-1, filters])
@@ -213,7 +215,7 @@ def _kernel_gradient(inputs, upstream):
         for column in range(3):
             # One after the other, so that nine copies need not be held at once.
             with tf.control_dependencies(products[-1:]):
-                shifted = padded[:, row : row + height, column : column + width]
+                shifted = tf.slice(padded, [0, row, column, 0], [-1, height, width, -1])
             shifted = tf.reshape(shifted, [-1, channels])
             products.append(tf.matmul(shifted, upstream, transpose_a=True))
     return tf.reshape(tf.stack(products), [3, 3, channels, filters])

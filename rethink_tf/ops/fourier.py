@@ -65,25 +65,29 @@ def gradients(inputs, kernel, upstream):
     """
     algorithm = _algorithm(inputs.shape[1])
     weights = _transform_kernel(algorithm, ordering.late(kernel, upstream))
-    d_weights = [0.0, 0.0]
+    d_weights = []
 
     def differentiate_part(maps, upstream):
         spectrum = _to_spectrum(algorithm.analysis, maps)
         d_products = _to_spectrum(algorithm.synthesis, upstream)
-        d_spectrum = []
-        for group, transformed in enumerate(weights):
-            new = tf.matmul(spectrum[group], d_products[group], transpose_a=True)
-            # Added in float32, whatever the inputs are.
-            d_weights[group] += tf.cast(new, tf.float32)
-            factors = ordering.late(d_products[group], d_weights[group])
-            d_spectrum.append(tf.matmul(factors, transformed, transpose_b=True))
+        new, d_spectrum = [], []
+        for factors, d_factors, transformed in zip(spectrum, d_products, weights, strict=True):
+            new.append(tf.matmul(factors, d_factors, transpose_a=True))
+            d_factors = ordering.late(d_factors, new[-1])
+            d_spectrum.append(tf.matmul(d_factors, transformed, transpose_b=True))
+        # Parts are added in float32, whatever the inputs are.
+        for group, before in enumerate(d_weights):
+            new[group] = tf.cast(before, tf.float32) + tf.cast(new[group], tf.float32)
+        d_weights[:] = new
         return _from_spectrum(algorithm.analysis, d_spectrum)
 
     d_inputs = ordering.in_parts(differentiate_part, MAPS_AT_A_TIME, inputs, upstream)
-    num_kernels = kernel.shape[2] * kernel.shape[3]
-    d_weights = [tf.reshape(each, [-1, num_kernels]) for each in d_weights]
-    matrix = tf.constant(algorithm.weights, tf.float32)
-    d_kernel = tf.matmul(matrix, tf.concat(d_weights, axis=0), transpose_a=True)
+    d_kernel, start = 0.0, 0
+    for each in d_weights:
+        matrix = tf.constant(algorithm.weights[start : start + each.shape[0]], each.dtype)
+        flat = tf.reshape(each, [each.shape[0], kernel.shape[2] * kernel.shape[3]])
+        d_kernel += tf.cast(tf.matmul(matrix, flat, transpose_a=True), tf.float32)
+        start += each.shape[0]
     return d_inputs, tf.reshape(tf.cast(d_kernel, kernel.dtype), kernel.shape)
 
 

@@ -9,6 +9,7 @@ Letters: B images, C channels, G groups.
 
 import copy
 
+import numpy as np
 import tensorflow as tf
 
 from rethink_tf.ops import convolution, ordering
@@ -204,7 +205,8 @@ class _Normalization:
 
     def _to_channels(self, values, dtype):
         """Brings [B, G, 1] or [B, G, C / G] to a number a channel, [B, 1, ..., C]."""
-        values = values + tf.zeros_like(self._gamma)
+        if values.shape[1:] != self._group_shape[1:]:
+            values += np.zeros(self._group_shape[1:], np.float32)
         return tf.cast(tf.reshape(values, self._channel_shape), dtype)
 
     def _sum_channels(self, values):
