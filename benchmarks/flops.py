@@ -5,14 +5,10 @@ rest of a detector is not arithmetic that counts.
 """
 
 import contextlib
-import functools
 import io
 from typing import NamedTuple
 
 import tensorflow as tf
-
-from rethink_tf.models.detector import MaskRCNN
-from rethink_tf.models.resnet import ResNet
 
 
 def count(function, *shapes):
@@ -42,30 +38,31 @@ class Forward(NamedTuple):
     mask: int
 
 
-def forward(depth, num_images, height, width, num_classes):
-    """Counts the operations of the forward pass of Mask R-CNN with ResNet and FPN.
+def forward(detector, num_images, height, width):
+    """Counts the operations of a detector's forward pass.
 
     Args:
-        depth: int, of the ResNet.
-        num_images: int, through backbone, FPN and RPN.
+        detector: `MaskRCNN` whose variables exist.
+        num_images: int, through the trunk.
         height: int, pixels.
         width: int, pixels.
-        num_classes: int, without background.
 
     Returns:
-        `Forward`.
+        `Forward`; 0 a mask without a mask head.
     """
-    detector = MaskRCNN(num_classes, backbone=functools.partial(ResNet, depth))
-    detector.create_variables()
-    box, mask, channels = detector.box_head, detector.mask_head, detector.fpn.channels
+    box, mask = detector.box_head, detector.mask_head
 
     def trunk(images):
-        features = detector.fpn(detector.backbone(images))
-        return detector.rpn(features)[:2]
+        return detector.rpn(detector.pyramid(images))[:2]
 
-    per_mask = count(
-        lambda pooled: mask(pooled, tf.ones([1], tf.int32)),
-        [1, mask.roi_size, mask.roi_size, channels],
-    )
+    # A blank image that every stride divides tells the channels.
+    features = detector.pyramid(tf.zeros([1, 64, 64, 3]))
+    channels = features[max(features)].shape[-1]
     per_roi = count(lambda pooled: box(pooled), [1, 1, box.roi_size, box.roi_size, channels])
+    per_mask = 0
+    if mask:
+        per_mask = count(
+            lambda pooled: mask(pooled, tf.ones([1], tf.int32)),
+            [1, mask.roi_size, mask.roi_size, channels],
+        )
     return Forward(count(trunk, [num_images, height, width, 3]), per_roi, per_mask)

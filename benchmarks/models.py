@@ -1,5 +1,7 @@
 """What the benchmarks of the training step and of prediction share: options, comparison, table."""
 
+import functools
+
 from benchmarks import harness
 
 PRECISIONS = ("float32", "mixed_bfloat16")
@@ -40,8 +42,6 @@ def compare(flags, module, title, operations, extra):
             the operations of one run of ours.
         extra: (figure of the workers' runs, its column or None for the JSON alone).
     """
-    from benchmarks import flops  # Late: TensorFlow is not needed before.
-
     workers = [
         harness.Worker(module, f"{side}/{precision}", harness.pass_on(flags))
         for precision in flags.precisions
@@ -53,7 +53,7 @@ def compare(flags, module, title, operations, extra):
         harness.stop(workers)
     results = {each.side: harness.summary(measured, workers, each.side) for each in workers}
     rates = {each: harness.matmul_rate(each.removeprefix("mixed_")) for each in flags.precisions}
-    parts = flops.forward(flags.depth, flags.images, flags.height, flags.width, flags.classes)
+    parts = _count_operations(flags)
     base, rows = dict(results[f"{PEER}/{flags.precisions[0]}"]), []
     figure, column = extra
     for name, own in results.items():
@@ -82,3 +82,15 @@ def compare(flags, module, title, operations, extra):
     harness.print_table(title.format(**vars(flags)), columns, rows)
     report = {"settings": harness.settings(flags), "matmul_rate": rates, "results": results}
     harness.write_json(flags.output, report)
+
+
+def _count_operations(flags):
+    """Returns `flops.Forward` of the detector that the flags describe."""
+    # Late: TensorFlow is not needed before.
+    from benchmarks import flops
+    from rethink_tf.models.detector import MaskRCNN
+    from rethink_tf.models.resnet import ResNet
+
+    detector = MaskRCNN(flags.classes, backbone=functools.partial(ResNet, flags.depth))
+    detector.create_variables()
+    return flops.forward(detector, flags.images, flags.height, flags.width)

@@ -10,6 +10,10 @@ stops the run before its first step. The order of calls in a run is:
     check_all_used()                        # bindings without effect stop here
     write_operative_config(model_dir)       # config.gin to read, config.json to compare
 
+An overlay, a gin file in a folder `overlays`, is written for all experiments, and an experiment
+builds only some of the parts that it shrinks: what an overlay binds of a part that is never called
+is no error.
+
 A "binding" is one line of gin: `scope/selector.parameter = value`, or a macro `NAME = value`. What
 was used is read from gin's own tables (`gin.config._CONFIG`, `_OPERATIVE_CONFIG`), since its public
 functions return them as text only. This module imports no TensorFlow.
@@ -46,6 +50,9 @@ OPERATIONAL = tuple(f"{k}.{name}" for k, v in _OPERATIONAL_BY_OWNER.items() for 
 _MACRO = "gin.macro"
 # (scope, full selector, parameter): how gin's tables are keyed.
 _Key = tuple[str, str, str]
+
+# The bindings whose values are an overlay's; `parse` fills it, as it fills gin's own tables.
+_overlaid: set[_Key] = set()
 
 
 class ConfigError(ValueError):
@@ -94,7 +101,7 @@ def parse(gin_files: Sequence[str], gin_params: Sequence[str] = ()) -> None:
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)
     try:
-        gin.parse_config_files_and_bindings(paths, list(gin_params), finalize_config=False)
+        _parse_in_turn(paths, gin_params)
     except tokenize.TokenError as error:  # gin lets it through, without a place
         message = f"A bracket or quote is not closed in {paths} or --gin_param={list(gin_params)}."
         raise ConfigError(message) from error
@@ -129,13 +136,19 @@ def check_all_used() -> None:
     A binding counts as used if a configurable was called with its value. One that every call
     overrides in an inner scope has no effect, and neither has one whose value the caller gives.
     Macros are held to the same rule, those of shipped base files too: a macro that some
-    experiments don't read belongs in the files of those that do.
+    experiments don't read belongs in the files of those that do. Overlays alone may bind parts that
+    nothing calls.
 
     Raises:
         ConfigError: naming the bindings without effect, each with the nearest valid names.
     """
     used, valid = _used_bindings()
-    unused = [(key, value) for key, value in _bindings().items() if key not in used]
+    called = {selector for _, selector in gin_config._OPERATIVE_CONFIG}
+    unused = [
+        (key, value)
+        for key, value in _bindings().items()
+        if key not in used and (key not in _overlaid or key[1] in called)
+    ]
     if not unused:
         return
     valid_names = {_name(key) for key in used | valid}
@@ -218,6 +231,20 @@ def compare_with_folder(model_dir: str | os.PathLike, ignore: Sequence[str] = OP
             + "\nChoose another folder (--gin_param='MODEL_DIR=\"/another/folder\"'), "
             "or run with the values there."
         )
+
+
+def _parse_in_turn(paths: Sequence[str], gin_params: Sequence[str]) -> None:
+    """Parses files, then bindings, and notes which values are an overlay's."""
+    _overlaid.clear()
+    for source in [*paths, list(gin_params)]:
+        before = _bindings()
+        is_file = isinstance(source, str)
+        (gin.parse_config_file if is_file else gin.parse_config)(source)
+        now = _bindings()
+        changed = {key for key in now if key not in before or now[key] is not before[key]}
+        _overlaid.difference_update(changed)
+        if is_file and pathlib.Path(source).parent.name == "overlays":
+            _overlaid.update(changed)
 
 
 def _find_file(name: str) -> pathlib.Path:

@@ -230,6 +230,58 @@ def test_bindings_of_a_part_that_is_not_built_have_no_effect(main_gin):
     assert "toy_resnet.depth = 50" in failure(config.check_all_used)
 
 
+@pytest.fixture
+def overlay(tmp_path):
+    """The path of an overlay that shrinks a part which `without_norm` does not build."""
+    path = tmp_path / "overlays" / "small.gin"
+    path.parent.mkdir()
+    path.write_text("toy_resnet.depth = 18\ntoy_group_norm.groups = 4\n")
+    return str(path)
+
+
+@pytest.fixture
+def without_norm(tmp_path):
+    path = tmp_path / "without_norm.gin"
+    path.write_text("\n".join(line for line in MAIN.splitlines() if "norm" not in line))
+    return str(path)
+
+
+def test_an_overlay_may_bind_a_part_that_is_not_built(without_norm, main_gin, overlay):
+    config.parse([without_norm, overlay])
+    toy_run()
+    config.check_all_used()
+    config.parse([main_gin, overlay])
+    toy_run()
+    config.check_all_used()
+    assert "toy_group_norm.groups = 4" in config.operative_config()
+
+
+def test_an_experiment_may_not_bind_what_only_its_overlay_may(without_norm, main_gin, overlay):
+    config.parse([without_norm, overlay], ["toy_group_norm.groups = (4,)"])
+    toy_run()
+    assert "toy_group_norm.groups = (4,)" in failure(config.check_all_used)
+    # What an experiment binds after the overlay is the experiment's again.
+    config.parse([overlay, main_gin], ["toy_resnet.norm=None"])
+    toy_run()
+    assert "toy_group_norm.groups = 32" in failure(config.check_all_used)
+
+
+def test_an_overlay_is_forgotten_with_the_next_experiment(main_gin, without_norm, overlay):
+    config.parse([without_norm, overlay])
+    config.parse([main_gin], ["toy_resnet.norm=None"])
+    toy_run()
+    assert "toy_group_norm.groups = 32" in failure(config.check_all_used)
+
+
+@pytest.mark.parametrize("line", ["EXTRA = 4", "toy_run.batch_size = 4"])
+def test_an_overlay_must_bind_parts_that_are_built_as_any_file(without_norm, overlay, line):
+    with open(overlay, "a") as file:
+        file.write(line + "\n")
+    config.parse([without_norm, overlay])
+    toy_run(batch_size=8)
+    assert line in failure(config.check_all_used)
+
+
 # the record in the folder
 
 

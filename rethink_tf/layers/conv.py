@@ -39,10 +39,11 @@ class Conv2D(tf_keras.layers.Conv2D):
             filters: int, output channels.
             kernel_size: odd int.
             strides: int.
-            **kwargs: of Keras' Conv2D.
+            **kwargs: of Keras' Conv2D, `groups` among them.
 
         Raises:
-            ValueError: if the kernel's size is even.
+            ValueError: if the kernel's size is even, or the groups do not divide the filters (or,
+                when the layer is built, the channels).
         """
         if kernel_size % 2 == 0:
             raise ValueError(f"Conv2D: the kernel size must be odd, got {kernel_size}.")
@@ -50,6 +51,10 @@ class Conv2D(tf_keras.layers.Conv2D):
 
     def convolution_op(self, inputs, kernel):
         return convolution.convolve(inputs, kernel, self.strides[0])
+
+    def _jit_compiled_convolution_op(self, inputs, kernel):
+        # Keras' own compiles grouped convolutions by XLA, which on CPUs takes many times as long.
+        return self.convolution_op(inputs, kernel)
 
 
 class ConvNorm(tf_keras.layers.Layer):
@@ -63,6 +68,7 @@ class ConvNorm(tf_keras.layers.Layer):
         normalizer="gn",
         relu=True,
         initializer=None,
+        groups=1,
         **kwargs,
     ):
         """Makes the layers.
@@ -74,6 +80,7 @@ class ConvNorm(tf_keras.layers.Layer):
             normalizer: one of `normalization.NORMALIZERS`.
             relu: bool.
             initializer: of the kernel; None for `msra()`.
+            groups: int, of the channels; each group is convolved on its own.
             **kwargs: of the Keras layer.
         """
         super().__init__(**kwargs)
@@ -82,6 +89,7 @@ class ConvNorm(tf_keras.layers.Layer):
             filters,
             kernel_size,
             strides,
+            groups=groups,
             use_bias=self.norm is None,
             kernel_initializer=initializer or msra(),
             name="conv",

@@ -1,4 +1,4 @@
-"""Mask R-CNN: wires backbone, FPN, RPN, box head and mask head.
+"""Mask R-CNN: wires backbone, FPN if any, RPN, box head and mask head.
 
 Shapes: B images, M objects, R RoIs an image, C object classes, D detections, P positives.
 """
@@ -47,7 +47,8 @@ class MaskRCNN(tf_keras.Model):
         Args:
             num_classes: int C, object classes without background.
             backbone: callable without arguments, makes the backbone.
-            fpn: the same for the pyramid.
+            fpn: the same for the pyramid; None takes the backbone's levels as they are, all of as
+                many channels.
             rpn: the same for the RPN.
             box_head: callable taking num_classes.
             mask_head: callable taking num_classes, or None for boxes only.
@@ -58,7 +59,8 @@ class MaskRCNN(tf_keras.Model):
             **kwargs: of the Keras model.
         """
         super().__init__(autocast=False, **kwargs)
-        self.backbone, self.fpn, self.rpn = backbone(), fpn(), rpn()
+        self.backbone, self.rpn = backbone(), rpn()
+        self.fpn = fpn() if fpn else None
         self.box_head = box_head(num_classes=num_classes)
         self.mask_head = mask_head(num_classes=num_classes) if mask_head else None
         self.num_classes = num_classes
@@ -68,16 +70,13 @@ class MaskRCNN(tf_keras.Model):
     def create_variables(self):
         """Creates every variable, by running each part once on as little as it takes."""
         side = 2 ** (max(self.rpn.levels) + 1)
-        features = self.features(
-            tf.zeros([1, side, side, 3], tf.uint8), tf.constant([[side, side]])
-        )
+        image, size = tf.zeros([1, side, side, 3], tf.uint8), tf.constant([[side, side]])
+        features = self.features(image, size)
         self.rpn(features)
-        channels, dtype = self.fpn.channels, self.compute_dtype
-        size = self.box_head.roi_size
-        self.box_head(tf.zeros([1, 1, size, size, channels], dtype))
+        pool, roi = self._roi_align(features), tf.zeros([1, 1, 4])
+        self.box_head(pool(roi, self.box_head.roi_size))
         if self.mask_head:
-            size = self.mask_head.roi_size
-            self.mask_head(tf.zeros([1, size, size, channels], dtype), tf.ones([1], tf.int32))
+            self.mask_head(pool(roi, self.mask_head.roi_size)[0], tf.ones([1], tf.int32))
 
     def call(self, batch, training=False, seed=None):
         """Predicts, or in training computes what the losses need.
@@ -100,7 +99,7 @@ class MaskRCNN(tf_keras.Model):
         return self._train(features, batch, seed) if training else self._predict(features, batch)
 
     def features(self, image, image_size, training=False):
-        """Normalizes the pixels and computes the pyramid.
+        """Normalizes the pixels and computes the feature maps.
 
         Args:
             image: uint8 [B, H, W, 3], RGB.
@@ -108,7 +107,7 @@ class MaskRCNN(tf_keras.Model):
             training: bool.
 
         Returns:
-            dict {level: [B, H_l, W_l, channels]}.
+            dict {level: [B, H_l, W_l, channels]}, as `pyramid`.
         """
         pixels = (tf.cast(image, tf.float32) - self.pixel_mean) / self.pixel_std
         rows = tf.range(image.shape[1])[tf.newaxis, :] < image_size[:, :1]
@@ -116,12 +115,36 @@ class MaskRCNN(tf_keras.Model):
         content = rows[:, :, tf.newaxis, tf.newaxis] & columns[:, tf.newaxis, :, tf.newaxis]
         pixels = tf.where(content, pixels, 0.0)
         pixels = tf.cast(pixels, self.compute_dtype)
-        return self.fpn(self.backbone(pixels, training=training), training=training)
+        return self.pyramid(pixels, training)
+
+    def pyramid(self, pixels, training=False):
+        """Computes the feature maps of the RPN and the heads.
+
+        Args:
+            pixels: floating [B, H, W, 3], normalized.
+            training: bool.
+
+        Returns:
+            dict {level: [B, H_l, W_l, channels]}; the stride of level l is 2 ** l pixels.
+
+        Raises:
+            ValueError: if the backbone's levels differ in channels and there is no FPN.
+        """
+        levels = self.backbone(pixels, training=training)
+        if self.fpn:
+            return self.fpn(levels, training=training)
+        channels = {level: feature.shape[-1] for level, feature in levels.items()}
+        if len(set(channels.values())) != 1:
+            raise ValueError(
+                f"MaskRCNN: the backbone's levels have different channels, {channels}, which one "
+                "RPN and one head cannot share: bind MaskRCNN.fpn = @FPN."
+            )
+        return levels
 
     def _roi_align(self, features):
-        """RoIAlign on the levels of the heads: all but the coarsest, which only the RPN uses."""
-        levels = {k: v for k, v in features.items() if k != max(features)}
-        return RoIAlign(levels, self.static_shapes)
+        """RoIAlign on the levels of the backbone: one that the FPN adds is for the RPN alone."""
+        levels = self.fpn.levels if self.fpn else features
+        return RoIAlign({level: features[level] for level in levels}, self.static_shapes)
 
     def _train(self, features, batch, seed):
         image_size, boxes, classes = batch["image_size"], batch["boxes"], batch["classes"]

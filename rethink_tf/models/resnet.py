@@ -1,7 +1,8 @@
-"""ResNet: the stem and the four stages, whose outputs have strides 4, 8, 16 and 32.
+"""ResNet and ResNeXt: the stem and the four stages, whose outputs have strides 4, 8, 16 and 32.
 
-Source: He et al. 2015, arXiv:1512.03385, table 1; the stride of a bottleneck sits in its 3x3
-convolution, as in Detectron's GroupNorm models.
+Sources: He et al. 2015, arXiv:1512.03385, table 1; Xie et al. 2016, arXiv:1611.05431, table 1, for
+ResNeXt, whose 3x3 convolutions are grouped. The stride of a bottleneck sits in its 3x3 convolution,
+as in Detectron's GroupNorm models.
 """
 
 import gin
@@ -25,24 +26,23 @@ BOTTLENECK_EXPANSION = 4
 class _Block(tf_keras.layers.Layer):
     """A residual block: two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1."""
 
-    def __init__(self, width, strides, bottleneck, project, normalizer, **kwargs):
+    def __init__(self, channels, width, groups, strides, bottleneck, project, normalizer, **kwargs):
         super().__init__(**kwargs)
-        channels = width * BOTTLENECK_EXPANSION if bottleneck else width
 
-        def layer(filters, size, stride, relu, name):
-            return conv.ConvNorm(filters, size, stride, normalizer, relu, name=name)
+        def layer(filters, size, stride, relu, name, groups=1):
+            return conv.ConvNorm(filters, size, stride, normalizer, relu, groups=groups, name=name)
 
         self.shortcut = layer(channels, 1, strides, False, "shortcut") if project else None
         if bottleneck:
             self.convs = [
                 layer(width, 1, 1, True, "conv1"),
-                layer(width, 3, strides, True, "conv2"),
+                layer(width, 3, strides, True, "conv2", groups),
                 layer(channels, 1, 1, False, "conv3"),
             ]
         else:
             self.convs = [
                 layer(width, 3, strides, True, "conv1"),
-                layer(width, 3, 1, False, "conv2"),
+                layer(channels, 3, 1, False, "conv2"),
             ]
 
     def call(self, inputs, training=False):
@@ -53,34 +53,62 @@ class _Block(tf_keras.layers.Layer):
 
 @gin.register
 class ResNet(tf_keras.layers.Layer):
-    """The backbone; nothing of it is frozen, the stem included."""
+    """The backbone, with groups ResNeXt; nothing of it is frozen, the stem included."""
 
-    def __init__(self, depth=50, normalizer="gn", **kwargs):
+    def __init__(self, depth=50, normalizer="gn", groups=1, width_per_group=64, **kwargs):
         """Makes the layers.
+
+        ResNeXt-50-32x4d is depth 50 with 32 groups of width 4, ResNeXt-101-32x8d and 152-32x8d have
+        32 groups of width 8.
 
         Args:
             depth: one of 18, 34, 50, 101, 152.
             normalizer: one of `layers.normalization.NORMALIZERS`.
+            groups: int, of the 3x3 convolutions of bottlenecks.
+            width_per_group: int, channels of each group in the first stage; every further stage has
+                twice as many.
             **kwargs: of the Keras layer.
 
         Raises:
-            ValueError: if the depth is not one of the above.
+            ValueError: if the depth is not one of the above, a number is below 1, or a depth
+                without bottlenecks is to have groups or a width of its own.
         """
         super().__init__(**kwargs)
         if depth not in DEPTHS:
             raise ValueError(f"ResNet: depth must be one of {sorted(DEPTHS)}, got {depth}.")
+        if groups < 1 or width_per_group < 1:
+            raise ValueError(
+                f"ResNet: groups = {groups} and width_per_group = {width_per_group} must be at "
+                "least 1."
+            )
         counts, bottleneck = DEPTHS[depth]
+        if not bottleneck and (groups, width_per_group) != (1, STEM_WIDTH):
+            raise ValueError(
+                f"ResNet: depth {depth} has no bottlenecks, which groups = {groups} and "
+                f"width_per_group = {width_per_group} are for; take a depth of 50 or more."
+            )
         self.stem = conv.ConvNorm(STEM_WIDTH, 7, 2, normalizer, relu=False, name="stem")
         self.stages = []
         for index, count in enumerate(counts):
-            width = STEM_WIDTH * 2**index
+            width = groups * width_per_group * 2**index
+            channels = STEM_WIDTH * 2**index * (BOTTLENECK_EXPANSION if bottleneck else 1)
             blocks = []
             for block in range(count):
                 # The first stage keeps the stem's stride; its blocks widen only as bottlenecks.
                 strides = 2 if block == 0 and index > 0 else 1
                 project = block == 0 and (bottleneck or index > 0)
-                name = f"stage{index + 2}_block{block}"
-                blocks.append(_Block(width, strides, bottleneck, project, normalizer, name=name))
+                blocks.append(
+                    _Block(
+                        channels,
+                        width,
+                        groups,
+                        strides,
+                        bottleneck,
+                        project,
+                        normalizer,
+                        name=f"stage{index + 2}_block{block}",
+                    )
+                )
             self.stages.append(blocks)
 
     def call(self, images, training=False):

@@ -9,6 +9,10 @@ The gradient of the kernel. Where oneDNN has no fast kernel for it, nine matrix 
 each place of a 3x3 kernel, run at twice its rate. Where it has none at all, as for bfloat16 on
 processors without AVX-512, float32 does.
 
+Groups. oneDNN computes grouped convolutions and their gradients many times as fast as the dense
+convolution of as many channels. TensorFlow's kernels without oneDNN have no such gradients; there
+each group is a convolution of its own.
+
 Copies of the inputs (padded, shifted) are made anew for the backward pass and only when it gets
 there. TensorFlow would make them as soon as the inputs exist, and hold them all the while; that is
 what `ordering.late` prevents.
@@ -40,7 +44,8 @@ def convolve(inputs, kernel, strides=1):
 
     Args:
         inputs: floating [B, H, W, C].
-        kernel: [S, S, C, K], the same dtype; S odd and static.
+        kernel: [S, S, C / G, K], the same dtype; S odd and static. With G > 1 groups, each K / G
+            filters in turn see the C / G channels of their own group alone.
         strides: int.
 
     Returns:
@@ -65,13 +70,16 @@ def gradients(inputs, kernel, strides, upstream):
 
     Args:
         inputs: floating [B, H, W, C].
-        kernel: [S, S, C, K].
+        kernel: [S, S, C / G, K].
         strides: int.
         upstream: gradient of the outputs.
 
     Returns:
-        [B, H, W, C] and [S, S, C, K].
+        [B, H, W, C] and [S, S, C / G, K].
     """
+    groups = _groups(inputs, kernel)
+    if groups > 1 and _on_cpu() and not _has_grouped_gradients(_gradient_dtype(upstream.dtype)):
+        return _gradients_by_group(inputs, kernel, strides, upstream, groups)
     inputs = ordering.late(inputs, upstream)
     if _spectra_are_faster(inputs, kernel, strides):
         return fourier.gradients(inputs, kernel, upstream)
@@ -84,7 +92,7 @@ def gradients(inputs, kernel, strides, upstream):
         )
     # Before the backward pass goes on: it may run ahead, and all that this needs would be held.
     upstream = ordering.late(upstream, d_kernel)
-    if strides == 1 and _on_cpu():
+    if strides == 1 and groups == 1 and _on_cpu():
         turned = tf.transpose(tf.reverse(ordering.late(kernel, upstream), [0, 1]), [0, 1, 3, 2])
         d_inputs = tf.nn.conv2d(upstream, turned, 1, "SAME")
     else:
@@ -119,18 +127,29 @@ def double(inputs, kernel, bias):
     return tf.reshape(outputs, [-1, height, width, 4, bias.shape[0]]) + bias
 
 
+def _gradients_by_group(inputs, kernel, strides, upstream, groups):
+    """As `gradients`, from those of each group's own convolution."""
+    parts = (tf.split(each, groups, axis=-1) for each in (inputs, kernel, upstream))
+    results = [
+        gradients(part, part_kernel, strides, d_outputs)
+        for part, part_kernel, d_outputs in zip(*parts, strict=True)
+    ]
+    d_inputs, d_kernel = zip(*results, strict=True)
+    return tf.concat(d_inputs, axis=-1), tf.concat(d_kernel, axis=-1)
+
+
 def _backward(operation, strides, upstream):
     """Returns one of TensorFlow's own gradients of a convolution, to be called with the rest."""
     dtype = upstream.dtype
-    exact = dtype == tf.bfloat16 and _on_cpu() and not _has_bfloat16_gradients()
+    exact = _gradient_dtype(dtype)
 
     def cast(value, to):
-        return tf.cast(value, to) if exact and value.dtype.is_floating else value
+        return tf.cast(value, to) if value.dtype.is_floating else value
 
     def compute(**arguments):
-        arguments = {key: cast(value, tf.float32) for key, value in arguments.items()}
+        arguments = {key: cast(value, exact) for key, value in arguments.items()}
         result = operation(
-            out_backprop=cast(upstream, tf.float32),
+            out_backprop=cast(upstream, exact),
             strides=[1, strides, strides, 1],
             padding=_padding(strides),
             **arguments,
@@ -138,6 +157,13 @@ def _backward(operation, strides, upstream):
         return cast(result, dtype)
 
     return compute
+
+
+def _gradient_dtype(dtype):
+    """Returns the type that TensorFlow's own gradients of a convolution are computed in."""
+    if dtype == tf.bfloat16 and _on_cpu() and not _has_bfloat16_gradients():
+        return tf.float32
+    return dtype
 
 
 def _on_cpu():
@@ -152,6 +178,27 @@ def _has_bfloat16_gradients():
     except OSError:  # Not Linux.
         return False
     return not BFLOAT16_FEATURES.isdisjoint(described.split())
+
+
+@functools.cache
+def _has_grouped_gradients(dtype):
+    """Tells whether TensorFlow's gradients of a convolution take groups on this CPU."""
+    with tf.init_scope():
+        try:
+            tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=[1, 3, 3, 2],
+                filter=tf.ones([3, 3, 1, 2], dtype),
+                out_backprop=tf.ones([1, 3, 3, 2], dtype),
+                strides=[1, 1, 1, 1],
+                padding="SAME",
+            )
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
+            return False
+    return True
+
+
+def _groups(inputs, kernel):
+    return inputs.shape[-1] // kernel.shape[2]
 
 
 def _margin(kernel, strides):
@@ -176,6 +223,8 @@ def _spectra_are_faster(inputs, kernel, strides):
     """Tells whether the convolution and its gradients are to be taken by `fourier`."""
     if strides != 1 or tuple(kernel.shape[:2]) != (3, 3) or not _on_cpu():
         return False
+    if _groups(inputs, kernel) > 1:
+        return False
     count, height, width, _ = inputs.shape
     return (
         height == width
@@ -188,6 +237,8 @@ def _spectra_are_faster(inputs, kernel, strides):
 def _products_are_faster(inputs, kernel):
     """Tells whether the kernel's gradient is to be taken by matrix products."""
     if tuple(kernel.shape[:2]) != (3, 3) or min(kernel.shape[2:]) < MIN_CHANNELS or not _on_cpu():
+        return False
+    if _groups(inputs, kernel) > 1:
         return False
     if inputs.dtype == tf.bfloat16:
         return _has_bfloat16_gradients()

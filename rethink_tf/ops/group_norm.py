@@ -55,7 +55,7 @@ def group_norm_relu_convolve(inputs, gamma, beta, kernel, strides, num_groups, e
         inputs: floating [B, H, W, C]; C a multiple of num_groups.
         gamma: float32 [C].
         beta: float32 [C].
-        kernel: [S, S, C, K], the inputs' dtype.
+        kernel: [S, S, C / G, K], the inputs' dtype; see `convolution.convolve`.
         strides: int, of the convolution.
         num_groups: int > 0.
         epsilon: float > 0.

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from rethink_tf.models.resnet import ResNet
+
 # In a checkpoint, but no weights: constants that our gin files state themselves.
 CONSTANTS = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.cell_anchors")
 # PyTorch's batch normalization counts its batches; with a momentum nothing uses the number.
@@ -35,10 +37,16 @@ def parameters(detector, input_format="BGR"):
         list of Parameter, one for every variable of the detector.
 
     Raises:
-        ValueError: if the input format is unknown.
+        ValueError: if the input format is unknown, or the detector is not one of ResNet or ResNeXt
+            with FPN.
     """
     if input_format not in ("BGR", "RGB"):
         raise ValueError(f"The input format must be BGR or RGB, got {input_format!r}.")
+    if not (isinstance(detector.backbone, ResNet) and detector.fpn):
+        raise ValueError(
+            "Detectron2's checkpoints are read into detectors of ResNet with FPN; this one has "
+            f"{type(detector.backbone).__name__} {'with' if detector.fpn else 'without'} FPN."
+        )
     pairs = []
     bottom_up = "backbone.bottom_up"
     pairs += _conv_norm(f"{bottom_up}.stem.conv1", detector.backbone.stem, _kernel)

@@ -50,6 +50,26 @@ def test_even_kernels_are_an_error():
         conv.Conv2D(8, 4)
 
 
+def test_groups_must_divide_filters_and_channels():
+    with pytest.raises(ValueError, match="filters must be .*divisible by the number of groups"):
+        conv.Conv2D(9, 3, groups=2)
+    with pytest.raises(ValueError, match="Received groups=4, but the input has 6 channels"):
+        conv.ConvNorm(32, 3, groups=4)(tf.zeros([1, 4, 4, 6]))
+
+
+def test_groups_see_their_own_channels_alone():
+    layer = conv.ConvNorm(32, 3, normalizer="none", relu=False, groups=4)
+    inputs = np.random.default_rng(0).normal(size=(1, 5, 6, 8)).astype(np.float32)
+    outputs = layer(inputs)
+    kernel = layer.conv.kernel.numpy()
+    assert kernel.shape == (3, 3, 2, 32)
+    for group in range(4):
+        own = slice(8 * group, 8 * group + 8)
+        part = inputs[0, :, :, 2 * group : 2 * group + 2]
+        expected = slow_convolution(part, kernel[..., own], 1)
+        np.testing.assert_allclose(outputs[0, :, :, own], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_initializers_have_detectrons_deviations():
     shape = [3, 3, 64, 128]
 
@@ -93,23 +113,32 @@ def test_training_reaches_the_normalization():
 
 
 @pytest.mark.parametrize(
-    ("normalizers", "last_size"),
+    ("normalizers", "last_size", "groups"),
     [
-        (("gn", "gn", "gn"), 3),
-        (("gn", "gn", "gn"), 1),
-        (("gn",), 1),
-        (("gn", "none"), 1),
-        (("syncbn", "gn"), 1),
-        ((), 1),
+        (("gn", "gn", "gn"), 3, 1),
+        (("gn", "gn", "gn"), 1, 1),
+        (("gn", "gn", "gn"), 1, 16),
+        (("gn",), 1, 1),
+        (("gn", "none"), 1, 1),
+        (("syncbn", "gn"), 1, 1),
+        ((), 1, 1),
     ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_run_of_layers_is_one_after_the_other(normalizers, last_size, dtype):
+def test_a_run_of_layers_is_one_after_the_other(normalizers, last_size, groups, dtype):
     """Outputs and gradients, though activations are computed again for the latter."""
     policy = "float32" if dtype == "float32" else "mixed_bfloat16"
     sizes = [3] * (len(normalizers) - 1) + [last_size]
     layers = [
-        conv.ConvNorm(64, size, 2 if place == 1 else 1, norm, dtype=policy, name=f"conv{place}")
+        conv.ConvNorm(
+            64,
+            size,
+            2 if place == 1 else 1,
+            norm,
+            groups=groups if place == 1 else 1,
+            dtype=policy,
+            name=f"conv{place}",
+        )
         for place, (norm, size) in enumerate(zip(normalizers, sizes, strict=False))
     ]
     inputs = tf.cast(tf.random.stateless_normal([2, 12, 16, 64], [1, 2]), dtype)

@@ -1,14 +1,18 @@
-"""ResNet: shapes, parameters, and where the strides are."""
+"""ResNet and ResNeXt: shapes, parameters, and where the strides are."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from rethink_tf.models import resnet
 from rethink_tf.models.resnet import ResNet
 
 # torchvision's resnets without their classifier (1000 x 513 or 1000 x 2049 parameters). Group
 # normalization has as many parameters as batch normalization trains.
 PARAMETERS = {18: 11_176_512, 34: 21_284_672, 50: 23_508_032, 101: 42_500_160, 152: 58_143_808}
+
+# Of ResNeXt: torchvision's 32x4d and 32x8d, again without their classifier of 2,049,000.
+RESNEXT_PARAMETERS = {(50, 4): 25_028_904 - 2_049_000, (101, 8): 88_791_336 - 2_049_000}
 
 
 @pytest.mark.parametrize("depth", PARAMETERS)
@@ -33,6 +37,65 @@ def test_the_stride_of_a_bottleneck_is_in_its_3x3_convolution():
     # The last convolution of a block and the shortcut are added before the ReLU.
     assert [layer.relu for layer in backbone.stages[0][0].convs] == [True, True, False]
     assert not backbone.stages[0][0].shortcut.relu
+
+
+def resnext_parameters(depth, groups, width_per_group):
+    """Counts the parameters by the table of the paper: kernels, and two for every channel."""
+    total, inputs = 7 * 7 * 3 * 64 + 2 * 64, 64
+    for stage, blocks in enumerate(resnet.DEPTHS[depth][0]):
+        width, outputs = groups * width_per_group * 2**stage, 256 * 2**stage
+        total += inputs * outputs + 2 * outputs  # the shortcut
+        for _ in range(blocks):
+            total += inputs * width + 9 * width * width // groups + width * outputs
+            total += 2 * (2 * width + outputs)
+            inputs = outputs
+    return total
+
+
+@pytest.mark.parametrize(("depth", "width_per_group"), [(50, 4), (101, 8), (152, 8)])
+def test_parameters_and_shapes_of_resnext(depth, width_per_group):
+    with tf.Graph().as_default():  # Variables without values: quick at any size.
+        backbone = ResNet(depth, groups=32, width_per_group=width_per_group)
+        features = backbone(tf.zeros([1, 32, 64, 3]))
+    count = sum(np.prod(v.shape) for v in backbone.trainable_variables)
+    assert count == resnext_parameters(depth, 32, width_per_group)
+    assert count == RESNEXT_PARAMETERS.get((depth, width_per_group), count)
+    assert {level: feature.shape.as_list() for level, feature in features.items()} == {
+        level: [1, 32 // 2**level, 64 // 2**level, 64 * 2**level] for level in (2, 3, 4, 5)
+    }
+    for stage, blocks in enumerate(backbone.stages):
+        for block in blocks:
+            first, grouped, last = (layer.conv for layer in block.convs)
+            assert (first.groups, grouped.groups, last.groups) == (1, 32, 1)
+            width = width_per_group * 2**stage
+            assert grouped.kernel.shape == (3, 3, width, 32 * width)
+
+
+@pytest.mark.parametrize("normalizer", ["gn", "syncbn"])
+def test_resnext_trains(normalizer):
+    backbone = ResNet(50, normalizer, groups=32, width_per_group=4)
+    images = tf.random.stateless_normal([2, 32, 64, 3], [1, 2])
+    backbone(images)
+    with tf.GradientTape() as tape:
+        features = backbone(images, training=True)
+        value = tf.add_n([tf.reduce_sum(tf.square(feature)) for feature in features.values()])
+    gradients = tape.gradient(value, backbone.trainable_variables)
+    for variable, gradient in zip(backbone.trainable_variables, gradients, strict=True):
+        assert np.isfinite(gradient).all() and np.any(gradient), variable.name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(depth=18, groups=32, width_per_group=4), "depth 18 has no bottlenecks"),
+        (dict(depth=50, groups=0), "groups = 0 .* at least 1"),
+        (dict(depth=50, groups=32, width_per_group=0), "width_per_group = 0 must be at least 1"),
+        (dict(depth=50, groups=3, width_per_group=5), "15 channels cannot be split into 32"),
+    ],
+)
+def test_widths_that_cannot_be_are_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ResNet(**arguments)(tf.zeros([1, 32, 32, 3]))
 
 
 def test_basic_blocks_project_where_the_stride_changes():

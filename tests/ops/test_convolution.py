@@ -64,6 +64,44 @@ def test_bfloat16_with_and_without_kernels_for_its_gradients(monkeypatch, has_gr
     test_outputs_and_gradients_are_those_of_tensorflow((2, 7, 6, 16), 3, 8, 2, "bfloat16")
 
 
+@pytest.mark.parametrize(
+    ("shape", "groups", "filters", "strides"),
+    [
+        ((2, 9, 8, 64), 16, 64, 1),
+        ((2, 9, 8, 64), 16, 64, 2),
+        ((2, 5, 6, 12), 3, 24, 2),
+        ((70, 7, 7, 256), 2, 256, 1),  # would be taken as spectra, and without groups as products
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("by_group", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_groups_are_blocks_of_a_dense_kernel(
+    monkeypatch, shape, groups, filters, strides, dtype, by_group, compiled
+):
+    """With TensorFlow's gradients, and as where there are none, as without oneDNN."""
+    if by_group:
+        monkeypatch.setattr(convolution, "_has_grouped_gradients", lambda dtype: False)
+    generator = np.random.default_rng(3)
+    inputs = tf.constant(generator.normal(size=shape), dtype)
+    kernel = tf.constant(generator.normal(size=(3, 3, shape[-1] // groups, filters)), dtype)
+    blocks = np.zeros((3, 3, groups, shape[-1] // groups, groups, filters // groups), np.float32)
+    parts = tf.cast(kernel, tf.float32).numpy().reshape(*blocks.shape[:2], *blocks.shape[3:])
+    own = np.arange(groups)
+    blocks[:, :, own, :, own] = np.einsum("rscgk->grsck", parts)
+    dense = tf.reshape(blocks, [3, 3, shape[-1], filters])
+    compute = tf.function(outputs_and_gradients) if compiled else outputs_and_gradients
+    outputs, d_inputs, d_kernel = compute(convolution.convolve, inputs, kernel, strides)
+    exact = outputs_and_gradients(plain, tf.cast(inputs, tf.float32), dense, strides)
+    d_dense = exact[2].numpy().reshape(blocks.shape)
+    expected = np.einsum("grsck->rscgk", d_dense[:, :, own, :, own]).reshape(kernel.shape)
+    for found, other in zip((outputs, d_inputs, d_kernel), (*exact[:2], expected), strict=True):
+        assert found.dtype == dtype and found.shape == other.shape
+        found, other = tf.cast(found, tf.float32).numpy(), np.asarray(other)
+        tolerance = 2e-2 if dtype == "bfloat16" else 1e-5
+        np.testing.assert_allclose(found, other, tolerance, tolerance * np.abs(other).max())
+
+
 @pytest.mark.parametrize("strides", [1, 2])
 def test_the_size_of_the_inputs_may_be_unknown(strides):
     inputs = tf.random.stateless_normal([1, 15, 17, 256], [1, 2])

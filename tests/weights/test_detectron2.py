@@ -17,12 +17,12 @@ from rethink_tf.weights import detectron2
 NUM_CLASSES = 3
 
 
-def make_detector(normalizer="gn", mask_head=True):
+def make_detector(normalizer="gn", mask_head=True, backbone=None):
     partial = functools.partial
     counts = dict(test_pre_nms=16, test_proposals=16)
     detector = MaskRCNN(
         NUM_CLASSES,
-        partial(ResNet, 18, normalizer),
+        backbone or partial(ResNet, 18, normalizer),
         partial(FPN, 32, normalizer),
         partial(RPN, 32, **counts),
         partial(
@@ -202,6 +202,20 @@ def test_without_normalization_every_convolution_has_a_bias():
     names = checkpoint(make_detector("none", mask_head=False))
     assert not any(".norm." in name for name in names)
     assert "backbone.bottom_up.res5.1.conv2.bias" in names and "backbone.fpn_output5.bias" in names
+
+
+def test_resnext():
+    """Its grouped kernels have the channels of one group there too."""
+    backbone = functools.partial(ResNet, 50, groups=32, width_per_group=4)
+    detector = make_detector(mask_head=False, backbone=backbone)
+    before, state = snapshot(detector), checkpoint(detector)
+    assert state["backbone.bottom_up.res2.0.conv2.weight"].shape == (128, 4, 3, 3)
+    assert state["backbone.bottom_up.res5.2.conv2.weight"].shape == (1024, 32, 3, 3)
+    for variable in detector.variables:
+        variable.assign(variable + 1.0)
+    detectron2.load(detector, state)
+    for value, expected in zip(snapshot(detector), before, strict=True):
+        np.testing.assert_array_equal(value, expected)
 
 
 def test_number_of_classes(detector):
