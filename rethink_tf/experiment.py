@@ -21,6 +21,7 @@ from rethink_tf.data import shapes as _shapes  # noqa: F401  registered for gin 
 from rethink_tf.data.pipeline import Pipeline
 from rethink_tf.evaluation import inference
 from rethink_tf.losses import DetectionLosses
+from rethink_tf.models import cascade as _cascade  # noqa: F401  registered for gin files
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.report import samples
 from rethink_tf.training import checkpoints, distribution, step, trainer
