@@ -21,6 +21,7 @@ from rethink_tf.data import shapes as _shapes  # noqa: F401  registered for gin 
 from rethink_tf.data.pipeline import Pipeline
 from rethink_tf.evaluation import inference
 from rethink_tf.losses import DetectionLosses
+from rethink_tf.models import cascade as _cascade  # noqa: F401  registered for gin files
 from rethink_tf.models import vgg as _vgg  # noqa: F401  registered for gin files
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.report import samples
@@ -49,6 +50,7 @@ def run(
     losses=DetectionLosses,
     optimizer=MomentumSGD,
     weight_decay=1e-4,
+    cascade_steps=None,
     init_checkpoint=None,
     evaluation_batch_size=None,
     log_every=20,
@@ -78,6 +80,9 @@ def run(
         losses: callable without arguments, returns `DetectionLosses`.
         optimizer: callable taking learning_rate, returns a Keras optimizer.
         weight_decay: float, of kernels.
+        cascade_steps: int, how many of the schedule's last steps train the later stages of a
+            cascade, by the schedule's rule (`PaperSchedule` counts them for 16 images); None for
+            all steps.
         init_checkpoint: str or None, weights to start from where the folder has no checkpoint.
         evaluation_batch_size: int, images over all replicas; None for batch_size.
         log_every: int, steps from one log line (and summary) to the next.
@@ -100,6 +105,7 @@ def run(
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}.")
     if mode != "evaluate":
         config.compare_with_folder(model_dir)
+    cascade_from = _cascade_start(schedule, cascade_steps)
     strategy = strategy()
     set_up_tensorflow(seed, precision, jit_compile, deterministic)
     test_batch_size = evaluation_batch_size or batch_size
@@ -117,6 +123,7 @@ def run(
 
     with strategy.scope():
         model = detector(num_classes=len(category_ids), static_shapes=static_shapes)
+        _check_stages(model, cascade_steps)
         model.create_variables()
         optimizer = optimizer(learning_rate=schedule)
         optimizer.build(model.trainable_variables)
@@ -128,7 +135,7 @@ def run(
     train_loop = evaluator = None
     if train_data:
         train_step = step.TrainStep(
-            model, losses, optimizer, strategy, seed, weight_decay, jit_compile
+            model, losses, optimizer, strategy, seed, weight_decay, jit_compile, cascade_from
         )
         train_loop = _make_trainer(
             train_step, strategy, pipeline, train_data, batch_size, seed, schedule.num_steps
@@ -278,6 +285,29 @@ def set_up_tensorflow(seed, precision, jit_compile=False, deterministic=None):
         tf.config.experimental.enable_op_determinism()
     else:
         framework_config.disable_op_determinism()
+
+
+def _cascade_start(schedule, cascade_steps):
+    """Returns the first step that trains the later stages of a cascade; see `run`."""
+    if cascade_steps is None:
+        return 0
+    start = schedule.start_of_last(cascade_steps)
+    if not 0 <= start < schedule.num_steps:
+        raise ValueError(
+            f"run.cascade_steps = {cascade_steps:,} would switch the cascade on at step {start:,} "
+            f"of a schedule of {schedule.num_steps:,} steps: give a number above 0 and at most the "
+            "schedule's length, a longer schedule, or None for a cascade from the start."
+        )
+    logging.info("The cascade's later stages train from step %d on.", start)
+    return start
+
+
+def _check_stages(model, cascade_steps):
+    if cascade_steps is not None and len(model.box_head.stages) == 1:
+        raise ValueError(
+            f"run.cascade_steps = {cascade_steps:,}, but the box head has one stage: include "
+            "base/cascade.gin, or leave cascade_steps out."
+        )
 
 
 def _check_batch_size(strategy, name, size):

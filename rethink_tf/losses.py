@@ -51,10 +51,12 @@ class DetectionLosses:
                 anchors were found.
 
         Returns:
-            dict of float32 scalars: rpn (anchors), rois, masks.
+            dict of float32 scalars: rpn (anchors), rois (one a stage), masks.
         """
         images = tf.cast(tf.shape(outputs["rpn_labels"])[0], tf.float32)
-        counts = {"rpn": images * num_rpn_samples, "rois": _count(outputs["class_targets"] >= 0)}
+        counts = {"rpn": images * num_rpn_samples}
+        for stage in box_stages(outputs):
+            counts["rois" + stage] = _count(outputs["class_targets" + stage] >= 0)
         if "mask_valid" in outputs:
             counts["masks"] = _count(outputs["mask_valid"])
         return counts
@@ -67,8 +69,8 @@ class DetectionLosses:
             normalizers: dict of float32 scalars, keys as of `counts`; 0 is taken as 1.
 
         Returns:
-            dict of float32 scalars: rpn_objectness, rpn_box, box_class, box_regression and, with a
-            mask head, mask.
+            dict of float32 scalars: rpn_objectness, rpn_box, box_class, box_regression (of later
+            stages box_class_stage2, ...) and, with a mask head, mask.
         """
         divisor = {key: tf.maximum(value, 1.0) for key, value in normalizers.items()}
         labels = outputs["rpn_labels"]
@@ -82,17 +84,8 @@ class DetectionLosses:
             )
             / divisor["rpn"],
         }
-        targets = outputs["class_targets"]
-        cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(
-            tf.maximum(targets, 0), outputs["class_logits"]
-        )
-        losses["box_class"] = _masked_sum(cross_entropy, targets >= 0) / divisor["rois"]
-        losses["box_regression"] = (
-            _box_loss(
-                outputs["box_deltas"], outputs["box_delta_targets"], targets > 0, self.box_beta
-            )
-            / divisor["rois"]
-        )
+        for stage in box_stages(outputs):
+            losses |= self._box_losses(outputs, stage, divisor["rois" + stage])
         if "mask_logits" in outputs:
             per_pixel = tf.nn.sigmoid_cross_entropy_with_logits(
                 outputs["mask_targets"], outputs["mask_logits"]
@@ -100,6 +93,32 @@ class DetectionLosses:
             per_mask = tf.reduce_mean(per_pixel, axis=[1, 2])
             losses["mask"] = _masked_sum(per_mask, outputs["mask_valid"]) / divisor["masks"]
         return losses
+
+    def _box_losses(self, outputs, stage, divisor):
+        """Returns the two losses of one stage of the box head; stage as of `box_stages`."""
+        targets = outputs["class_targets" + stage]
+        cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(
+            tf.maximum(targets, 0), outputs["class_logits" + stage]
+        )
+        deltas, delta_targets = outputs["box_deltas" + stage], outputs["box_delta_targets" + stage]
+        regression = _box_loss(deltas, delta_targets, targets > 0, self.box_beta)
+        return {
+            "box_class" + stage: _masked_sum(cross_entropy, targets >= 0) / divisor,
+            "box_regression" + stage: regression / divisor,
+        }
+
+
+def box_stages(outputs):
+    """Returns what the names of each stage of the box head end in, for the first (or only) one "".
+
+    Args:
+        outputs: of `MaskRCNN` in training.
+
+    Returns:
+        list of str: "", "_stage2", "_stage3", ...
+    """
+    prefix = "class_targets"
+    return sorted(key.removeprefix(prefix) for key in outputs if key.startswith(prefix))
 
 
 def _count(mask):

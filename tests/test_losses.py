@@ -137,3 +137,19 @@ def test_no_masks_at_all():
     }
     losses = DetectionLosses()(outputs, DetectionLosses.counts(outputs, 256))
     assert float(losses["mask"]) == 0.0
+
+
+def test_the_stages_of_a_cascade_each_have_their_losses():
+    outputs = make_outputs()
+    for key in ("class_targets", "class_logits", "box_deltas", "box_delta_targets"):
+        outputs[key + "_stage2"] = outputs[key]
+    # Two of the three have become background: only they differ.
+    outputs["class_targets_stage2"] = tf.constant([[0, 0, 0]])
+    counts = DetectionLosses.counts(outputs, 256)
+    assert as_floats(counts) == {"rpn": 256.0, "rois": 2.0, "rois_stage2": 3.0, "masks": 1.0}
+    losses = as_floats(DetectionLosses()(outputs, counts))
+    assert losses["box_class"] == pytest.approx((math.log(3) + 50) / 2, rel=1e-5)
+    assert losses["box_regression"] == pytest.approx((1.5 + 0.125) / 2, rel=1e-5)
+    # Logits 0 0 0, 0 50 0 and 50 0 0, each background.
+    assert losses["box_class_stage2"] == pytest.approx((math.log(3) + 50 + 0) / 3, rel=1e-5)
+    assert losses["box_regression_stage2"] == 0.0

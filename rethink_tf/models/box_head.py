@@ -1,9 +1,9 @@
 """Box head (Fast R-CNN): the sample of RoIs, the head, and the final detections.
 
 Shapes: B images, R RoIs an image, M objects, C object classes (logits have C + 1, class 0 is
-background), D detections. Deltas are (dy, dx, dh, dw). Constants are Detectron's (Girshick 2015,
-arXiv:1504.08083; Lin et al. 2017, arXiv:1612.03144; the head "4conv1fc" is of Wu and He 2018,
-arXiv:1803.08494).
+background), K boxes a RoI (one a class, or one for all of them), D detections. Deltas are
+(dy, dx, dh, dw). Constants are Detectron's (Girshick 2015, arXiv:1504.08083; Lin et al. 2017,
+arXiv:1612.03144; the head "4conv1fc" is of Wu and He 2018, arXiv:1803.08494).
 """
 
 import gin
@@ -21,7 +21,7 @@ MAX_CANDIDATES = 4096
 
 @gin.register
 class BoxHead(tf_keras.layers.Layer):
-    """Convolutions, fully connected layers, class logits and class-specific box deltas."""
+    """Convolutions, fully connected layers, class logits and box deltas."""
 
     def __init__(
         self,
@@ -39,6 +39,7 @@ class BoxHead(tf_keras.layers.Layer):
         score_threshold=0.05,
         nms_threshold=0.5,
         max_detections=100,
+        class_agnostic=False,
         **kwargs,
     ):
         """Makes the layers.
@@ -58,6 +59,7 @@ class BoxHead(tf_keras.layers.Layer):
             score_threshold: float; detections must score above.
             nms_threshold: float, IoU, within a class.
             max_detections: int D, an image.
+            class_agnostic: bool, whether a RoI has one box for all classes, not one a class.
             **kwargs: of the Keras layer.
         """
         super().__init__(autocast=False, **kwargs)
@@ -67,6 +69,7 @@ class BoxHead(tf_keras.layers.Layer):
         self.box_weights = tuple(box_weights)
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.max_detections = max_detections
+        self.num_boxes = 1 if class_agnostic else num_classes
         self.convs = [
             conv.ConvNorm(conv_channels, 3, 1, normalizer, name=f"conv{i + 1}")
             for i in range(num_convs)
@@ -79,7 +82,12 @@ class BoxHead(tf_keras.layers.Layer):
 
         self.fcs = [dense(fc_channels, conv.xavier(), f"fc{i + 1}", "relu") for i in range(num_fcs)]
         self.class_logits = dense(num_classes + 1, conv.normal(0.01), "class_logits")
-        self.deltas = dense(num_classes * 4, conv.normal(0.001), "deltas")
+        self.deltas = dense(self.num_boxes * 4, conv.normal(0.001), "deltas")
+
+    @property
+    def stages(self):
+        """The heads that the RoIs go through, one after the other: this one alone."""
+        return [self]
 
     def call(self, rois, training=False):
         """Runs the head.
@@ -89,7 +97,7 @@ class BoxHead(tf_keras.layers.Layer):
             training: bool.
 
         Returns:
-            class_logits float32 [B, R, C + 1] and deltas float32 [B, R, C, 4].
+            class_logits float32 [B, R, C + 1] and deltas float32 [B, R, K, 4].
         """
         num_rois, side, channels = rois.shape[1], rois.shape[2], rois.shape[-1]
         outputs = tf.reshape(rois, [-1, side, side, channels])
@@ -101,7 +109,7 @@ class BoxHead(tf_keras.layers.Layer):
         deltas = tf.cast(self.deltas(outputs), tf.float32)
         return (
             tf.reshape(logits, [-1, num_rois, self.num_classes + 1]),
-            tf.reshape(deltas, [-1, num_rois, self.num_classes, 4]),
+            tf.reshape(deltas, [-1, num_rois, self.num_boxes, 4]),
         )
 
     def sample(self, proposals, proposal_valid, objects, classes, draw):
@@ -119,20 +127,40 @@ class BoxHead(tf_keras.layers.Layer):
             -1 an empty place); box_delta_targets float32 [B, R, 4]; roi_matches int32 [B, R], the
             object of each RoI.
         """
-        object_valid = classes > 0
         candidates = tf.concat([proposals, objects], axis=1)
-        valid = tf.concat([proposal_valid, object_valid], axis=1)
-        labels, matches = matching.match(
-            candidates, objects, object_valid, self.positive_from, self.positive_from
-        )
-        labels = tf.where(valid, labels, matching.IGNORED)
+        valid = tf.concat([proposal_valid, classes > 0], axis=1)
+        labels, matches = self._match(candidates, valid, objects, classes)
         indices, sampled = matching.sample(
             labels, draw(tf.shape(candidates)[1]), self.num_samples, self.positive_fraction
         )
         rois = tf.gather(candidates, indices, batch_dims=1)
         matches = tf.gather(matches, indices, batch_dims=1)
+        return self._targets(rois, sampled, matches, objects, classes)
+
+    def label(self, rois, valid, objects, classes):
+        """Labels RoIs that were chosen before, and keeps every one in its place.
+
+        Args:
+            rois: float32 [B, R, 4], pixels.
+            valid: bool [B, R]; False marks an empty place.
+            objects: float32 [B, M, 4], pixels.
+            classes: int32 [B, M], 0 is padding.
+
+        Returns:
+            dict as of `sample`.
+        """
+        labels, matches = self._match(rois, valid, objects, classes)
+        return self._targets(rois, labels, matches, objects, classes)
+
+    def _match(self, candidates, valid, objects, classes):
+        labels, matches = matching.match(
+            candidates, objects, classes > 0, self.positive_from, self.positive_from
+        )
+        return tf.where(valid, labels, matching.IGNORED), matches
+
+    def _targets(self, rois, labels, matches, objects, classes):
         targets = tf.where(
-            sampled == matching.POSITIVE, tf.gather(classes, matches, batch_dims=1), sampled
+            labels == matching.POSITIVE, tf.gather(classes, matches, batch_dims=1), labels
         )
         delta_targets = box_ops.encode_boxes(
             tf.gather(objects, matches, batch_dims=1), rois, self.box_weights
@@ -144,12 +172,48 @@ class BoxHead(tf_keras.layers.Layer):
             "roi_matches": matches,
         }
 
+    def train(self, pooled, sampled, **cascade):
+        """Runs the head on the RoIs that enter the losses.
+
+        Args:
+            pooled: floating [B, R, S, S, channels], features of the RoIs.
+            sampled: dict of `sample`.
+            **cascade: what only later stages need; see `CascadeBoxHead.train`.
+
+        Returns:
+            dict: class_logits float32 [B, R, C + 1]; box_deltas float32 [B, R, 4], those of the
+            target's class.
+        """
+        del cascade
+        class_logits, deltas = self(pooled, training=True)
+        # Background takes the first, which no loss sees.
+        boxes = tf.clip_by_value(sampled["class_targets"] - 1, 0, self.num_boxes - 1)
+        return {
+            "class_logits": class_logits,
+            "box_deltas": tf.gather(deltas, boxes, batch_dims=2),
+        }
+
+    def predict(self, pool, proposals, proposal_valid, image_size):
+        """Detects objects.
+
+        Args:
+            pool: `RoIAlign` of the image's features.
+            proposals: float32 [B, P, 4], pixels.
+            proposal_valid: bool [B, P].
+            image_size: int32 [B, 2], (height, width), pixels.
+
+        Returns:
+            dict as of `detect`.
+        """
+        class_logits, deltas = self(pool(proposals, self.roi_size))
+        return self.detect(class_logits, deltas, proposals, proposal_valid, image_size)
+
     def detect(self, class_logits, deltas, proposals, proposal_valid, image_size):
         """Turns the head's outputs into the detections of each image.
 
         Args:
             class_logits: float32 [B, P, C + 1].
-            deltas: float32 [B, P, C, 4].
+            deltas: float32 [B, P, K, 4].
             proposals: float32 [B, P, 4], pixels.
             proposal_valid: bool [B, P].
             image_size: int32 [B, 2], (height, width), pixels.
@@ -166,12 +230,16 @@ class BoxHead(tf_keras.layers.Layer):
         scores = tf.where(usable, scores, nms.NO_SCORE)
         total = num_proposals * num_classes
         scores, order = tf.math.top_k(tf.reshape(scores, [-1, total]), min(MAX_CANDIDATES, total))
-        deltas = tf.gather(tf.reshape(deltas, [-1, total, 4]), order, batch_dims=1)
-        anchors = tf.gather(proposals, order // num_classes, batch_dims=1)
+        rows, columns = order // num_classes, order % num_classes
+        boxes = rows * self.num_boxes + tf.minimum(columns, self.num_boxes - 1)
+        deltas = tf.gather(
+            tf.reshape(deltas, [-1, num_proposals * self.num_boxes, 4]), boxes, batch_dims=1
+        )
+        anchors = tf.gather(proposals, rows, batch_dims=1)
         boxes = box_ops.decode_boxes(deltas, anchors, self.box_weights)
         boxes = box_ops.clip_boxes(boxes, image_size)
         scores = tf.where(box_ops.area(boxes) > 0.0, scores, nms.NO_SCORE)
-        classes = order % num_classes + 1
+        classes = columns + 1
         kept, valid = nms.suppress_per_class(
             boxes, scores, classes, self.max_detections, self.nms_threshold
         )

@@ -50,7 +50,7 @@ class MaskRCNN(tf_keras.Model):
             fpn: the same for the pyramid; None takes the backbone's levels as they are, all of as
                 many channels.
             rpn: the same for the RPN.
-            box_head: callable taking num_classes.
+            box_head: callable taking num_classes, makes a `BoxHead` or `CascadeBoxHead`.
             mask_head: callable taking num_classes, or None for boxes only.
             pixel_mean: three floats, RGB, subtracted from the pixels.
             pixel_std: three floats, RGB; the rest is divided by them.
@@ -74,11 +74,12 @@ class MaskRCNN(tf_keras.Model):
         features = self.features(image, size)
         self.rpn(features)
         pool, roi = self._roi_align(features), tf.zeros([1, 1, 4])
-        self.box_head(pool(roi, self.box_head.roi_size))
+        for stage in self.box_head.stages:
+            stage(pool(roi, stage.roi_size))
         if self.mask_head:
             self.mask_head(pool(roi, self.mask_head.roi_size)[0], tf.ones([1], tf.int32))
 
-    def call(self, batch, training=False, seed=None):
+    def call(self, batch, training=False, seed=None, num_stages=None):
         """Predicts, or in training computes what the losses need.
 
         Args:
@@ -87,16 +88,29 @@ class MaskRCNN(tf_keras.Model):
                 multiples of the coarsest backbone stride.
             training: bool.
             seed: int32 [2], of the run and the step; needed in training.
+            num_stages: int, how many stages of the box head train; None for all.
 
         Returns:
             In training a dict of the RPN's and the heads' sampled outputs and targets (see
-            `RPN.sample`, `BoxHead.sample` and `_train_masks`). Otherwise a dict: boxes float32
-            [B, D, 4] in pixels of the input image, scores float32 [B, D], classes int32 [B, D]
-            (0 is padding) and, with a mask head, masks float32 [B, D, S, S], probabilities
+            `RPN.sample`, `BoxHead.sample` and `train`, and `_train_masks`). Otherwise a dict: boxes
+            float32 [B, D, 4] in pixels of the input image, scores float32 [B, D], classes int32
+            [B, D] (0 is padding) and, with a mask head, masks float32 [B, D, S, S], probabilities
             (0 for padding).
         """
         features = self.features(batch["image"], batch["image_size"], training)
-        return self._train(features, batch, seed) if training else self._predict(features, batch)
+        if training:
+            return self._train(features, batch, seed, num_stages)
+        return self._predict(features, batch)
+
+    def variables_of_stages(self, num_stages=None):
+        """Returns the trainable variables without those of the box head's later stages.
+
+        Args:
+            num_stages: int, how many stages train; None for all.
+        """
+        later = self.box_head.stages[num_stages:] if num_stages else []
+        left_out = {each.ref() for stage in later for each in stage.trainable_variables}
+        return [each for each in self.trainable_variables if each.ref() not in left_out]
 
     def features(self, image, image_size, training=False):
         """Normalizes the pixels and computes the feature maps.
@@ -146,7 +160,7 @@ class MaskRCNN(tf_keras.Model):
         levels = self.fpn.levels if self.fpn else features
         return RoIAlign({level: features[level] for level in levels}, self.static_shapes)
 
-    def _train(self, features, batch, seed):
+    def _train(self, features, batch, seed, num_stages):
         image_size, boxes, classes = batch["image_size"], batch["boxes"], batch["classes"]
         masks = batch.get("masks")
         if not self.static_shapes:
@@ -175,15 +189,15 @@ class MaskRCNN(tf_keras.Model):
         for key in ("rpn_logits", "rpn_deltas", "mask_logits"):
             if key in outputs:
                 outputs[key], pooled = ordering.in_turn(outputs[key], pooled)
-        class_logits, deltas = self.box_head(pooled, training=True)
-        outputs |= {
-            "class_logits": class_logits,
-            # The deltas of the target's class; background takes the first, which no loss sees.
-            "box_deltas": tf.gather(
-                deltas, tf.maximum(sampled["class_targets"] - 1, 0), batch_dims=2
-            ),
-        }
-        return outputs
+        return outputs | self.box_head.train(
+            pooled,
+            sampled,
+            pool=pool,
+            objects=boxes,
+            classes=classes,
+            image_size=image_size,
+            num_stages=num_stages,
+        )
 
     @staticmethod
     def _fill(sampled, num_rois):
@@ -238,11 +252,7 @@ class MaskRCNN(tf_keras.Model):
         head = self.rpn(features)
         proposals, valid = self.rpn.propose(*head, batch["image_size"], training=False)
         pool = self._roi_align(features)
-        pooled = pool(proposals, self.box_head.roi_size)
-        class_logits, deltas = self.box_head(pooled)
-        detections = self.box_head.detect(
-            class_logits, deltas, proposals, valid, batch["image_size"]
-        )
+        detections = self.box_head.predict(pool, proposals, valid, batch["image_size"])
         if self.mask_head:
             detections["masks"] = self._predict_masks(pool, detections)
         return detections

@@ -116,6 +116,10 @@ class WarmupSchedule(tf_keras.optimizers.schedules.LearningRateSchedule):
         """Returns the rate, float32, as if there were no warm-up; step is int64."""
         raise NotImplementedError("a subclass says how the rate goes on")
 
+    def start_of_last(self, steps: int) -> int:
+        """Returns the first of the last `steps` steps; negative if the schedule has fewer."""
+        return self.num_steps - steps
+
     def __call__(self, step) -> tf.Tensor:
         """Returns the float32 rate of the update that follows `step` (integer scalar) others."""
         step = tf.cast(tf.convert_to_tensor(step), tf.int64)
@@ -227,6 +231,22 @@ class PaperSchedule(StepwiseSchedule):
             warmup_factor=warmup_factor,
             decay_factor=decay_factor,
         )
+
+    def start_of_last(self, steps: int) -> int:
+        """Returns the first of the last `steps` steps, which are counted for 16 images.
+
+        As the drops do, it moves with the images a step and with a `num_steps` that is given.
+
+        Args:
+            steps: length of the tail for 16 images a step.
+
+        Returns:
+            The step; negative if the schedule has fewer.
+        """
+        multiple, images = self._arguments["multiple"], self._arguments["images_per_step"]
+        shrink = IMAGES_PER_STEP / images
+        rule_steps = round(multiple * STEPS_OF_1X * shrink)
+        return round((rule_steps - round(steps * shrink)) * self.num_steps / rule_steps)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

@@ -4,9 +4,11 @@ Letters: B images of one replica.
 """
 
 import ctypes
+import functools
 
 import tensorflow as tf
 
+from rethink_tf.losses import box_stages
 from rethink_tf.training import optimizer as optimizer_lib
 
 
@@ -14,9 +16,17 @@ class TrainStep:
     """Forward, backward and update; call it with one distributed batch."""
 
     def __init__(
-        self, detector, losses_fn, optimizer, strategy, seed, weight_decay=1e-4, jit_compile=False
+        self,
+        detector,
+        losses_fn,
+        optimizer,
+        strategy,
+        seed,
+        weight_decay=1e-4,
+        jit_compile=False,
+        cascade_from=0,
     ):
-        """Sets up the step; all variables must exist.
+        """Sets up the step; all variables must exist and hold what the run starts from.
 
         Args:
             detector: `MaskRCNN`.
@@ -26,11 +36,15 @@ class TrainStep:
             seed: int, of the run.
             weight_decay: float; the loss has weight_decay / 2 times the sum of squared kernels.
             jit_compile: bool, whether XLA compiles the whole step.
+            cascade_from: int, the first step that trains the later stages of a cascade. Until then
+                the optimizer and the weight decay leave those alone.
         """
         self._detector, self._losses_fn = detector, losses_fn
         self._optimizer, self._strategy = optimizer, strategy
         self._seed, self._weight_decay = seed, weight_decay
-        # A retrace for each shape of batches, of which there are as many as buckets.
+        self._cascade_from, self._next_step = cascade_from, int(optimizer.iterations.numpy())
+        # A retrace for each shape of batches, of which there are as many as buckets, and for each
+        # number of stages.
         self._run = tf.function(
             self._on_all_replicas, jit_compile=jit_compile or None, autograph=False
         )
@@ -48,16 +62,21 @@ class TrainStep:
 
         Returns:
             dict of float32 scalars: each loss by name, their sum as `total`, `learning_rate`,
-            `gradient_norm`, and the mean number an image of `rpn_positives` and `roi_positives`.
+            `gradient_norm`, and the mean number an image of `rpn_positives` and `roi_positives`
+            (of later stages `roi_positives_stage2`, ...).
         """
+        # Counted here: to read the variable would be to wait for the device at every step.
+        num_stages = 1 if self._next_step < self._cascade_from else None
+        self._next_step += 1
         num_traces = self._run.experimental_get_tracing_count()
-        values = self._run(batch)
+        values = self._run(batch, num_stages)
         if self._run.experimental_get_tracing_count() > num_traces:
             _return_free_memory()
         return values
 
-    def _on_all_replicas(self, batch):
-        values = self._strategy.run(self._on_one_replica, args=(batch,))
+    def _on_all_replicas(self, batch, num_stages):
+        on_one_replica = functools.partial(self._on_one_replica, num_stages=num_stages)
+        values = self._strategy.run(on_one_replica, args=(batch,))
         values = {
             key: self._strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
             for key, value in values.items()
@@ -65,14 +84,14 @@ class TrainStep:
         # Read after the update, which sets it: the rate that this step used.
         return values | {"learning_rate": tf.cast(self._optimizer.learning_rate, tf.float32)}
 
-    def _on_one_replica(self, batch):
+    def _on_one_replica(self, batch, num_stages):
         replica = tf.distribute.get_replica_context()
         num_replicas = self._strategy.num_replicas_in_sync
-        variables = self._detector.trainable_variables
+        variables = self._detector.variables_of_stages(num_stages)
         seed = tf.stack([self._seed, tf.cast(self._optimizer.iterations, tf.int32)])
         decay_loss = self._decay_loss(variables) / num_replicas
         with tf.GradientTape() as tape:
-            outputs = self._detector(batch, training=True, seed=seed)
+            outputs = self._detector(batch, training=True, seed=seed, num_stages=num_stages)
             counts = self._losses_fn.counts(outputs, self._detector.rpn.num_samples)
             if num_replicas > 1:
                 counts = replica.all_reduce(tf.distribute.ReduceOp.MEAN, counts)
@@ -96,14 +115,18 @@ class TrainStep:
             zip(gradients, variables, strict=True), skip_gradients_aggregation=True
         )
         images = tf.cast(tf.shape(batch["image"])[0] * num_replicas, tf.float32)
-        return losses | {
+        positives = {
+            "roi_positives" + stage: _count(outputs["class_targets" + stage] > 0) / images
+            for stage in box_stages(outputs)
+        }
+        positives["rpn_positives"] = _count(outputs["rpn_labels"] == 1) / images
+        others = {
             "weight_decay": decay_loss,
             "total": total + decay_loss,
             # The norm is that of the summed gradient, the same on every replica.
             "gradient_norm": tf.linalg.global_norm(gradients) / num_replicas,
-            "rpn_positives": _count(outputs["rpn_labels"] == 1) / images,
-            "roi_positives": _count(outputs["class_targets"] > 0) / images,
         }
+        return losses | others | positives
 
     def _add_decay(self, gradient, variable):
         """Adds the gradient of the decay loss, which is weight_decay times the kernel."""

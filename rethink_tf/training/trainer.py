@@ -53,9 +53,11 @@ class Trainer(orbit.AbstractTrainer):
         seconds = max(time.monotonic() - start, 1e-9)
         step = int(self._step_fn.step.numpy())
         health.check_finite(history, step - len(history) + 1)
-        means = {
-            name: sum(values[name] for values in history) / len(history) for name in history[0]
-        }
+        # Names may join in between: the losses of a cascade's later stages.
+        means = {}
+        for name in history[-1]:
+            present = [values[name] for values in history if name in values]
+            means[name] = sum(present) / len(present)
         means["learning_rate"] = history[-1]["learning_rate"]
         rate = num_timed * self._images_per_step / seconds
         self._write_summaries(means, rate)

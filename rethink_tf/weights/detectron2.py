@@ -65,7 +65,7 @@ def parameters(detector, input_format="BGR"):
         pairs += _conv_norm(f"backbone.fpn_lateral{level}", lateral, _kernel)
         pairs += _conv_norm(f"backbone.fpn_output{level}", output, _kernel)
     return (
-        pairs + _rpn(detector.rpn) + _box_head(detector.box_head) + _mask_head(detector.mask_head)
+        pairs + _rpn(detector.rpn) + _box_heads(detector.box_head) + _mask_head(detector.mask_head)
     )
 
 
@@ -124,10 +124,14 @@ def num_classes(arrays):
         ValueError: if there is no box predictor in it.
     """
     state = arrays.get("model", arrays)
-    name = "roi_heads.box_predictor.cls_score.bias"
-    if name not in state:
-        raise ValueError(f"No {name} in the checkpoint: it is not one of a Detectron2 detector.")
-    return len(state[name]) - 1
+    # A cascade numbers its stages.
+    for name in (
+        "roi_heads.box_predictor.0.cls_score.bias",
+        "roi_heads.box_predictor.cls_score.bias",
+    ):
+        if name in state:
+            return len(state[name]) - 1
+    raise ValueError(f"No {name} in the checkpoint: it is not one of a Detectron2 detector.")
 
 
 def _rpn(rpn):
@@ -144,16 +148,25 @@ def _rpn(rpn):
     ]
 
 
-def _box_head(head):
+def _box_heads(box_head):
+    if len(box_head.stages) == 1:
+        return _box_head(box_head.stages[0], "")
+    return [
+        pair for index, head in enumerate(box_head.stages) for pair in _box_head(head, f".{index}")
+    ]
+
+
+def _box_head(head, stage):
+    """Pairs one head; stage is what follows "box_head" and "box_predictor" in the names."""
     pairs = []
     for index, layer in enumerate(head.convs, start=1):
-        pairs += _conv_norm(f"roi_heads.box_head.conv{index}", layer, _kernel)
+        pairs += _conv_norm(f"roi_heads.box_head{stage}.conv{index}", layer, _kernel)
     for index, layer in enumerate(head.fcs, start=1):
         convert = _flattened(head.roi_size) if index == 1 else np.transpose
-        name = f"roi_heads.box_head.fc{index}"
+        name = f"roi_heads.box_head{stage}.fc{index}"
         pairs.append(Parameter(f"{name}.weight", layer.kernel, convert))
         pairs.append(Parameter(f"{name}.bias", layer.bias, np.asarray))
-    name, logits, deltas = "roi_heads.box_predictor", head.class_logits, head.deltas
+    name, logits, deltas = f"roi_heads.box_predictor{stage}", head.class_logits, head.deltas
     return pairs + [
         Parameter(f"{name}.cls_score.weight", logits.kernel, lambda a: np.roll(a, 1, axis=0).T),
         Parameter(f"{name}.cls_score.bias", logits.bias, lambda a: np.roll(a, 1)),

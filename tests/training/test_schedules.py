@@ -36,6 +36,24 @@ def test_given_length_keeps_the_fractions():
     assert schedules.paper_schedule(6, 16, num_steps=2) == (2, (2, 2), 0.02, 0)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "steps", "start"),
+    [
+        # The paper's cascade: the last 270,000 of 810,000.
+        (schedules.PaperSchedule(9, 16), 270_000, 540_000),
+        (schedules.PaperSchedule(9, 64), 270_000, 135_000),
+        (schedules.PaperSchedule(9, 2), 270_000, 4_320_000),
+        (schedules.PaperSchedule(9, 2, num_steps=6), 270_000, 4),
+        (schedules.PaperSchedule(9, 16), 60_000, schedules.PaperSchedule(9, 16).drop_steps[0]),
+        (schedules.PaperSchedule(2, 16), 270_000, -90_000),
+        (schedules.StepwiseSchedule(1000, 0.5), 300, 700),
+        (schedules.CosineSchedule(1000, 0.5), 300, 700),
+    ],
+)
+def test_where_the_last_steps_start(schedule, steps, start):
+    assert schedule.start_of_last(steps) == start
+
+
 def test_rate_for_16_images_can_be_given():
     # 35k images: rate 0.04, factor 0.02 at each drop.
     schedule = schedules.PaperSchedule(6, 16, base_learning_rate=0.04, decay_factor=0.02)

@@ -7,6 +7,7 @@ import pytest
 import tf_keras
 
 from rethink_tf.models.box_head import BoxHead
+from rethink_tf.models.cascade import CascadeBoxHead
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.models.fpn import FPN
 from rethink_tf.models.mask_head import MaskHead
@@ -108,6 +109,30 @@ def test_every_variable_has_one_parameter(detector):
     assert len(set(names)) == len(names)
     assert {id(pair.variable) for pair in pairs} == {id(v) for v in detector.variables}
     assert len(pairs) == len(detector.variables)
+
+
+def test_the_stages_of_a_cascade(detector):
+    stage = functools.partial(BoxHead, num_convs=1, conv_channels=32, fc_channels=16)
+    cascade = MaskRCNN(
+        NUM_CLASSES,
+        lambda: detector.backbone,
+        lambda: detector.fpn,
+        lambda: detector.rpn,
+        functools.partial(CascadeBoxHead, stage=stage),
+        mask_head=None,
+    )
+    cascade.create_variables()
+    pairs = {pair.name: pair for pair in detectron2.parameters(cascade)}
+    assert {id(each.variable) for each in pairs.values()} == {
+        id(each) for each in cascade.variables if each is not cascade.box_head.stages_trained
+    }
+    assert "roi_heads.box_head.2.conv1.norm.weight" in pairs
+    logits = pairs["roi_heads.box_predictor.1.cls_score.bias"]
+    assert logits.variable is cascade.box_head.stages[1].class_logits.bias
+    deltas = pairs["roi_heads.box_predictor.2.bbox_pred.bias"]
+    np.testing.assert_array_equal(deltas.convert(np.array([1, 0, 3, 2])), range(4))
+    state = {"roi_heads.box_predictor.0.cls_score.bias": np.zeros([NUM_CLASSES + 1])}
+    assert detectron2.num_classes(state) == NUM_CLASSES
 
 
 def test_conversions_by_hand(detector):
