@@ -109,8 +109,11 @@ def run(
     if prepare_data:
         prepare_data(output=data_dir)
     pipeline, losses = pipeline(), losses()
-    train_data = None if mode == "evaluate" else splits.open_split(data_dir, train_split, pipeline)
-    test_data = None if mode == "train" else splits.open_split(data_dir, evaluation_split, pipeline)
+    train_data = test_data = None
+    if mode != "evaluate":
+        train_data = splits.open_split(data_dir, train_split, pipeline, is_training=True)
+    if mode != "train":
+        test_data = splits.open_split(data_dir, evaluation_split, pipeline, is_training=False)
     opened = [each for each in (train_data, test_data) if each]
     category_ids = splits.check_splits(opened, needs_masks=False)
 
