@@ -20,6 +20,8 @@ from rethink_tf.data import reading, splits
 from rethink_tf.data import shapes as _shapes  # noqa: F401  registered for gin files
 from rethink_tf.data.pipeline import Pipeline
 from rethink_tf.evaluation import inference
+from rethink_tf.evaluation import voc_metrics as _voc_metrics  # noqa: F401  registered for gin files
+from rethink_tf.evaluation.coco_metrics import CocoMetrics
 from rethink_tf.losses import DetectionLosses
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.report import samples
@@ -48,6 +50,7 @@ def run(
     losses=DetectionLosses,
     optimizer=MomentumSGD,
     weight_decay=1e-4,
+    metrics=CocoMetrics,
     init_checkpoint=None,
     evaluation_batch_size=None,
     log_every=20,
@@ -77,13 +80,16 @@ def run(
         losses: callable without arguments, returns `DetectionLosses`.
         optimizer: callable taking learning_rate, returns a Keras optimizer.
         weight_decay: float, of kernels.
+        metrics: callable taking ground_truth and has_masks, returns what measures detections:
+            `CocoMetrics` or `VocMetrics`.
         init_checkpoint: str or None, weights to start from where the folder has no checkpoint.
         evaluation_batch_size: int, images over all replicas; None for batch_size.
         log_every: int, steps from one log line (and summary) to the next.
         checkpoint_every: int, steps.
         evaluate_every: int, steps; None evaluates at the end only.
         keep_newest: int, checkpoints kept.
-        keep_best: int, checkpoints kept of the highest AP (of masks, or of boxes without masks).
+        keep_best: int, checkpoints kept of the highest headline of the metrics: COCO's AP of masks
+            (of boxes where there are none), VOC's mAP.
         precision: "float32" or "mixed_bfloat16", of the layers' arithmetic.
         jit_compile: bool, whether XLA compiles the step; shapes are then static.
         deterministic: bool, whether equal runs give equal numbers to the last bit; None for yes
@@ -138,7 +144,13 @@ def run(
     if test_data:
         predictor = inference.Predictor(model, strategy, jit_compile)
         evaluator = _make_evaluator(
-            predictor, pipeline, test_data, test_batch_size, model_dir, optimizer.iterations
+            predictor,
+            pipeline,
+            test_data,
+            test_batch_size,
+            model_dir,
+            optimizer.iterations,
+            metrics,
         )
     is_chief = checkpoints.is_chief(strategy)
     config.check_all_used()
@@ -190,7 +202,7 @@ def _make_trainer(train_step, strategy, pipeline, data, batch_size, seed, num_st
     return trainer.Trainer(train_step, batches, num_steps, batch_size, counters.as_dict)
 
 
-def _make_evaluator(predictor, pipeline, data, batch_size, model_dir, global_step):
+def _make_evaluator(predictor, pipeline, data, batch_size, model_dir, global_step, metrics):
     """Returns the evaluator of a split."""
     ground_truth, strategy = data.ground_truth(), predictor.strategy
 
@@ -207,6 +219,7 @@ def _make_evaluator(predictor, pipeline, data, batch_size, model_dir, global_ste
         step=global_step,
         is_chief=checkpoints.is_chief(strategy),
         pictures=samples.SamplePictures(ground_truth, model_dir, global_step),
+        metrics=metrics,
     )
 
 
@@ -246,8 +259,7 @@ def _train_and_evaluate(controller, evaluator, best, stops, model_dir):
         if evaluator:
             controller.evaluate()
             if evaluator.metrics:
-                name = "mask/AP" if "mask/AP" in evaluator.metrics else "box/AP"
-                best.offer(evaluator.metrics[name], stop)
+                best.offer(evaluator.score, stop)
 
 
 def _stops(num_steps, evaluate_every):
@@ -312,7 +324,7 @@ def _say_where(model_dir, evaluator):
     ]
     if evaluator and evaluator.metrics:
         lines += [
-            f"COCO results: {evaluator.results_path}",
+            f"Detections, in COCO's form: {evaluator.results_path}",
             f"Metrics of every evaluation: {os.path.join(model_dir, 'metrics.jsonl')}",
             f"Picture of detections: {evaluator.pictures.newest}",
         ]
