@@ -57,7 +57,8 @@ class Pipeline:
             evaluation_min_side: shorter side in evaluation; None for the largest min_side.
             parallel_records: records in work at a time in one input pipeline.
             include_difficult: whether to train on objects marked as difficult (PASCAL VOC), as
-                Detectron2 does; Detectron leaves them out. Evaluation is by its metric's rule.
+                Detectron2 does; Detectron leaves them out. For keep_empty they are objects in any
+                case; what they count in evaluation is for the metric to say.
             evaluation_num_images: evaluate that many images, chosen as `num_images` are; None for
                 all, whatever is trained on.
 
