@@ -20,6 +20,8 @@ from rethink_tf.data import reading, splits
 from rethink_tf.data import shapes as _shapes  # noqa: F401  registered for gin files
 from rethink_tf.data.pipeline import Pipeline
 from rethink_tf.evaluation import inference
+from rethink_tf.evaluation import voc_metrics as _voc_metrics  # noqa: F401  registered for gin files
+from rethink_tf.evaluation.coco_metrics import CocoMetrics
 from rethink_tf.losses import DetectionLosses
 from rethink_tf.models import cascade as _cascade  # noqa: F401  registered for gin files
 from rethink_tf.models import vgg as _vgg  # noqa: F401  registered for gin files
@@ -51,6 +53,7 @@ def run(
     optimizer=MomentumSGD,
     weight_decay=1e-4,
     cascade_steps=None,
+    metrics=CocoMetrics,
     init_checkpoint=None,
     evaluation_batch_size=None,
     log_every=20,
@@ -83,13 +86,16 @@ def run(
         cascade_steps: int, how many of the schedule's last steps train the later stages of a
             cascade, by the schedule's rule (`PaperSchedule` counts them for 16 images); None for
             all steps.
+        metrics: callable taking ground_truth and has_masks, returns what measures detections:
+            `CocoMetrics` or `VocMetrics`.
         init_checkpoint: str or None, weights to start from where the folder has no checkpoint.
         evaluation_batch_size: int, images over all replicas; None for batch_size.
         log_every: int, steps from one log line (and summary) to the next.
         checkpoint_every: int, steps.
         evaluate_every: int, steps; None evaluates at the end only.
         keep_newest: int, checkpoints kept.
-        keep_best: int, checkpoints kept of the highest AP (of masks, or of boxes without masks).
+        keep_best: int, checkpoints kept of the highest headline of the metrics: COCO's AP of masks
+            (of boxes where there are none), VOC's mAP.
         precision: "float32" or "mixed_bfloat16", of the layers' arithmetic.
         jit_compile: bool, whether XLA compiles the step; shapes are then static.
         deterministic: bool, whether equal runs give equal numbers to the last bit; None for yes
@@ -116,8 +122,11 @@ def run(
     if prepare_data:
         prepare_data(output=data_dir)
     pipeline, losses = pipeline(), losses()
-    train_data = None if mode == "evaluate" else splits.open_split(data_dir, train_split, pipeline)
-    test_data = None if mode == "train" else splits.open_split(data_dir, evaluation_split, pipeline)
+    train_data = test_data = None
+    if mode != "evaluate":
+        train_data = splits.open_split(data_dir, train_split, pipeline, is_training=True)
+    if mode != "train":
+        test_data = splits.open_split(data_dir, evaluation_split, pipeline, is_training=False)
     opened = [each for each in (train_data, test_data) if each]
     category_ids = splits.check_splits(opened, needs_masks=False)
 
@@ -143,7 +152,13 @@ def run(
     if test_data:
         predictor = inference.Predictor(model, strategy, jit_compile)
         evaluator = _make_evaluator(
-            predictor, pipeline, test_data, test_batch_size, model_dir, optimizer.iterations
+            predictor,
+            pipeline,
+            test_data,
+            test_batch_size,
+            model_dir,
+            optimizer.iterations,
+            metrics,
         )
     is_chief = checkpoints.is_chief(strategy)
     config.check_all_used()
@@ -195,7 +210,7 @@ def _make_trainer(train_step, strategy, pipeline, data, batch_size, seed, num_st
     return trainer.Trainer(train_step, batches, num_steps, batch_size, counters.as_dict)
 
 
-def _make_evaluator(predictor, pipeline, data, batch_size, model_dir, global_step):
+def _make_evaluator(predictor, pipeline, data, batch_size, model_dir, global_step, metrics):
     """Returns the evaluator of a split."""
     ground_truth, strategy = data.ground_truth(), predictor.strategy
 
@@ -212,6 +227,7 @@ def _make_evaluator(predictor, pipeline, data, batch_size, model_dir, global_ste
         step=global_step,
         is_chief=checkpoints.is_chief(strategy),
         pictures=samples.SamplePictures(ground_truth, model_dir, global_step),
+        metrics=metrics,
     )
 
 
@@ -251,8 +267,7 @@ def _train_and_evaluate(controller, evaluator, best, stops, model_dir):
         if evaluator:
             controller.evaluate()
             if evaluator.metrics:
-                name = "mask/AP" if "mask/AP" in evaluator.metrics else "box/AP"
-                best.offer(evaluator.metrics[name], stop)
+                best.offer(evaluator.score, stop)
 
 
 def _stops(num_steps, evaluate_every):
@@ -340,7 +355,7 @@ def _say_where(model_dir, evaluator):
     ]
     if evaluator and evaluator.metrics:
         lines += [
-            f"COCO results: {evaluator.results_path}",
+            f"Detections, in COCO's form: {evaluator.results_path}",
             f"Metrics of every evaluation: {os.path.join(model_dir, 'metrics.jsonl')}",
             f"Picture of detections: {evaluator.pictures.newest}",
         ]

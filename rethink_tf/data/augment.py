@@ -60,19 +60,19 @@ def resize_and_pad(image, size, bucket):
     return tf.reshape(padded, [bucket[0], bucket[1], 3])
 
 
-def choose_objects(boxes, is_crowd, max_objects):
-    """Picks the objects to train on: no crowds, no box without area, the largest if too many.
+def choose_objects(boxes, left_out, max_objects):
+    """Picks the objects to train on: none left out or without area, the largest if too many.
 
     Args:
         boxes: float32 [K, 4], clipped to the image, pixels.
-        is_crowd: bool [K].
+        left_out: bool [K], crowds and others that are not to be learnt.
         max_objects: most objects to keep; by area of the box.
 
     Returns:
         int32 [kept] rows in their own order, and an int32 scalar, how many were cut.
     """
     areas = area(boxes)
-    usable = tf.where((areas > 0) & ~is_crowd)[:, 0]
+    usable = tf.where((areas > 0) & ~left_out)[:, 0]
     count = tf.shape(usable)[0]
     largest = tf.math.top_k(tf.gather(areas, usable), tf.minimum(count, max_objects)).indices
     rows = tf.gather(usable, tf.sort(largest))

@@ -7,23 +7,25 @@ return, in the order of the image ids, so the bytes do not depend on the number 
 Bad entries are skipped, counted and named in manifest.json; with --strict the first one stops the
 run. See `records` for the layout of the directory.
 
-COCO's boxes (x, y, width, height) are the source's form; `records` stores corners.
+COCO's boxes (x, y, width, height) are the source's form; `records` stores corners. Converters of
+other forms (`voc`) bring their data into COCO's and have it written by `write_records`.
 """
 
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import itertools
 import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import tqdm
 from absl import app, flags
 
-from rethink_tf.data import coco_checks, coco_images
+from rethink_tf.data import coco_checks, coco_images, subsets
 
 if __name__ != "__mp_main__":
     # A worker process of `python -m` imports this file again, under that name. It does without
@@ -44,6 +46,7 @@ def convert(
     strict: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    num_images: int | None = None,
 ) -> dict:
     """Converts COCO images and annotations to TFRecords.
 
@@ -59,24 +62,82 @@ def convert(
         strict: stop at the first bad entry instead of skipping it.
         overwrite: replace finished records in `output`.
         progress: show a progress bar.
+        num_images: write that many images, chosen by `subsets` from those whose entries are good;
+            None for all.
 
     Returns:
         The manifest, as it is in `output`.
 
     Raises:
         coco_checks.BadEntryError: in strict mode, at the first bad entry.
-        ValueError: if the JSON is malformed, nothing is left of it, or an argument is bad.
+        ValueError: if the JSON is malformed, nothing is left of it, it has fewer than `num_images`,
+            or an argument is bad.
         FileNotFoundError: if `annotations` or `images` is not there.
         FileExistsError: if `output` holds finished records and not `overwrite`.
         ChildProcessError: if a worker was killed.
     """
     skips = coco_checks.SkipLog(strict)
+    checked = _read_source(images, annotations, skips)
+    # Base names only: where the files lay is nobody's business later.
+    name = os.path.basename
+    source = {"images": name(os.path.normpath(images)), "annotations": name(annotations)}
+    return write_records(
+        checked,
+        lambda image: images,
+        skips,
+        where=annotations,
+        source=source,
+        output=output,
+        num_shards=num_shards,
+        num_workers=num_workers,
+        overwrite=overwrite,
+        progress=progress,
+        num_images=num_images,
+    )
+
+
+def write_records(
+    checked: coco_checks.CheckedDataset,
+    folder_of: Callable[[dict], str],
+    skips: coco_checks.SkipLog,
+    where: str,
+    source: dict,
+    output: str,
+    num_shards: int,
+    num_workers: int | None,
+    overwrite: bool,
+    progress: bool,
+    num_images: int | None,
+) -> dict:
+    """Writes the record directory of a data set whose entries were checked.
+
+    Args:
+        checked: a `CheckedDataset`.
+        folder_of: takes an entry of its images, returns the folder that "file_name" is relative to.
+        skips: told of what turns out to be unusable.
+        where: what errors call the data set.
+        source: what the manifest says of where the data came from.
+        output, num_shards, num_workers, overwrite, progress, num_images: as in `convert`.
+
+    Returns:
+        The manifest, as it is in `output`.
+
+    Raises:
+        As `convert`, but for what is about its files.
+    """
     if num_workers is not None and num_workers < 0:
         raise ValueError(f"num_workers is {num_workers}; give 0 or more")
-    checked = _read_source(images, annotations, num_shards, skips)
+    if not checked.images:
+        raise ValueError(f"{where}: no image is left to convert; skipped: {skips.counts()}")
+    checked, subset = _take_subset(checked, num_images, where)
+    if not 1 <= num_shards <= len(checked.images):
+        raise ValueError(
+            f"num_shards is {num_shards}; give at least 1 and at most one an image "
+            f"({where} has {len(checked.images)} that can be used)"
+        )
     records.begin_directory(output, overwrite)
     jobs = (
-        (images, image, checked.annotations[image["id"]], checked.has_masks)
+        (folder_of(image), image, checked.annotations[image["id"]], checked.has_masks)
         for image in checked.images
     )
     prepared = _prepare_all(jobs, os.cpu_count() if num_workers is None else num_workers)
@@ -86,8 +147,8 @@ def convert(
         rows, shards, kept = _write_shards(output, num_shards, images_done, checked, skips)
         next(images_done, None)  # lets the bar reach its end
     if not kept:
-        raise ValueError(f"{annotations}: no image could be used; skipped: {skips.counts()}")
-    manifest = _manifest(checked, kept, shards, skips) | {"source": _source(images, annotations)}
+        raise ValueError(f"{where}: no image could be used; skipped: {skips.counts()}")
+    manifest = _manifest(checked, kept, shards, skips) | {"subset": subset, "source": source}
     frames.write_file(
         os.path.join(output, records.GROUND_TRUTH_FILE), json.dumps(_ground_truth(checked, kept))
     )
@@ -97,7 +158,7 @@ def convert(
     return manifest
 
 
-def _read_source(images, annotations, num_shards, skips) -> coco_checks.CheckedDataset:
+def _read_source(images, annotations, skips) -> coco_checks.CheckedDataset:
     """Reads and checks the JSON; raises what `convert` says before anything is written."""
     if not tf.io.gfile.isdir(images):
         raise FileNotFoundError(f"{images} (the folder of the images) is not a folder")
@@ -105,15 +166,21 @@ def _read_source(images, annotations, num_shards, skips) -> coco_checks.CheckedD
         raise FileNotFoundError(f"{annotations} (the COCO JSON file) is not a file")
     with tf.io.gfile.GFile(annotations, "rb") as file:
         dataset = coco_checks.read_json(file.read(), annotations)
-    checked = coco_checks.check_dataset(dataset, skips)
-    if not checked.images:
-        raise ValueError(f"{annotations}: no image is left to convert; skipped: {skips.counts()}")
-    if not 1 <= num_shards <= len(checked.images):
-        raise ValueError(
-            f"num_shards is {num_shards}; give at least 1 and at most one an image "
-            f"({annotations} has {len(checked.images)} that can be used)"
-        )
-    return checked
+    return coco_checks.check_dataset(dataset, skips)
+
+
+def _take_subset(checked, num_images, where):
+    """Restricts a data set to `num_images` images, None for all; returns (it, for the manifest)."""
+    if num_images is None:
+        return checked, None
+    ids = [image["id"] for image in checked.images]
+    try:
+        chosen = set(subsets.select_image_ids(ids, num_images))
+    except ValueError as error:
+        raise ValueError(f"num_images, for {where}: {error}") from error
+    images = [image for image in checked.images if image["id"] in chosen]
+    subset = {"num_images": num_images, "of": len(ids), "rule": subsets.RULE}
+    return dataclasses.replace(checked, images=images), subset
 
 
 def _prepare_all(jobs: Iterable[tuple], num_workers: int) -> Iterator[coco_images.PreparedImage]:
@@ -198,6 +265,10 @@ def _write_shards(output, num_shards, prepared, checked, skips):
 
 def _encode(item: coco_images.PreparedImage, names: dict[int, str]) -> bytes:
     boxes = [a["bbox"] for a in item.annotations]
+    difficult = None
+    if any("difficult" in a for a in item.annotations):
+        # VOC's flag. It is none of COCO's, so that any other value says nothing.
+        difficult = [a.get("difficult") == 1 for a in item.annotations]
     return records.encode_example(
         image_id=item.image["id"],
         filename=os.path.basename(item.image["file_name"]),
@@ -211,6 +282,7 @@ def _encode(item: coco_images.PreparedImage, names: dict[int, str]) -> bytes:
         is_crowd=[a["iscrowd"] for a in item.annotations],
         areas=[a["area"] for a in item.annotations],
         masks=item.masks,
+        difficult=difficult,
     )
 
 
@@ -223,6 +295,7 @@ def _manifest(checked, kept, shards, skips) -> dict:
         "num_images": len(kept),
         "num_objects": sum(objects.values()),
         "num_crowds": len(annotations) - sum(objects.values()),
+        "num_difficult": sum(a.get("difficult") == 1 for a in annotations),
         "has_masks": checked.has_masks,
         "categories": [
             {"id": c["id"], "name": c["name"], "num_objects": objects[c["id"]]}
@@ -232,12 +305,6 @@ def _manifest(checked, kept, shards, skips) -> dict:
         "skipped": skips.counts(),
         "skipped_entries": skips.entries,
     }
-
-
-def _source(images: str, annotations: str) -> dict:
-    # Base names only: where the files lay is nobody's business later.
-    name = os.path.basename
-    return {"images": name(os.path.normpath(images)), "annotations": name(annotations)}
 
 
 def _ground_truth(checked, kept) -> dict:
@@ -250,10 +317,8 @@ def _ground_truth(checked, kept) -> dict:
     }
 
 
-def _define_flags() -> None:
-    # Not when this file is imported: the names would then be taken in every other program.
-    flags.DEFINE_string("images", None, "Folder of the images.", required=True)
-    flags.DEFINE_string("annotations", None, "COCO JSON file (instances_*.json).", required=True)
+def define_output_flags() -> None:
+    """Defines the flags that all converters have, those of `write_records`."""
     flags.DEFINE_string("output", None, "Record directory to make.", required=True)
     flags.DEFINE_integer(
         "num_shards", None, "Number of record files.", required=True, lower_bound=1
@@ -264,24 +329,37 @@ def _define_flags() -> None:
         "Processes that read images; 0: none besides this one. Default: one a core.",
         lower_bound=0,
     )
+    flags.DEFINE_integer(
+        "num_images",
+        None,
+        "Write that many images, chosen from the hash of their ids: the same ones everywhere, the "
+        "smaller choice inside the larger. Default: all.",
+        lower_bound=1,
+    )
     flags.DEFINE_bool("strict", False, "Stop at the first bad entry instead of skipping it.")
     flags.DEFINE_bool("overwrite", False, "Replace finished records in --output.")
 
 
-def main(argv: list[str]) -> None:
-    """Converts what the flags say, and prints what was kept and skipped."""
+def run_with_flags(converter: Callable[..., dict], argv: list[str], **source) -> None:
+    """Calls a converter with what the flags say, and prints what was kept and skipped.
+
+    Args:
+        converter: takes the arguments of `define_output_flags` and of `source`, by name.
+        argv: what `absl.app` gave to `main`.
+        **source: further arguments.
+    """
     values = flags.FLAGS
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; every value needs its --flag=")
     try:
-        manifest = convert(
-            images=values.images,
-            annotations=values.annotations,
+        manifest = converter(
+            **source,
             output=values.output,
             num_shards=values.num_shards,
             num_workers=values.num_workers,
             strict=values.strict,
             overwrite=values.overwrite,
+            num_images=values.num_images,
         )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
@@ -290,6 +368,19 @@ def main(argv: list[str]) -> None:
         f"{manifest['num_crowds']} crowds in {len(manifest['shards'])} shards; "
         f"{manifest['num_clipped']} boxes clipped, skipped: {manifest['skipped'] or 'nothing'}"
     )
+
+
+def _define_flags() -> None:
+    # Not when this file is imported: the names would then be taken in every other program.
+    flags.DEFINE_string("images", None, "Folder of the images.", required=True)
+    flags.DEFINE_string("annotations", None, "COCO JSON file (instances_*.json).", required=True)
+    define_output_flags()
+
+
+def main(argv: list[str]) -> None:
+    """Converts what the flags say, and prints what was kept and skipped."""
+    values = flags.FLAGS
+    run_with_flags(convert, argv, images=values.images, annotations=values.annotations)
 
 
 if __name__ == "__main__":

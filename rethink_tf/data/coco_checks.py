@@ -103,12 +103,15 @@ def read_json(content: bytes | str, path: str) -> dict:
     return dataset
 
 
-def check_dataset(dataset: dict, skips: SkipLog) -> CheckedDataset:
+def check_dataset(
+    dataset: dict, skips: SkipLog, names: dict[int, str] | None = None
+) -> CheckedDataset:
     """Sorts out the entries that cannot be used.
 
     Args:
         dataset: from `read_json`.
         skips: told of every entry that is left out.
+        names: annotation id -> how messages call it, for sources whose files have no such ids.
     """
     categories = _check_categories(dataset["categories"], skips)
     images = _check_images(dataset["images"], skips)
@@ -127,7 +130,8 @@ def check_dataset(dataset: dict, skips: SkipLog) -> CheckedDataset:
             problem = _box_problem(entry["bbox"], box)
         if problem is not None:
             reason, detail = problem
-            skips.add(reason, _name_annotation(entry, position) + detail)
+            name = names[entry["id"]] if names else _name_annotation(entry, position)
+            skips.add(reason, name + detail)
             continue
         seen.add(entry["id"])
         if excess > CLIP_TOLERANCE:

@@ -32,6 +32,7 @@ def parse_image_and_objects(serialized, with_masks):
         "image/encoded": tf.io.FixedLenFeature([], tf.string),
         "image/object/class/label": many(tf.int64),
         "image/object/is_crowd": many(tf.int64),
+        "image/object/difficult": many(tf.int64),
     }
     features |= {f"image/object/bbox/{side}": many(tf.float32) for side in _BOX_SIDES}
     if with_masks:
@@ -72,7 +73,9 @@ def decode_image(encoded, place, bucket):
     }
 
 
-def decode_objects(parsed, place, scale, category_ids, max_objects, mask_size):
+def decode_objects(
+    parsed, place, scale, category_ids, max_objects, mask_size, include_difficult=True
+):
     """Chooses the objects of a record and brings them into the resized, maybe flipped image.
 
     Args:
@@ -82,6 +85,7 @@ def decode_objects(parsed, place, scale, category_ids, max_objects, mask_size):
         category_ids: int64 [C], ascending; class k is category_ids[k - 1].
         max_objects: M; the largest boxes are kept.
         mask_size: S, or None for no masks.
+        include_difficult: whether objects marked as difficult are taken.
 
     Returns:
         The objects' part of a training element, and {"cut": int32, "problem": int32 code,
@@ -96,9 +100,10 @@ def decode_objects(parsed, place, scale, category_ids, max_objects, mask_size):
     boxes = clip_boxes(tf.reshape(boxes, [1, count, 4]), place["stored"][tf.newaxis])[0]
     boxes = tf.ensure_shape(boxes, [None, 4])
 
-    crowd = parsed["image/object/is_crowd"]
-    crowd = tf.cond(tf.size(crowd) > 0, lambda: crowd > 0, lambda: tf.zeros([count], tf.bool))
-    rows, cut = augment.choose_objects(boxes, crowd, max_objects)
+    left_out = _flags(parsed["image/object/is_crowd"], count)
+    if not include_difficult:
+        left_out |= _flags(parsed["image/object/difficult"], count)
+    rows, cut = augment.choose_objects(boxes, left_out, max_objects)
     labels, boxes = tf.gather(labels, rows), tf.gather(boxes, rows)
 
     classes, problem, value = _map_categories(labels, category_ids)
@@ -117,6 +122,11 @@ def decode_objects(parsed, place, scale, category_ids, max_objects, mask_size):
     boxes = augment.flip_boxes(boxes, width, place["flip"]) * tf.tile(scale, [2])
     objects[schema.BOXES] = augment.pad_rows(boxes, max_objects)
     return objects, {"cut": cut, "problem": problem, "problem_value": value}
+
+
+def _flags(values, count):
+    """int64 [K] of 0 and 1 to bool [K]; a list that the record lacks is all false."""
+    return tf.cond(tf.size(values) > 0, lambda: values > 0, lambda: tf.zeros([count], tf.bool))
 
 
 def _map_categories(labels, category_ids):

@@ -38,6 +38,8 @@ class Pipeline:
         num_images: int | None = None,
         evaluation_min_side: int | None = None,
         parallel_records: int = 16,
+        include_difficult: bool = True,
+        evaluation_num_images: int | None = None,
     ):
         """Checks the settings; nothing is read yet.
 
@@ -51,9 +53,14 @@ class Pipeline:
             mask_size: side of a mask crop.
             flip_probability: of mirroring a training image left and right.
             keep_empty: whether images without an object are trained on.
-            num_images: use that many images, chosen by `subsets`; None for all.
+            num_images: train on that many images, chosen by `subsets`; None for all.
             evaluation_min_side: shorter side in evaluation; None for the largest min_side.
             parallel_records: records in work at a time in one input pipeline.
+            include_difficult: whether to train on objects marked as difficult (PASCAL VOC), as
+                Detectron2 does; Detectron leaves them out. For keep_empty they are objects in any
+                case; what they count in evaluation is for the metric to say.
+            evaluation_num_images: evaluate that many images, chosen as `num_images` are; None for
+                all, whatever is trained on.
 
         Raises:
             ValueError: if a number is out of its range.
@@ -80,14 +87,16 @@ class Pipeline:
         self.keep_empty = keep_empty
         self.num_images = num_images
         self.parallel_records = parallel_records
+        self.include_difficult = include_difficult
+        self.evaluation_num_images = evaluation_num_images
 
     def selected_index(self, source: str | records.RecordIndex) -> records.RecordIndex:
         """The records of a directory or an index, or the `num_images` chosen from them."""
-        index = source if isinstance(source, records.RecordIndex) else records.load_index(source)
-        if self.num_images is None:
-            return index
-        chosen = subsets.select_image_ids(index.image_id, self.num_images)
-        return index.select(np.isin(index.image_id, chosen))
+        return _choose(source, self.num_images, "num_images")
+
+    def evaluation_index(self, source: str | records.RecordIndex) -> records.RecordIndex:
+        """The records evaluated: all, or the `evaluation_num_images` chosen from them."""
+        return _choose(source, self.evaluation_num_images, "evaluation_num_images")
 
     def training_index(self, source: str | records.RecordIndex) -> records.RecordIndex:
         """The records trained on: the selected ones that have an object, or all of them."""
@@ -153,6 +162,7 @@ class Pipeline:
                 tf.constant(ids, tf.int64),
                 self.max_objects,
                 self.mask_size,
+                self.include_difficult,
             )
             return element | objects, notes
 
@@ -180,7 +190,7 @@ class Pipeline:
         Returns:
             Batches as `schema.evaluation_spec` says, B images each; every worker has as many.
         """
-        index = source if isinstance(source, records.RecordIndex) else records.load_index(source)
+        index = self.evaluation_index(source)
         share = _Share(global_batch_size, input_context)
         bucket_of_row = self._assign(index, self.evaluation_min_side)
 
@@ -250,6 +260,18 @@ class Pipeline:
         # The plan shards; TensorFlow must not do it once more.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         return dataset.prefetch(2).with_options(options)
+
+
+def _choose(source, num_images, setting):
+    """The index of a directory, or an index, restricted to a subset where a number is given."""
+    index = source if isinstance(source, records.RecordIndex) else records.load_index(source)
+    if num_images is None:
+        return index
+    try:
+        chosen = subsets.select_image_ids(index.image_id, num_images)
+    except ValueError as error:
+        raise ValueError(f"Pipeline.{setting}, for {index.directory}: {error}") from error
+    return index.select(np.isin(index.image_id, chosen))
 
 
 class _Share:

@@ -106,6 +106,7 @@ def encode_example(
     is_crowd: Sequence[int],
     areas: Sequence[float],
     masks: Sequence[bytes] | None = None,
+    difficult: Sequence[int] | None = None,
 ) -> bytes:
     """Serializes one image and its N objects; the same input gives the same bytes.
 
@@ -120,6 +121,7 @@ def encode_example(
         names, is_crowd: N category names, and N values of 0 or 1.
         areas: N areas in square pixels.
         masks: N PNGs of [height, width] with values 0 and 1, or None for a data set without.
+        difficult: N values of 0 or 1 (PASCAL VOC), or None for a data set without.
 
     Returns:
         The serialized `tf.train.Example`.
@@ -127,11 +129,14 @@ def encode_example(
     Raises:
         ValueError: if the lists differ in length.
 
-    Source: the schema of Model Garden's `tf_example_decoder`.
+    Source: the schema of Model Garden's `tf_example_decoder`; "difficult" is of the object
+    detection API before it, whose records are the same else.
     """
     normalised = np.asarray(boxes, np.float64).reshape(-1, 4) / [height, width, height, width]
     lists = {"labels": labels, "names": names, "is_crowd": is_crowd, "areas": areas}
-    for name, values in (lists | ({} if masks is None else {"masks": masks})).items():
+    given = {"masks": masks, "difficult": difficult}
+    lists |= {name: values for name, values in given.items() if values is not None}
+    for name, values in lists.items():
         if len(values) != len(normalised):
             raise ValueError(f"image {image_id}: {len(normalised)} boxes but {len(values)} {name}")
     features = {
@@ -150,6 +155,8 @@ def encode_example(
         features[f"image/object/bbox/{side}"] = _float_feature(normalised[:, column])
     if masks is not None:
         features["image/object/mask"] = _bytes_feature(masks)
+    if difficult is not None:
+        features["image/object/difficult"] = _int_feature(difficult)
     example = tf.train.Example(features=tf.train.Features(feature=features))
     return example.SerializeToString(deterministic=True)  # else in any order of the keys
 
@@ -218,7 +225,8 @@ def load_manifest(directory: str) -> dict:
     if not tf.io.gfile.exists(path):
         raise FileNotFoundError(
             f"{path} is missing: {directory} is not a finished record directory. "
-            "Make one with: python -m rethink_tf.data.coco --output=DIR (see --helpshort)"
+            "Make one with: python -m rethink_tf.data.coco --output=DIR (see --helpshort), or "
+            "rethink_tf.data.voc"
         )
     try:
         with tf.io.gfile.GFile(path, "rb") as file:

@@ -30,24 +30,27 @@ class Split:
         return load_ground_truth(self.directory, self.index.image_id)
 
 
-def open_split(data_dir, name, pipeline):
+def open_split(data_dir, name, pipeline, is_training):
     """Opens a record directory.
 
     Args:
         data_dir: str, the folder of the record directories.
         name: str, the directory's name in it.
         pipeline: `data.pipeline.Pipeline`, which may keep some of the images only.
+        is_training: bool, whether it is to be trained on; else evaluated. The pipeline keeps other
+            images for each.
 
     Returns:
         `Split`.
 
     Raises:
-        ValueError: if the directory is not complete; the message says what is wrong with it.
+        ValueError: if the directory is not complete or has fewer images than are to be chosen;
+            the message says what is wrong with it.
     """
     directory = os.path.join(data_dir, name)
     manifest = records.load_manifest(directory)
     category_ids = sorted(each["id"] for each in records.load_categories(directory))
-    index = pipeline.selected_index(directory)
+    index = (pipeline.selected_index if is_training else pipeline.evaluation_index)(directory)
     return Split(directory, index, category_ids, manifest.get("has_masks", True))
 
 

@@ -4,6 +4,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable
 
+# What manifests call the rule of `select_image_ids`.
+RULE = "first by BLAKE2b (8 bytes) of the image id's decimal digits"
+
 
 def select_image_ids(image_ids: Iterable[int], num_images: int) -> list[int]:
     """Chooses images by the rank of a hash of their ids.

@@ -115,6 +115,16 @@ class GroundTruth:
             crowds=np.array([int(entry.get("iscrowd", 0)) for entry in entries], np.int64),
         )
 
+    def flags(self, key, kept):
+        """Returns bool, one each of `instances`: whether an annotation has 1 under a key.
+
+        Args:
+            key: str, such as "difficult"; any other value, or none, is no.
+            kept: bool [I], the images.
+        """
+        rows = np.flatnonzero(kept[self._images])
+        return np.array([self._annotations[row].get(key) == 1 for row in rows.tolist()], bool)
+
     def _run_lengths(self, row):
         """Returns an annotation's mask as compressed run lengths, made at the first call."""
         if self._lengths[row] is None:

@@ -12,6 +12,7 @@ import json
 import time
 from collections import Counter
 
+import gin
 import numpy as np
 from absl import logging
 
@@ -25,6 +26,37 @@ METRIC_NAMES = tuple("AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl".split
 METRIC_PREFIXES = {"bbox": "box", "segm": "mask"}
 _PER_CLASS = "AP_per_class"
 _TABLE_COLUMNS = 3
+
+
+@gin.register
+class CocoMetrics:
+    """COCO's metrics, for the evaluator.
+
+    Attributes:
+        headline: name of the number that the best checkpoint is chosen by.
+    """
+
+    def __init__(self, ground_truth, has_masks):
+        """Takes the ground truth.
+
+        Args:
+            ground_truth: dict in COCO form, of exactly the images to evaluate.
+            has_masks: bool, whether detections have masks.
+
+        Raises:
+            ValueError: if the ground truth is not in COCO form.
+        """
+        self._truth = coco_columns.GroundTruth(ground_truth)
+        self._iou_types = ("bbox", "segm") if has_masks else ("bbox",)
+        self.headline = "mask/AP" if has_masks else "box/AP"
+
+    def evaluate(self, results):
+        """Returns {metric: float}; see the function `evaluate`."""
+        return evaluate(self._truth, results, self._iou_types)
+
+    def format_table(self, metrics):
+        """Lays out metrics for a log; see the function `format_table`."""
+        return format_table(metrics)
 
 
 def detections_to_coco(image_id, boxes, scores, category_ids, rles=None):
@@ -100,7 +132,7 @@ def evaluate(ground_truth, results, iou_types=("bbox", "segm"), image_ids=None, 
         truth = ground_truth
         if not isinstance(truth, coco_columns.GroundTruth):
             truth = coco_columns.GroundTruth(ground_truth)
-        names = _class_names(truth.categories, class_names)
+        names = unique_names(truth.categories, class_names)
         found = coco_columns.Results(results, truth)
         kept = _kept(truth, image_ids)
         name, measure = coco_engines.choose()
@@ -170,17 +202,6 @@ def _measure(measure, iou_type, truth, found, kept):
     return evaluator, [ids[position] for position in present.tolist()]
 
 
-def _class_names(categories, class_names):
-    """Returns {category id: name} by id, with the id added to a name that several have."""
-    names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in categories}
-    names.update({key: name for key, name in (class_names or {}).items() if key in names})
-    count = Counter(names.values())
-    return {
-        key: name if count[name] == 1 else f"{name} (id {key})"
-        for key, name in sorted(names.items())
-    }
-
-
 def _collect(evaluator, present, prefix, names):
     """Returns the summary and the per-class AP of an evaluator, -1 where there is nothing."""
     metrics = {}
@@ -195,6 +216,22 @@ def _collect(evaluator, present, prefix, names):
     for category_id, name in names.items():
         metrics[f"{prefix}/{_PER_CLASS}/{name}"] = averages.get(category_id, -1.0)
     return metrics
+
+
+def unique_names(categories, class_names=None):
+    """Returns {category id: name} by id, with the id added to a name that several have.
+
+    Args:
+        categories: list of dicts in COCO's form.
+        class_names: {category id: name} in place of theirs, or None.
+    """
+    names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in categories}
+    names.update({key: name for key, name in (class_names or {}).items() if key in names})
+    count = Counter(names.values())
+    return {
+        key: name if count[name] == 1 else f"{name} (id {key})"
+        for key, name in sorted(names.items())
+    }
 
 
 def write_results(path, results):

@@ -1,4 +1,4 @@
-"""Runs a detector over a data set and turns its detections into COCO metrics.
+"""Runs a detector over a data set and turns its detections into metrics.
 
 While a batch is predicted, a thread pastes and encodes the masks of the one before.
 
@@ -17,7 +17,7 @@ import tqdm
 from absl import logging
 
 from rethink_tf.data import schema
-from rethink_tf.evaluation import coco_columns, coco_metrics, overlap, pasting
+from rethink_tf.evaluation import coco_metrics, overlap, pasting
 
 
 class Predictor:
@@ -74,6 +74,7 @@ class Evaluator(orbit.AbstractEvaluator):
         step,
         is_chief=True,
         pictures=None,
+        metrics=coco_metrics.CocoMetrics,
     ):
         """Takes the parts.
 
@@ -91,16 +92,23 @@ class Evaluator(orbit.AbstractEvaluator):
             pictures: callable or None, called for the first images of each evaluation with the
                 image's id, its resized pixels uint8 [h, w, 3], and a dict of detections in those
                 pixels: boxes, scores, category_ids and an iterator over masks [h, w].
+            metrics: callable taking ground_truth and has_masks, returns an object with `evaluate`,
+                `format_table` and `headline`, such as `CocoMetrics`.
         """
         self._predictor, self._make_batches = predictor, make_batches
         self._num_batches, self._num_images = num_batches, len(ground_truth["images"])
-        # Not as a dict: Orbit's base class would wrap every list and dict in it, and pycocotools
-        # takes plain ones only.
-        self._ground_truth = coco_columns.GroundTruth(ground_truth)
+        # The object keeps the ground truth: Orbit's base class would wrap every list and dict of it
+        # here, and pycocotools takes plain ones only.
+        self._measure = metrics(ground_truth=ground_truth, has_masks=predictor.has_masks)
         self._category_ids = np.asarray(sorted(category_ids))
         self._model_dir, self._step, self._is_chief = model_dir, step, is_chief
         self.pictures = pictures
         self.metrics, self.results_path = {}, None
+
+    @property
+    def score(self):
+        """The number of the last evaluation that the best checkpoint is chosen by."""
+        return self.metrics[self._measure.headline]
 
     def evaluate(self, num_steps):
         """Evaluates the whole data set once.
@@ -125,8 +133,7 @@ class Evaluator(orbit.AbstractEvaluator):
                 if position == 0 and self.pictures and self._is_chief:
                     self._show(batch, outputs)
             results += itertools.chain(*background.finish())
-        iou_types = ("bbox", "segm") if self._predictor.has_masks else ("bbox",)
-        self.metrics = coco_metrics.evaluate(self._ground_truth, results, iou_types)
+        self.metrics = self._measure.evaluate(results)
         if self._is_chief:
             self._record(results, time.monotonic() - start)
 
@@ -212,5 +219,5 @@ class Evaluator(orbit.AbstractEvaluator):
             self._num_images,
             step,
             seconds,
-            coco_metrics.format_table(self.metrics),
+            self._measure.format_table(self.metrics),
         )

@@ -44,6 +44,7 @@ def paper_schedule(
     num_steps: int | None = None,
     warmup_steps: int | None = None,
     base_learning_rate: float = LEARNING_RATE,
+    tails: Sequence[int] = TAILS,
 ) -> Schedule:
     """Returns the paper's schedule of "n x" for any number of images a step.
 
@@ -58,10 +59,12 @@ def paper_schedule(
             fractions of it; None: by the rule.
         warmup_steps: None: 500, or a tenth of a given `num_steps` where that is less.
         base_learning_rate: the rate for 16 images.
+        tails: steps of 16 images from each drop to the end, descending. The paper's do not fit
+            runs as short as those on PASCAL VOC or on a thousand images.
 
     Raises:
-        ValueError: a number is not positive, the rule's schedule is no longer than its first tail,
-            or the warm-up is longer than the schedule.
+        ValueError: a number is not positive, the tails do not descend, the rule's schedule is no
+            longer than its longest tail, or the warm-up is longer than the schedule.
 
     Source: arXiv:1811.08883, section 3; the rule for batch sizes is Goyal et al.'s
     (arXiv:1706.02677), as Detectron and Detectron2 apply it. (6, 16) gives 540,000 steps, drops at
@@ -70,12 +73,13 @@ def paper_schedule(
     _check_positive(multiple=multiple, images_per_step=images_per_step, rate=base_learning_rate)
     shrink = IMAGES_PER_STEP / images_per_step
     rule_steps = round(multiple * STEPS_OF_1X * shrink)
-    tails = [round(tail * shrink) for tail in TAILS]
-    if rule_steps <= tails[0]:
+    _check_tails(tails)
+    tails = [round(tail * shrink) for tail in tails]
+    if rule_steps <= max(tails, default=0):
         raise ValueError(
             f"A {multiple:g}x schedule with {images_per_step} images a step has {rule_steps:,} "
             f"steps, no more than the {tails[0]:,} of its lowered rates: take a larger multiple, "
-            "with num_steps for a short run."
+            "with num_steps for a short run, or shorter tails."
         )
     drops = [rule_steps - tail for tail in tails]
     if num_steps is None:
@@ -209,10 +213,11 @@ class PaperSchedule(StepwiseSchedule):
         base_learning_rate: float = LEARNING_RATE,
         warmup_factor: float = WARMUP_FACTOR,
         decay_factor: float = 0.1,
+        tails: Sequence[int] = TAILS,
     ):
         """Applies the rule; arguments and errors as in `paper_schedule` and `StepwiseSchedule`."""
         rule = paper_schedule(
-            multiple, images_per_step, num_steps, warmup_steps, base_learning_rate
+            multiple, images_per_step, num_steps, warmup_steps, base_learning_rate, tails
         )
         self._arguments = {
             "multiple": multiple,
@@ -222,6 +227,7 @@ class PaperSchedule(StepwiseSchedule):
             "base_learning_rate": base_learning_rate,
             "warmup_factor": warmup_factor,
             "decay_factor": decay_factor,
+            "tails": list(tails),
         }
         super().__init__(
             num_steps=rule.num_steps,
@@ -297,6 +303,14 @@ def _warmup_steps(given: int | None, num_steps: int) -> int:
             "give a smaller warmup_steps or a larger num_steps."
         )
     return int(given)
+
+
+def _check_tails(tails: Sequence[int]) -> None:
+    if list(tails) != sorted(tails, reverse=True) or min(tails, default=1) < 0:
+        raise ValueError(
+            f"tails are {list(tails)}; each is a number of steps from a drop to the end, so they "
+            "must descend and be at least 0."
+        )
 
 
 def _check_positive(**numbers: float) -> None:

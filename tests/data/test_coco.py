@@ -13,7 +13,8 @@ import tensorflow as tf
 from PIL import Image
 from pycocotools.coco import COCO
 
-from rethink_tf.data import coco, records
+from rethink_tf.data import coco, records, subsets
+from rethink_tf.data.pipeline import Pipeline
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -166,6 +167,42 @@ def test_finished_records_are_replaced_only_on_demand(coco_source):
     assert sum(name.endswith(".tfrecord") for name in os.listdir(output)) == 1
 
 
+def test_a_subset_is_what_reading_would_choose(coco_source):
+    whole, manifest = coco_source.convert()
+    assert manifest["subset"] is None
+    output, manifest = coco_source.convert("part", num_images=3)
+
+    assert manifest["subset"] == {"num_images": 3, "of": 4, "rule": subsets.RULE}
+    assert manifest["num_images"] == 3 and manifest == records.load_manifest(output)
+    ids = records.load_index(output).image_id.tolist()
+    assert ids == subsets.select_image_ids([1, 2, 3, 4], 3)
+    truth = COCO(os.path.join(output, records.GROUND_TRUTH_FILE))
+    assert sorted(truth.imgs) == ids
+    assert {a["image_id"] for a in truth.anns.values()} <= set(ids)
+    # Two of the three are the two of the four.
+    for source in (whole, output):
+        chosen = Pipeline(num_images=2).selected_index(source).image_id.tolist()
+        assert chosen == subsets.select_image_ids([1, 2, 3, 4], 2)
+
+
+def test_a_subset_larger_than_the_data_is_one_clear_error(coco_source):
+    with pytest.raises(ValueError, match="num_images, for .*json: a subset of 5 images .* has 4"):
+        coco_source.convert(num_images=5)
+    assert not (coco_source.root / "records").exists()
+
+
+def test_difficult_is_kept_where_coco_files_have_it(coco_source):
+    coco_source.dataset["annotations"][0]["difficult"] = 1
+    coco_source.add(difficult="hard")
+
+    output, manifest = coco_source.convert(strict=True)
+
+    assert manifest["num_difficult"] == 1
+    features = coco_source.features(output)
+    assert list(features[1]["image/object/difficult"].int64_list.value) == [1, 0, 0]
+    assert "image/object/difficult" not in features[2]
+
+
 def test_command_line_converts_and_names_what_it_skips(coco_source):
     coco_source.add(category_id=5)
     coco_source.write()
@@ -192,6 +229,7 @@ def test_command_line_ends_with_one_clear_line(coco_source, monkeypatch):
     output = coco_source.root / "records"
     values = {"images": str(folder), "annotations": str(path), "output": str(output)}
     values |= {"num_shards": 2, "num_workers": 0, "strict": True, "overwrite": False}
+    values |= {"num_images": None}
     monkeypatch.setattr(coco.flags, "FLAGS", types.SimpleNamespace(**values))
 
     with pytest.raises(SystemExit, match="error: unknown_category: annotation 99 of image 1"):

@@ -36,7 +36,7 @@ def pixels(image_id, height, width):
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def example(image_id, size, boxes=(), labels=None, crowd=None, with_masks=True):
+def example(image_id, size, boxes=(), labels=None, crowd=None, with_masks=True, difficult=None):
     """A record; the mask of an object is an L: the left and the lower half of its box."""
     height, width = size
     masks = []
@@ -58,6 +58,7 @@ def example(image_id, size, boxes=(), labels=None, crowd=None, with_masks=True):
         is_crowd=[0] * len(boxes) if crowd is None else crowd,
         areas=[float((y2 - y1) * (x2 - x1)) for y1, x1, y2, x2 in boxes],
         masks=masks if with_masks else None,
+        difficult=difficult,
     )
 
 
@@ -244,6 +245,41 @@ def test_empty_images_can_be_left_out_and_subsets_taken(drawn):
     assert len(Pipeline(num_images=4).training_index(index)) == 4
     batches = take(training(drawn, keep_empty=True), 10)
     assert not by_image(batches)[6]["classes"].any()
+
+
+def test_evaluation_is_of_all_images_whatever_is_trained_on(drawn):
+    pipeline = Pipeline(**SETTINGS, num_images=4)
+    assert len(pipeline.selected_index(drawn)) == 4
+    index = pipeline.evaluation_index(drawn)
+    assert index.image_id.tolist() == list(range(1, 11))
+    assert set(by_image(pipeline.evaluation(drawn, 2))) - {-1} == set(range(1, 11))
+
+    same = Pipeline(**SETTINGS, num_images=4, evaluation_num_images=4)
+    chosen = same.selected_index(drawn).image_id.tolist()
+    assert same.evaluation_index(drawn).image_id.tolist() == chosen
+    assert set(by_image(same.evaluation(drawn, 2))) - {-1} == set(chosen)
+
+
+@pytest.mark.parametrize("setting", ["num_images", "evaluation_num_images"])
+def test_a_subset_larger_than_the_data_names_setting_and_folder(drawn, setting):
+    pipeline = Pipeline(**{setting: 11})
+    choose = pipeline.selected_index if setting == "num_images" else pipeline.evaluation_index
+    with pytest.raises(ValueError, match=f"Pipeline.{setting}, for .*drawn.*11 images .* has 10"):
+        choose(drawn)
+
+
+@pytest.mark.parametrize("included", [True, False])
+def test_difficult_objects_are_trained_on_or_not(tmp_path, included):
+    boxes = [(0, 0, 8, 8), (0, 10, 10, 20), (5, 5, 18, 18)]
+    one = example(1, (20, 20), boxes, [3, 7, 90], [0, 0, 0], difficult=[0, 1, 0])
+    # Data without the flag is all trained on.
+    two = example(2, (20, 20), boxes, [3, 7, 90])
+    source = write(tmp_path, [one, two])
+
+    found = by_image(take(training(source, 2, include_difficult=included), 2))
+
+    assert found[1]["classes"].tolist() == ([1, 2, 3] if included else [1, 3, 0])
+    assert found[2]["classes"].tolist() == [1, 2, 3]
 
 
 def test_data_without_masks(tmp_path):

@@ -62,6 +62,16 @@ def test_rate_for_16_images_can_be_given():
     assert schedules.paper_schedule(6, 32, base_learning_rate=0.04).peak_learning_rate == 0.08
 
 
+def test_short_runs_have_tails_of_their_own():
+    # PASCAL VOC: 144,000 steps, drops at the fractions of 6x.
+    rule = schedules.paper_schedule(1.6, 16, tails=(16_000, 5_333))
+    assert rule == (144_000, (128_000, 138_667), 0.02, 500)
+    # A tenth of the 10k images' schedule, with half the images a step.
+    rule = schedules.paper_schedule(22 / 90, 8, tails=(6_000, 2_000))
+    assert rule == (44_000, (32_000, 40_000), 0.01, 500)
+    assert schedules.paper_schedule(0.1, 16, tails=()) == (9_000, (), 0.02, 500)
+
+
 @pytest.mark.parametrize("call", ["python", "graph", "variable", "jit"])
 def test_rates_by_step(call):
     schedule = schedules.PaperSchedule(6, 16)
@@ -135,6 +145,9 @@ def test_laws_of_the_rule(multiple, images, num_steps):
     [
         (lambda: schedules.paper_schedule(0.5, 16), "45,000 steps, no more than the 60,000"),
         (lambda: schedules.paper_schedule(0.5, 64), "11,250 steps, no more than the 15,000"),
+        (lambda: schedules.paper_schedule(1.6, 16, tails=(144_000,)), "144,000 steps, no more"),
+        (lambda: schedules.paper_schedule(6, 16, tails=(2, 6)), r"tails are \[2, 6\].* descend"),
+        (lambda: schedules.paper_schedule(6, 16, tails=(2, -6)), r"tails are \[2, -6\]"),
         (lambda: schedules.paper_schedule(0, 16), "multiple is 0"),
         (lambda: schedules.paper_schedule(6, -16), "images_per_step is -16"),
         (lambda: schedules.paper_schedule(6, 16, num_steps=0), "num_steps is 0"),
@@ -157,7 +170,9 @@ def test_impossible_schedules_are_refused(make, message):
 @pytest.mark.parametrize(
     "schedule",
     [
-        schedules.PaperSchedule(9, 64, num_steps=700, warmup_steps=20, decay_factor=0.2),
+        schedules.PaperSchedule(
+            9, 64, num_steps=700, warmup_steps=20, decay_factor=0.2, tails=[9, 3]
+        ),
         schedules.StepwiseSchedule(100, 0.3, drop_steps=[50], warmup_steps=7),
         schedules.CosineSchedule(100, 0.3, final_factor=0.01),
     ],
