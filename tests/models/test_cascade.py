@@ -13,10 +13,10 @@ from rethink_tf.models.box_head import BoxHead
 from rethink_tf.models.cascade import CascadeBoxHead
 from rethink_tf.models.detector import MaskRCNN
 
-SIZE = tf.constant([[100, 100]])
+SIZE = np.array([[100, 100]], np.int32)
 BOX = [20.0, 20, 60, 60]  # 40 x 40 around (40, 40)
 STAGES = ("", "_stage2", "_stage3")
-SEED = tf.constant((1, 20))
+SEED = np.array([1, 20], np.int32)
 
 
 def test_refined_boxes_by_hand():
