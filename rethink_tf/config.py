@@ -43,9 +43,14 @@ _OPERATIONAL_BY_OWNER = {
 }
 OPERATIONAL = tuple(f"{k}.{name}" for k, v in _OPERATIONAL_BY_OWNER.items() for name in v.split())
 
+# Gin files in a folder of this name are for any experiment.
+OVERLAYS = "overlays"
+
 _MACRO = "gin.macro"
 # (scope, full selector, parameter): how gin's tables are keyed.
 _Key = tuple[str, str, str]
+# What the overlays of the parsed experiment bind, and nothing after them has bound otherwise.
+_bound_by_overlays: set[_Key] = set()
 
 
 class ConfigError(ValueError):
@@ -94,7 +99,10 @@ def parse(gin_files: Sequence[str], gin_params: Sequence[str] = ()) -> None:
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)
     try:
-        gin.parse_config_files_and_bindings(paths, list(gin_params), finalize_config=False)
+        _bound_by_overlays.clear()
+        for path in paths:
+            _parse_step([path], [], pathlib.Path(path).parent.name == OVERLAYS)
+        _parse_step([], list(gin_params), is_overlay=False)
     except tokenize.TokenError as error:  # gin lets it through, without a place
         message = f"A bracket or quote is not closed in {paths} or --gin_param={list(gin_params)}."
         raise ConfigError(message) from error
@@ -129,13 +137,16 @@ def check_all_used() -> None:
     A binding counts as used if a configurable was called with its value. One that every call
     overrides in an inner scope has no effect, and neither has one whose value the caller gives.
     Macros are held to the same rule, those of shipped base files too: a macro that some
-    experiments don't read belongs in the files of those that do.
+    experiments don't read belongs in the files of those that do. An overlay is for any experiment:
+    what it binds of parts that this one does not build is no mistake.
 
     Raises:
         ConfigError: naming the bindings without effect, each with the nearest valid names.
     """
     used, valid = _used_bindings()
-    unused = [(key, value) for key, value in _bindings().items() if key not in used]
+    built = {selector for _, selector in gin_config._OPERATIVE_CONFIG}
+    tolerated = {key for key in _bound_by_overlays if key[1] not in built | {_MACRO}}
+    unused = [(key, value) for key, value in _bindings().items() if key not in used | tolerated]
     if not unused:
         return
     valid_names = {_name(key) for key in used | valid}
@@ -233,6 +244,19 @@ def _find_file(name: str) -> pathlib.Path:
         f"The gin file {name!r} is neither in {pathlib.Path.cwd()} nor in {root}{near}. "
         f"{_shipped_text()}"
     )
+
+
+def _parse_step(paths: list[str], params: list[str], is_overlay: bool) -> None:
+    """Parses over what was parsed before, and notes what overlays bind."""
+    before = _bindings()
+    gin.parse_config_files_and_bindings(paths, params, finalize_config=False)
+    changed = {
+        key for key, value in _bindings().items() if key not in before or before[key] != value
+    }
+    if is_overlay:
+        _bound_by_overlays.update(changed)
+    else:
+        _bound_by_overlays.difference_update(changed)
 
 
 def _shipped_text() -> str:

@@ -19,8 +19,9 @@ from rethink_tf import config
 from rethink_tf.data import reading, splits
 from rethink_tf.data import shapes as _shapes  # noqa: F401  registered for gin files
 from rethink_tf.data.pipeline import Pipeline
-from rethink_tf.evaluation import inference
+from rethink_tf.evaluation import coco_metrics, inference
 from rethink_tf.losses import DetectionLosses
+from rethink_tf.models import keypoint_head as _keypoint_head  # noqa: F401  registered for gin files
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.report import samples
 from rethink_tf.training import checkpoints, distribution, step, trainer
@@ -73,7 +74,8 @@ def run(
         evaluation_split: str, the same.
         strategy: callable without arguments, returns a `tf.distribute.Strategy`.
         pipeline: callable without arguments, returns a `data.pipeline.Pipeline`.
-        detector: callable taking num_classes and static_shapes, returns the detector.
+        detector: callable taking num_classes, num_keypoints and static_shapes, returns the
+            detector.
         losses: callable without arguments, returns `DetectionLosses`.
         optimizer: callable taking learning_rate, returns a Keras optimizer.
         weight_decay: float, of kernels.
@@ -83,7 +85,8 @@ def run(
         checkpoint_every: int, steps.
         evaluate_every: int, steps; None evaluates at the end only.
         keep_newest: int, checkpoints kept.
-        keep_best: int, checkpoints kept of the highest AP (of masks, or of boxes without masks).
+        keep_best: int, checkpoints kept of the highest AP: of keypoints, else of masks, else of
+            boxes.
         precision: "float32" or "mixed_bfloat16", of the layers' arithmetic.
         jit_compile: bool, whether XLA compiles the step; shapes are then static.
         deterministic: bool, whether equal runs give equal numbers to the last bit; None for yes
@@ -113,13 +116,20 @@ def run(
     test_data = None if mode == "train" else splits.open_split(data_dir, evaluation_split, pipeline)
     opened = [each for each in (train_data, test_data) if each]
     category_ids = splits.check_splits(opened, needs_masks=False)
+    keypoints = opened[0].keypoints
 
     with strategy.scope():
-        model = detector(num_classes=len(category_ids), static_shapes=static_shapes)
+        model = detector(
+            num_classes=len(category_ids),
+            num_keypoints=len(keypoints.names) if keypoints else 0,
+            static_shapes=static_shapes,
+        )
         model.create_variables()
         optimizer = optimizer(learning_rate=schedule)
         optimizer.build(model.trainable_variables)
-    splits.check_splits(opened, needs_masks=model.mask_head is not None)
+    has_keypoints = model.keypoint_head is not None
+    splits.check_splits(opened, model.mask_head is not None, has_keypoints)
+    _check_keypoints_included(pipeline, has_keypoints)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
     folder = os.path.join(model_dir, "checkpoints")
     checkpoints.load_weights(checkpoint, folder, init_checkpoint, required=mode == "evaluate")
@@ -180,7 +190,14 @@ def _make_trainer(train_step, strategy, pipeline, data, batch_size, seed, num_st
 
     def make_dataset(context):
         return pipeline.training(
-            data.index, data.category_ids, batch_size, seed, start, context, counters
+            data.index,
+            data.category_ids,
+            batch_size,
+            seed,
+            start,
+            context,
+            counters,
+            data.keypoints,
         )
 
     batches = iter(strategy.distribute_datasets_from_function(make_dataset))
@@ -243,7 +260,7 @@ def _train_and_evaluate(controller, evaluator, best, stops, model_dir):
         if evaluator:
             controller.evaluate()
             if evaluator.metrics:
-                name = "mask/AP" if "mask/AP" in evaluator.metrics else "box/AP"
+                name = coco_metrics.main_metric(evaluator.metrics)
                 best.offer(evaluator.metrics[name], stop)
 
 
@@ -285,6 +302,15 @@ def _check_batch_size(strategy, name, size):
         raise ValueError(
             f"{name} = {size} images cannot be shared equally by {replicas} replicas: take a "
             f"multiple of {replicas}."
+        )
+
+
+def _check_keypoints_included(pipeline, has_keypoints):
+    if pipeline.include_keypoints != has_keypoints:
+        head = "a keypoint head" if has_keypoints else "no keypoint head"
+        raise ValueError(
+            f"Pipeline.include_keypoints is {pipeline.include_keypoints}, and the detector has "
+            f"{head}: include 'base/keypoint_rcnn.gin', which sets both."
         )
 
 

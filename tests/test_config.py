@@ -230,6 +230,29 @@ def test_bindings_of_a_part_that_is_not_built_have_no_effect(main_gin):
     assert "toy_resnet.depth = 50" in failure(config.check_all_used)
 
 
+def test_an_overlay_may_bind_what_an_experiment_does_not_build(tmp_path, main_gin):
+    (tmp_path / config.OVERLAYS).mkdir()
+    overlay = tmp_path / config.OVERLAYS / "small.gin"
+    overlay.write_text("toy_resnet.depth = 18\ntoy_group_norm.groups = 8\n")
+    base = tmp_path / "base.gin"
+    base.write_text(MAIN.replace("toy_group_norm.groups = 32\n", ""))
+    without = "toy_resnet.norm=None"
+    config.parse([str(base), str(overlay)], [without])
+    toy_run()
+    config.check_all_used()
+    # What anything else binds must still be used, and so must the overlay's macros.
+    config.parse([str(base), str(overlay)], [without, "toy_group_norm.groups=4"])
+    toy_run()
+    assert "toy_group_norm.groups = 4" in failure(config.check_all_used)
+    overlay.write_text("DEPTH = 18\n")
+    config.parse([str(base), str(overlay)], [])
+    toy_run()
+    assert "DEPTH = 18" in failure(config.check_all_used)
+    config.parse([main_gin], [without])
+    toy_run()
+    assert "toy_group_norm.groups = 32" in failure(config.check_all_used)
+
+
 # the record in the folder
 
 

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator
 import tqdm
 from absl import app, flags
 
-from rethink_tf.data import coco_checks, coco_images
+from rethink_tf.data import coco_checks, coco_images, keypoints
 
 if __name__ != "__mp_main__":
     # A worker process of `python -m` imports this file again, under that name. It does without
@@ -165,7 +165,7 @@ def _write_shards(output, num_shards, prepared, checked, skips):
                 skips.add(reason, entry)
             if item.encoded is None:
                 continue
-            yield _encode(item, names)
+            yield _encode(item, names, checked.keypoints)
             crowds = sum(bool(a["iscrowd"]) for a in item.annotations)
             rows.append(
                 {
@@ -174,6 +174,7 @@ def _write_shards(output, num_shards, prepared, checked, skips):
                     "height": item.image["height"],
                     "width": item.image["width"],
                     "num_objects": len(item.annotations) - crowds,
+                    "num_keypoints": _count_labelled(item.annotations, checked.keypoints),
                 }
             )
             # Not the copies that came from the worker: COCO's polygons fill a gigabyte.
@@ -196,7 +197,15 @@ def _write_shards(output, num_shards, prepared, checked, skips):
     return rows, shards, kept
 
 
-def _encode(item: coco_images.PreparedImage, names: dict[int, str]) -> bytes:
+def _count_labelled(annotations: list[dict], layout: keypoints.KeypointLayout | None) -> int:
+    return keypoints.count_labelled(annotations) if layout else 0
+
+
+def _encode(
+    item: coco_images.PreparedImage,
+    names: dict[int, str],
+    layout: keypoints.KeypointLayout | None,
+) -> bytes:
     boxes = [a["bbox"] for a in item.annotations]
     return records.encode_example(
         image_id=item.image["id"],
@@ -211,6 +220,7 @@ def _encode(item: coco_images.PreparedImage, names: dict[int, str]) -> bytes:
         is_crowd=[a["iscrowd"] for a in item.annotations],
         areas=[a["area"] for a in item.annotations],
         masks=item.masks,
+        keypoints=layout and keypoints.read_keypoints(item.annotations, len(layout.names)),
     )
 
 
@@ -224,6 +234,9 @@ def _manifest(checked, kept, shards, skips) -> dict:
         "num_objects": sum(objects.values()),
         "num_crowds": len(annotations) - sum(objects.values()),
         "has_masks": checked.has_masks,
+        "has_keypoints": checked.keypoints is not None,
+        "keypoints": checked.keypoints and checked.keypoints.as_dict(),
+        "num_keypoints": _count_labelled(annotations, checked.keypoints),
         "categories": [
             {"id": c["id"], "name": c["name"], "num_objects": objects[c["id"]]}
             for c in checked.categories
@@ -253,7 +266,12 @@ def _ground_truth(checked, kept) -> dict:
 def _define_flags() -> None:
     # Not when this file is imported: the names would then be taken in every other program.
     flags.DEFINE_string("images", None, "Folder of the images.", required=True)
-    flags.DEFINE_string("annotations", None, "COCO JSON file (instances_*.json).", required=True)
+    flags.DEFINE_string(
+        "annotations",
+        None,
+        "COCO JSON file (instances_*.json, or person_keypoints_*.json for keypoints).",
+        required=True,
+    )
     flags.DEFINE_string("output", None, "Record directory to make.", required=True)
     flags.DEFINE_integer(
         "num_shards", None, "Number of record files.", required=True, lower_bound=1

@@ -12,6 +12,8 @@ from typing import Any
 
 from absl import logging
 
+from rethink_tf.data.keypoints import KeypointLayout, find_layout, keypoints_problem
+
 # Boxes in COCO's files are rounded to two decimals; leaving the image by less is no clipping.
 CLIP_TOLERANCE = 0.01
 
@@ -67,6 +69,7 @@ class CheckedDataset:
         annotations: image id -> its annotations in the order of the file. "iscrowd" is always
             there; "bbox" is inside the image.
         has_masks: whether any annotation has a segmentation; if so, all that are kept do.
+        keypoints: which ones the objects may have; None for a file without keypoints.
         clipped_ids: annotations whose box was cut at the image's border.
     """
 
@@ -75,6 +78,7 @@ class CheckedDataset:
     images: list[dict]
     annotations: dict[int, list[dict]]
     has_masks: bool
+    keypoints: KeypointLayout | None
     clipped_ids: set[int]
 
 
@@ -109,6 +113,9 @@ def check_dataset(dataset: dict, skips: SkipLog) -> CheckedDataset:
     Args:
         dataset: from `read_json`.
         skips: told of every entry that is left out.
+
+    Raises:
+        ValueError: if the categories' keypoints do not fit each other or a mirrored image.
     """
     categories = _check_categories(dataset["categories"], skips)
     images = _check_images(dataset["images"], skips)
@@ -117,6 +124,7 @@ def check_dataset(dataset: dict, skips: SkipLog) -> CheckedDataset:
     has_masks = any(
         isinstance(entry, dict) and entry.get("segmentation") for entry in dataset["annotations"]
     )
+    layout = find_layout([*categories.values()], dataset["annotations"])
     annotations: dict[int, list[dict]] = {image_id: [] for image_id in images}
     seen, clipped_ids = set(), set()
     for position, entry in enumerate(dataset["annotations"]):
@@ -124,7 +132,7 @@ def check_dataset(dataset: dict, skips: SkipLog) -> CheckedDataset:
         if problem is None:
             image = images[entry["image_id"]]
             box, excess = _clip_box(entry["bbox"], image["height"], image["width"])
-            problem = _box_problem(entry["bbox"], box)
+            problem = _box_problem(entry["bbox"], box) or _keypoints_problem(entry, layout)
         if problem is not None:
             reason, detail = problem
             skips.add(reason, _name_annotation(entry, position) + detail)
@@ -141,6 +149,7 @@ def check_dataset(dataset: dict, skips: SkipLog) -> CheckedDataset:
         images=[images[key] for key in sorted(images)],
         annotations=annotations,
         has_masks=has_masks,
+        keypoints=layout,
         clipped_ids=clipped_ids,
     )
 
@@ -213,6 +222,12 @@ def _box_problem(bbox, clipped):
     if not (clipped[2] > 0 and clipped[3] > 0):
         return "box_outside_image", f": bbox {bbox}"
     return None
+
+
+def _keypoints_problem(entry, layout):
+    """(reason, detail) if the keypoints are not what the categories say, else None."""
+    problem = layout and keypoints_problem(entry, len(layout.names))
+    return ("keypoints_malformed", f": {problem}") if problem else None
 
 
 def _clip_box(bbox: list, height: int, width: int) -> tuple[list[float], float]:

@@ -33,6 +33,7 @@ class Predictor:
         """
         self.strategy = strategy
         self.has_masks = detector.mask_head is not None
+        self.has_keypoints = detector.keypoint_head is not None
         self._detector = detector
         self._run = tf.function(
             self._on_all_replicas, jit_compile=jit_compile or None, autograph=False
@@ -90,7 +91,7 @@ class Evaluator(orbit.AbstractEvaluator):
                 checkpoint is the best.
             pictures: callable or None, called for the first images of each evaluation with the
                 image's id, its resized pixels uint8 [h, w, 3], and a dict of detections in those
-                pixels: boxes, scores, category_ids and an iterator over masks [h, w].
+                pixels: boxes, scores, category_ids, keypoints and an iterator over masks [h, w].
         """
         self._predictor, self._make_batches = predictor, make_batches
         self._num_batches, self._num_images = num_batches, len(ground_truth["images"])
@@ -125,7 +126,9 @@ class Evaluator(orbit.AbstractEvaluator):
                 if position == 0 and self.pictures and self._is_chief:
                     self._show(batch, outputs)
             results += itertools.chain(*background.finish())
-        iou_types = ("bbox", "segm") if self._predictor.has_masks else ("bbox",)
+        iou_types = ["bbox"]
+        iou_types += ["segm"] if self._predictor.has_masks else []
+        iou_types += ["keypoints"] if self._predictor.has_keypoints else []
         self.metrics = coco_metrics.evaluate(self._ground_truth, results, iou_types)
         if self._is_chief:
             self._record(results, time.monotonic() - start)
@@ -147,6 +150,7 @@ class Evaluator(orbit.AbstractEvaluator):
             found["scores"],
             found["category_ids"],
             rles,
+            found.get("keypoints"),
         )
 
     def _detections(self, outputs, row, height, width, scale):
@@ -161,7 +165,8 @@ class Evaluator(orbit.AbstractEvaluator):
 
         Returns:
             dict: boxes float [N, 4], clipped to the image, scores float [N], category_ids int [N]
-            and, with a mask head, masks float [N, S, S], in their boxes.
+            and, with a mask head, masks float [N, S, S], in their boxes, with a keypoint head
+            keypoints float [N, K, 3], (y, x, score).
         """
         valid = outputs["classes"][row] > 0
         boxes = outputs["boxes"][row][valid] / np.tile(scale, 2)
@@ -172,6 +177,8 @@ class Evaluator(orbit.AbstractEvaluator):
         }
         if self._predictor.has_masks:
             found["masks"] = outputs["masks"][row][valid]
+        if self._predictor.has_keypoints:
+            found["keypoints"] = outputs["keypoints"][row][valid] / [*scale, 1]
         return found
 
     def _show(self, batch, outputs):
