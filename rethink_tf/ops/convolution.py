@@ -100,8 +100,8 @@ def gradients(inputs, kernel, strides, upstream):
             input_sizes=tf.shape(padded), filter=kernel
         )
         margin = _margin(kernel, strides)
-        height, width = tf.unstack(tf.shape(inputs)[1:3])
         if margin:
+            height, width = tf.unstack(tf.shape(inputs)[1:3])
             d_inputs = d_inputs[:, margin : margin + height, margin : margin + width]
     return tf.ensure_shape(d_inputs, inputs.shape), tf.ensure_shape(d_kernel, kernel.shape)
 
