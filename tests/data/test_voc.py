@@ -316,7 +316,7 @@ def test_command_line_converts_and_ends_with_one_clear_line(source):
     assert "4 images, 4 objects, 0 crowds in 2 shards" in done.stdout
     refused = call(f"--output={source.root}/cats", "--classes=cat,ant")
     assert refused.returncode == 1
-    (line,) = [line for line in refused.stderr.splitlines() if "error: " in line]
+    line = refused.stderr.splitlines()[-1]
     assert "object 1 is of class 'dog', which is none of the 2 known: cat, ant" in line
     assert "Traceback" not in refused.stderr
 
