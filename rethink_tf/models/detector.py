@@ -102,6 +102,32 @@ class MaskRCNN(tf_keras.Model):
             return self._train(features, batch, seed, num_stages)
         return self._predict(features, batch)
 
+    def find_candidates(self, batch):
+        """Runs the detector up to the boxes that detections are chosen from.
+
+        Args:
+            batch: dict as of `call`, without training.
+
+        Returns:
+            dict as of `BoxHead.decode`.
+        """
+        features = self.features(batch["image"], batch["image_size"])
+        return self._find_candidates(features, self._roi_align(features), batch["image_size"])
+
+    def describe(self, batch, detections):
+        """Runs the heads that say more of an object than its box, on boxes that are given.
+
+        Args:
+            batch: dict as of `call`, without training.
+            detections: dict: boxes float32 [B, D, 4], pixels of the input image, and classes int32
+                [B, D], 0 is padding.
+
+        Returns:
+            dict: with a mask head, masks as of `call`.
+        """
+        pool = self._roi_align(self.features(batch["image"], batch["image_size"]))
+        return self._describe(pool, detections)
+
     def variables_of_stages(self, num_stages=None):
         """Returns the trainable variables without those of the box head's later stages.
 
@@ -249,13 +275,18 @@ class MaskRCNN(tf_keras.Model):
         }
 
     def _predict(self, features, batch):
-        head = self.rpn(features)
-        proposals, valid = self.rpn.propose(*head, batch["image_size"], training=False)
         pool = self._roi_align(features)
-        detections = self.box_head.predict(pool, proposals, valid, batch["image_size"])
-        if self.mask_head:
-            detections["masks"] = self._predict_masks(pool, detections)
-        return detections
+        candidates = self._find_candidates(features, pool, batch["image_size"])
+        detections = self.box_head.suppress(candidates)
+        return detections | self._describe(pool, detections)
+
+    def _find_candidates(self, features, pool, image_size):
+        head = self.rpn(features)
+        proposals, valid = self.rpn.propose(*head, image_size, training=False)
+        return self.box_head.candidates(pool, proposals, valid, image_size)
+
+    def _describe(self, pool, detections):
+        return {"masks": self._predict_masks(pool, detections)} if self.mask_head else {}
 
     def _predict_masks(self, pool, detections):
         """Returns the mask probabilities of the detections, float32 [B, D, S, S]."""
