@@ -1,4 +1,4 @@
-"""Test-time augmentation as a whole experiment: after training, alone, and where it changes nothing."""
+"""Test-time augmentation as a whole experiment: after training, alone, and where it is idle."""
 
 import json
 

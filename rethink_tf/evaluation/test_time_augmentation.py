@@ -21,6 +21,8 @@ anew: kept from step 1, those of 18 views would take some GB an image.
 Letters: B images, D detections an image, N candidates, S side of a mask.
 """
 
+import functools
+
 import gin
 import tensorflow as tf
 
@@ -125,14 +127,14 @@ class AugmentedPredictor:
         self._detector, self._augmentation = detector, augmentation
 
         def on_all_replicas(function):
-            def run(*args):
-                return strategy.run(function, args=args)
-
+            run = functools.partial(self._on_all_replicas, function)
             return tf.function(run, jit_compile=jit_compile or None, autograph=False)
 
-        self._find = on_all_replicas(self._find_in_view)
+        # One a size: TensorFlow warns of a function that is traced for many shapes in a row.
+        sizes = range(1 + len(augmentation.further_sizes))
+        self._find = [on_all_replicas(self._find_in_view) for _ in sizes]
+        self._describe = [on_all_replicas(self._describe_in_view) for _ in sizes]
         self._unite = on_all_replicas(self._unite_views)
-        self._describe = on_all_replicas(self._describe_in_view)
         self._gather = tf.function(
             lambda outputs: {key: strategy.gather(each, axis=0) for key, each in outputs.items()},
             autograph=False,
@@ -149,20 +151,22 @@ class AugmentedPredictor:
             of the batch's own images.
         """
         frame = {key: batch[key] for key in (schema.IMAGE_SIZE, schema.IMAGE_SCALE)}
-        keys = (schema.IMAGE, *frame)
         views = [
-            ({key: each[key] for key in keys}, tf.constant(flip))
-            for each in (batch, *batch[FURTHER])
+            (size, {key: each[key] for key in (schema.IMAGE, *frame)}, tf.constant(flip))
+            for size, each in enumerate((batch, *batch[FURTHER]))
             for flip in self._augmentation.flips
         ]
-        found = [self._find(view, flip, frame) for view, flip in views]
+        found = [self._find[size](view, flip, frame) for size, view, flip in views]
         detections = self._unite(found)
         if self.has_masks:
-            for view, flip in views:
-                detections = self._describe(view, flip, frame, detections)
+            for size, view, flip in views:
+                detections = self._describe[size](view, flip, frame, detections)
         keys = (schema.IMAGE_ID, schema.ORIGINAL_SIZE, schema.IMAGE_SCALE)
         outputs = self._gather(detections | {key: batch[key] for key in keys})
         return {key: value.numpy() for key, value in outputs.items()}
+
+    def _on_all_replicas(self, function, *args):
+        return self.strategy.run(function, args=args)
 
     def _find_in_view(self, view, flip, frame):
         """Returns the candidates of one view, as of `BoxHead.decode`, in the frame."""

@@ -72,7 +72,7 @@ class RectangleDetector:
         on_it = box_ops.pairwise_iou(detections["boxes"], box)[..., 0] > 0.8
         value = tf.where(on_it & there[:, tf.newaxis], value[:, tf.newaxis], 0.0)
         left = tf.cast(tf.range(SIDE) < SIDE // 2, tf.float32)
-        return {"masks": value[..., tf.newaxis, tf.newaxis] * tf.tile(left, [SIDE, 1])[None]}
+        return {"masks": value[..., tf.newaxis, tf.newaxis] * tf.tile([left], [SIDE, 1])}
 
 
 def rectangle_batch(scale, bucket, image_ids):
@@ -163,10 +163,10 @@ def test_a_real_detector_finds_the_mirror_image_of_what_it_finds():
     detector = MaskRCNN(
         3,
         partial(ResNet, 18),
-        partial(FPN, 16),
-        partial(RPN, 16, test_pre_nms=16, test_proposals=16),
+        partial(FPN, 32),
+        partial(RPN, 32, test_pre_nms=16, test_proposals=16),
         partial(BoxHead, num_convs=0, fc_channels=32, score_threshold=0.0, max_detections=8),
-        partial(MaskHead, num_convs=0, channels=16),
+        partial(MaskHead, num_convs=0, channels=32),
     )
     detector.create_variables()
     for layer, factor in [(detector.box_head.class_logits, 50), (detector.rpn.objectness, 10)]:
