@@ -130,7 +130,7 @@ def run(
     if mode != "train":
         test_data = splits.open_split(data_dir, evaluation_split, pipeline, is_training=False)
     opened = [each for each in (train_data, test_data) if each]
-    category_ids = splits.check_splits(opened, needs_masks=False)
+    category_ids = splits.check_splits(opened, False, pipeline.include_keypoints)
     keypoints = opened[0].keypoints
 
     with strategy.scope():
@@ -143,9 +143,8 @@ def run(
         model.create_variables()
         optimizer = optimizer(learning_rate=schedule)
         optimizer.build(model.trainable_variables)
-    has_keypoints = model.keypoint_head is not None
-    splits.check_splits(opened, model.mask_head is not None, has_keypoints)
-    _check_keypoints_included(pipeline, has_keypoints)
+    _check_keypoints_included(pipeline, model)
+    splits.check_splits(opened, model.mask_head is not None, pipeline.include_keypoints)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
     folder = os.path.join(model_dir, "checkpoints")
     checkpoints.load_weights(checkpoint, folder, init_checkpoint, required=mode == "evaluate")
@@ -354,7 +353,8 @@ def _check_batch_size(strategy, name, size):
         )
 
 
-def _check_keypoints_included(pipeline, has_keypoints):
+def _check_keypoints_included(pipeline, model):
+    has_keypoints = model.keypoint_head is not None
     if pipeline.include_keypoints != has_keypoints:
         head = "a keypoint head" if has_keypoints else "no keypoint head"
         raise ValueError(

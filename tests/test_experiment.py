@@ -122,11 +122,11 @@ def test_a_diverging_run_stops_unsaved_and_names_step_and_term(tmp_path, data_di
 
 @pytest.fixture(scope="module")
 def boxes_only(finished, data_dir, tmp_path_factory):
-    """The drawn validation images with their boxes alone, without masks and keypoints."""
+    """The drawn validation images with their boxes alone, as both splits."""
     folder = tmp_path_factory.mktemp("boxes")
     truth = json.loads((data_dir / "annotations" / "instances_val.json").read_text())
     for each in truth["annotations"]:
-        del each["segmentation"], each["keypoints"]
+        del each["segmentation"]
     (folder / "boxes.json").write_text(json.dumps(truth))
     for split in ("train", "val"):
         coco.convert(
@@ -184,45 +184,6 @@ def test_the_papers_recipes_train_and_evaluate(tmp_path, data_dir, name):
     else:
         assert "ResNet.normalizer = 'gn'" in record or "NORMALIZER = 'gn'" in record
     assert "MomentumSGD.bias_rate = 2.0" in record
-
-
-@pytest.fixture(scope="module")
-def keypoint_run(tmp_path_factory, data_dir):
-    """A finished tiny run of the keypoint experiment: its folder and what `run` returned."""
-    model_dir = tmp_path_factory.mktemp("keypoints")
-    metrics = run("keypoints_r50.gin", tiny(model_dir, data_dir, "STEPS=2", "run.log_every=2"))
-    gin.clear_config()
-    return model_dir, metrics
-
-
-def test_keypoints_train_and_evaluate(keypoint_run):
-    model_dir, metrics = keypoint_run
-    (line,) = read_metrics(model_dir)
-    for name in ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"):
-        assert line[f"keypoints/{name}"] == metrics[f"keypoints/{name}"]
-    assert "box/AP" in metrics and "mask/AP" not in metrics
-    results = json.loads((model_dir / "results" / "detections-2.json").read_text())
-    for result in results:
-        assert set(result) == {"image_id", "category_id", "bbox", "score", "keypoints"}
-        assert len(result["keypoints"]) == 3 * 4
-    scalars = read_scalars(model_dir)
-    # Two steps do little: every cell is still about as likely as another.
-    assert scalars["train/keypoint", 2] == pytest.approx(np.log(56 * 56), rel=0.3)
-    best = json.loads((model_dir / "best" / "best.json").read_text())
-    assert best["step"] == 2 and list((model_dir / "pictures").iterdir())
-
-
-def test_data_without_keypoints_are_refused_before_training(tmp_path, boxes_only):
-    config.parse(["keypoints_r50.gin"], tiny(tmp_path / "model", boxes_only))
-    with pytest.raises(ValueError, match="train has no keypoints, and Pipeline.include_keypoints"):
-        experiment.run()
-    assert not (tmp_path / "model" / "checkpoints").exists()
-
-
-def test_keypoints_that_nothing_learns_are_refused(tmp_path, data_dir, finished):
-    params = tiny(tmp_path, data_dir, "Pipeline.include_keypoints=True")
-    with pytest.raises(ValueError, match="include_keypoints is True, .* has no keypoint head"):
-        run("quickstart.gin", params)
 
 
 def test_the_whole_step_compiles_with_xla(tmp_path, data_dir, finished):

@@ -57,7 +57,8 @@ class Pipeline:
                 without a labelled keypoint are then not trained on.
             flip_probability: of mirroring a training image left and right.
             keep_empty: whether images without an object are trained on.
-            num_images: train on that many images, chosen by `subsets`; None for all.
+            num_images: train on that many images, chosen by `subsets`; None for all. With
+                include_keypoints they are chosen from the images with a labelled keypoint.
             evaluation_min_side: shorter side in evaluation; None for the largest min_side.
             parallel_records: records in work at a time in one input pipeline.
             include_difficult: whether to train on objects marked as difficult (PASCAL VOC), as
@@ -97,11 +98,11 @@ class Pipeline:
 
     def selected_index(self, source: str | records.RecordIndex) -> records.RecordIndex:
         """The records of a directory or an index, or the `num_images` chosen from them."""
-        return _choose(source, self.num_images, "num_images")
+        return self._choose(source, self.num_images, "num_images")
 
     def evaluation_index(self, source: str | records.RecordIndex) -> records.RecordIndex:
         """The records evaluated: all, or the `evaluation_num_images` chosen from them."""
-        return _choose(source, self.evaluation_num_images, "evaluation_num_images")
+        return self._choose(source, self.evaluation_num_images, "evaluation_num_images")
 
     def training_index(self, source: str | records.RecordIndex) -> records.RecordIndex:
         """The records trained on: the selected ones, all or those with an object or keypoint.
@@ -242,6 +243,20 @@ class Pipeline:
         bucket_of_row = self._assign(index, self.evaluation_min_side)
         return sum(1 for _ in plan.evaluation_batches(bucket_of_row, global_batch_size))
 
+    def _choose(self, source, num_images, setting):
+        """The index of a directory, or an index, restricted to a subset where a number is given."""
+        index = source if isinstance(source, records.RecordIndex) else records.load_index(source)
+        if num_images is None:
+            return index
+        where = index.directory
+        if self.include_keypoints:
+            index, where = index.select(index.num_keypoints > 0), f"{where}'s images with keypoints"
+        try:
+            chosen = subsets.select_image_ids(index.image_id, num_images)
+        except ValueError as error:
+            raise ValueError(f"Pipeline.{setting}, for {where}: {error}") from error
+        return index.select(np.isin(index.image_id, chosen))
+
     def _static_shape(self):
         return self.buckets[0] if len(self.buckets) == 1 else None
 
@@ -289,18 +304,6 @@ class Pipeline:
         # The plan shards; TensorFlow must not do it once more.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         return dataset.prefetch(2).with_options(options)
-
-
-def _choose(source, num_images, setting):
-    """The index of a directory, or an index, restricted to a subset where a number is given."""
-    index = source if isinstance(source, records.RecordIndex) else records.load_index(source)
-    if num_images is None:
-        return index
-    try:
-        chosen = subsets.select_image_ids(index.image_id, num_images)
-    except ValueError as error:
-        raise ValueError(f"Pipeline.{setting}, for {index.directory}: {error}") from error
-    return index.select(np.isin(index.image_id, chosen))
 
 
 class _Share:

@@ -161,6 +161,17 @@ def test_batches_by_hand(coco_source):
     assert "keypoints" not in take(directory, Pipeline(**without), 1).popitem()[1]
 
 
+def test_subsets_are_chosen_from_images_with_keypoints(coco_source):
+    add_keypoints(coco_source)
+    directory, _ = coco_source.convert()
+    pipeline = Pipeline(**PIPELINE, num_images=1, evaluation_num_images=1)
+    assert pipeline.training_index(directory).image_id.tolist() == [1]
+    assert pipeline.evaluation_index(directory).image_id.tolist() == [1]
+    assert len(Pipeline(**PIPELINE).evaluation_index(directory)) == 4
+    with pytest.raises(ValueError, match="images with keypoints: .* of 2 images .* has 1"):
+        Pipeline(**PIPELINE, num_images=2).training_index(directory)
+
+
 def test_data_without_keypoints_are_refused(coco_source):
     directory, _ = coco_source.convert()
     folder, name = str(coco_source.root), "records"
