@@ -45,6 +45,19 @@ def test_convolutions_of_the_paper(normalizer):
     assert np.std(head.deconv.kernel) == pytest.approx(np.sqrt(2 / (16 * 512)), rel=0.02)
 
 
+def test_heatmaps_are_float32_whatever_the_precision():
+    tf_keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        head = KeypointHead(2, num_convs=1, channels=32, roi_size=7)
+    finally:
+        tf_keras.mixed_precision.set_global_policy("float32")
+    rois = tf.random.stateless_normal([3, 7, 7, 32], (1, 2))
+    logits = head(tf.cast(rois, tf.bfloat16))
+    assert head.convs[0].compute_dtype == "bfloat16" and logits.dtype == tf.float32
+    # Not rounded to the 8 bits of bfloat16.
+    assert np.any(logits != tf.cast(tf.cast(logits, tf.bfloat16), tf.float32))
+
+
 @pytest.fixture(scope="module")
 def detector(tiny_detector):
     """The tiny detector with a keypoint head in place of its mask head."""
