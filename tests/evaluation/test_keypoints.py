@@ -143,7 +143,7 @@ def test_the_ground_truth_itself_scores_1_and_boxes_besides():
         # Positions in pixels of the image, as the detector gives them: (y, x), half a pixel more.
         keypoints = read_keypoints(near, 17)
         x, y, width, height = np.reshape([a["bbox"] for a in near], [-1, 4]).T
-        # What is not labelled may lie anywhere, but for persons of whom nothing is: near them. These
+        # What is not labelled may lie anywhere, but for persons of whom nothing is: near them. They
         # come last, so that they take no other's place.
         scores = np.where((keypoints[..., 2] > 0).any(axis=1), 1.0, 0.5)
         middle = np.stack([y + height / 2, x + width / 2, np.ones(len(near))], -1)
