@@ -25,6 +25,7 @@ from rethink_tf.evaluation import voc_metrics as _voc_metrics  # noqa: F401  reg
 from rethink_tf.evaluation.coco_metrics import CocoMetrics
 from rethink_tf.losses import DetectionLosses
 from rethink_tf.models import cascade as _cascade  # noqa: F401  registered for gin files
+from rethink_tf.models import keypoint_head as _keypoint_head  # noqa: F401  registered for gin files
 from rethink_tf.models import vgg as _vgg  # noqa: F401  registered for gin files
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.report import samples
@@ -81,27 +82,27 @@ def run(
         evaluation_split: str, the same.
         strategy: callable without arguments, returns a `tf.distribute.Strategy`.
         pipeline: callable without arguments, returns a `data.pipeline.Pipeline`.
-        detector: callable taking num_classes and static_shapes, returns the detector.
+        detector: callable taking num_classes, num_keypoints and static_shapes, returns the
+            detector.
         losses: callable without arguments, returns `DetectionLosses`.
         optimizer: callable taking learning_rate, returns a Keras optimizer.
         weight_decay: float, of kernels.
         cascade_steps: int, how many of the schedule's last steps train the later stages of a
             cascade, by the schedule's rule (`PaperSchedule` counts them for 16 images); None for
             all steps.
-        metrics: callable taking ground_truth and has_masks, returns what measures detections:
-            `CocoMetrics` or `VocMetrics`.
-        test_augmentation: callable without arguments, returns a `TestTimeAugmentation`, or None. It
-            takes many times as long: "train_and_evaluate" uses it once, after the last of its plain
-            evaluations, which alone choose the best checkpoint; "evaluate" uses it in place of the
-            plain one.
+        metrics: callable taking ground_truth, has_masks and has_keypoints, returns what measures
+            detections: `CocoMetrics` or `VocMetrics`.
+        test_augmentation: callable without arguments, returns a `TestTimeAugmentation`, or None.
+            "train_and_evaluate" uses it once, after the last of the plain evaluations, which alone
+            choose the best checkpoint; "evaluate" uses it alone.
         init_checkpoint: str or None, weights to start from where the folder has no checkpoint.
         evaluation_batch_size: int, images over all replicas; None for batch_size.
         log_every: int, steps from one log line (and summary) to the next.
         checkpoint_every: int, steps.
         evaluate_every: int, steps; None evaluates at the end only.
         keep_newest: int, checkpoints kept.
-        keep_best: int, checkpoints kept of the highest headline of the metrics: COCO's AP of masks
-            (of boxes where there are none), VOC's mAP.
+        keep_best: int, checkpoints kept of the highest headline of the metrics: COCO's AP of
+            keypoints (where there are none of masks, else of boxes), VOC's mAP.
         precision: "float32" or "mixed_bfloat16", of the layers' arithmetic.
         jit_compile: bool, whether XLA compiles the step; shapes are then static.
         deterministic: bool, whether equal runs give equal numbers to the last bit; None for yes
@@ -135,15 +136,21 @@ def run(
     if mode != "train":
         test_data = splits.open_split(data_dir, evaluation_split, pipeline, is_training=False)
     opened = [each for each in (train_data, test_data) if each]
-    category_ids = splits.check_splits(opened, needs_masks=False)
+    category_ids = splits.check_splits(opened, False, pipeline.include_keypoints)
+    keypoints = opened[0].keypoints
 
     with strategy.scope():
-        model = detector(num_classes=len(category_ids), static_shapes=static_shapes)
+        model = detector(
+            num_classes=len(category_ids),
+            num_keypoints=len(keypoints.names) if keypoints else 0,
+            static_shapes=static_shapes,
+        )
         _check_stages(model, cascade_steps)
         model.create_variables()
         optimizer = optimizer(learning_rate=schedule)
         optimizer.build(model.trainable_variables)
-    splits.check_splits(opened, needs_masks=model.mask_head is not None)
+    _check_keypoints_included(pipeline, model)
+    splits.check_splits(opened, model.mask_head is not None, pipeline.include_keypoints)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
     folder = os.path.join(model_dir, "checkpoints")
     checkpoints.load_weights(checkpoint, folder, init_checkpoint, required=mode == "evaluate")
@@ -167,12 +174,12 @@ def run(
             metrics=metrics,
         )
         if augmentation:
-            predictor = tta.AugmentedPredictor(model, strategy, augmentation, jit_compile)
+            predictor = tta.AugmentedPredictor(
+                model, strategy, augmentation, jit_compile, keypoints
+            )
             augmented = make_evaluator(predictor, augmentation=augmentation)
-        if mode == "evaluate" and augmented:
-            evaluator = augmented
-        else:
-            evaluator = make_evaluator(inference.Predictor(model, strategy, jit_compile))
+        evaluator = augmented if mode == "evaluate" else None
+        evaluator = evaluator or make_evaluator(inference.Predictor(model, strategy, jit_compile))
     is_chief = checkpoints.is_chief(strategy)
     config.check_all_used()
     if is_chief and mode != "evaluate":
@@ -205,9 +212,8 @@ def run(
         best = checkpoints.BestKeeper(best_manager, best_folder, is_chief)
         stops = _stops(schedule.num_steps, evaluate_every if evaluator else None)
         _train_and_evaluate(controller, evaluator, best, stops, model_dir)
-        if augmented and int(controller.global_step.numpy()) not in inference.evaluated_steps(
-            model_dir, is_augmented=True
-        ):
+        done = inference.evaluated_steps(model_dir, is_augmented=True)
+        if augmented and int(controller.global_step.numpy()) not in done:
             controller.evaluator = augmented
             controller.evaluate()
     if is_chief:
@@ -221,7 +227,14 @@ def _make_trainer(train_step, strategy, pipeline, data, batch_size, seed, num_st
 
     def make_dataset(context):
         return pipeline.training(
-            data.index, data.category_ids, batch_size, seed, start, context, counters
+            data.index,
+            data.category_ids,
+            batch_size,
+            seed,
+            start,
+            context,
+            counters,
+            data.keypoints,
         )
 
     batches = iter(strategy.distribute_datasets_from_function(make_dataset))
@@ -242,7 +255,6 @@ def _make_evaluator(
         batches = strategy.distribute_datasets_from_function(make_dataset)
         return augmentation.group(batches) if augmentation else batches
 
-    label = "-augmented" if augmentation else ""
     return inference.Evaluator(
         predictor=predictor,
         make_batches=make_batches,
@@ -252,7 +264,9 @@ def _make_evaluator(
         model_dir=model_dir,
         step=global_step,
         is_chief=checkpoints.is_chief(strategy),
-        pictures=samples.SamplePictures(ground_truth, model_dir, global_step, label),
+        pictures=samples.SamplePictures(
+            ground_truth, model_dir, global_step, "-augmented" if augmentation else ""
+        ),
         metrics=metrics,
         is_augmented=augmentation is not None,
     )
@@ -274,7 +288,11 @@ def convert_detectron2(checkpoint, output, input_format):
     """
     arrays = pickles.load_arrays(checkpoint)
     build = gin.get_bindings("experiment.run").get("detector", MaskRCNN)
-    model = build(num_classes=detectron2.num_classes(arrays), static_shapes=False)
+    model = build(
+        num_classes=detectron2.num_classes(arrays),
+        num_keypoints=detectron2.num_keypoints(arrays),
+        static_shapes=False,
+    )
     model.create_variables()
     detectron2.load(model, arrays, input_format)
     tf.io.gfile.makedirs(os.path.dirname(output) or ".")
@@ -343,6 +361,16 @@ def _check_batch_size(strategy, name, size):
         raise ValueError(
             f"{name} = {size} images cannot be shared equally by {replicas} replicas: take a "
             f"multiple of {replicas}."
+        )
+
+
+def _check_keypoints_included(pipeline, model):
+    has_keypoints = model.keypoint_head is not None
+    if pipeline.include_keypoints != has_keypoints:
+        head = "a keypoint head" if has_keypoints else "no keypoint head"
+        raise ValueError(
+            f"Pipeline.include_keypoints is {pipeline.include_keypoints}, and the detector has "
+            f"{head}: include 'base/keypoint_rcnn.gin', which sets both."
         )
 
 

@@ -9,16 +9,17 @@ arXiv:1811.08883, "test-time augmentation") reports:
    one kept moves to the score-weighted mean of the united boxes that agree with it (`BBOX_VOTE`),
    and the best of an image stay.
 2. Masks: the mask head runs in every view on these boxes, and the probabilities are averaged
-   (`MASK_AUG`, "SOFT_AVG").
+   (`MASK_AUG`, "SOFT_AVG"). Keypoints likewise, by their heatmaps (`KPS_AUG`, "HM_AVG", of all
+   views for objects of every size: `SCALE_SIZE_DEP` is off, Detectron's default).
 
 The frame is the input image that the detector sees without augmentation. Which frame it is changes
 nothing: the IoU of boxes does not depend on the scale, and means move with it.
 
 Views come one after the other and are computed one at a time, so that the memory needed is that of
-the largest one, and the pixels of a batch in all sizes. As in Detectron, masks compute the features
-anew: kept from step 1, those of 18 views would take some GB an image.
+the largest one, and the pixels of a batch in all sizes. As in Detectron, step 2 computes the
+features anew: kept from step 1, those of 18 views would take some GB an image.
 
-Letters: B images, D detections an image, N candidates, S side of a mask.
+Letters: B images, D detections an image, N candidates.
 """
 
 import functools
@@ -28,6 +29,7 @@ import tensorflow as tf
 
 from rethink_tf.data import augment, schema
 from rethink_tf.ops import boxes as box_ops
+from rethink_tf.ops import keypoints as keypoint_ops
 from rethink_tf.ops import nms
 
 # Key under which an augmented batch holds those of its further sizes, a list.
@@ -110,7 +112,7 @@ class TestTimeAugmentation:
 class AugmentedPredictor:
     """Predicts as `inference.Predictor`, but from all views of an image."""
 
-    def __init__(self, detector, strategy, augmentation, jit_compile=False):
+    def __init__(self, detector, strategy, augmentation, jit_compile=False, keypoints=None):
         """Sets up the prediction; all variables must exist.
 
         Every shape of a batch is traced once, mirrored or not: by the pipeline's groups of images
@@ -121,9 +123,13 @@ class AugmentedPredictor:
             strategy: `tf.distribute.Strategy` that it was made under.
             augmentation: `TestTimeAugmentation`.
             jit_compile: bool, whether XLA compiles the prediction.
+            keypoints: `data.keypoints.KeypointLayout` of the data set, where there is a head for
+                them.
         """
         self.strategy = strategy
+        self._flip_order = keypoints.flip_order if keypoints else []
         self.has_masks = detector.mask_head is not None
+        self.has_keypoints = detector.keypoint_head is not None
         self._detector, self._augmentation = detector, augmentation
 
         def on_all_replicas(function):
@@ -135,6 +141,7 @@ class AugmentedPredictor:
         self._find = [on_all_replicas(self._find_in_view) for _ in sizes]
         self._describe = [on_all_replicas(self._describe_in_view) for _ in sizes]
         self._unite = on_all_replicas(self._unite_views)
+        self._place_keypoints = on_all_replicas(_place_keypoints)
         self._gather = tf.function(
             lambda outputs: {key: strategy.gather(each, axis=0) for key, each in outputs.items()},
             autograph=False,
@@ -158,9 +165,11 @@ class AugmentedPredictor:
         ]
         found = [self._find[size](view, flip, frame) for size, view, flip in views]
         detections = self._unite(found)
-        if self.has_masks:
+        if self.has_masks or self.has_keypoints:
             for size, view, flip in views:
                 detections = self._describe[size](view, flip, frame, detections)
+        if self.has_keypoints:
+            detections = self._place_keypoints(detections)
         keys = (schema.IMAGE_ID, schema.ORIGINAL_SIZE, schema.IMAGE_SCALE)
         outputs = self._gather(detections | {key: batch[key] for key in keys})
         return {key: value.numpy() for key, value in outputs.items()}
@@ -175,7 +184,7 @@ class AugmentedPredictor:
         return found | {"boxes": boxes}
 
     def _unite_views(self, found):
-        """Returns the detections of all views' candidates, with masks of zeros."""
+        """Returns the detections of all views' candidates, with masks and heatmaps of zeros."""
         united = {key: tf.concat([each[key] for each in found], axis=1) for key in found[0]}
         count = min(MAX_UNITED, united["scores"].shape[1])
         _, order = tf.math.top_k(united["scores"], count)
@@ -189,10 +198,13 @@ class AugmentedPredictor:
             united["classes"],
             self._augmentation.vote_iou,
         )
+        mask_head, keypoint_head = self._detector.mask_head, self._detector.keypoint_head
         if self.has_masks:
-            side = 2 * self._detector.mask_head.roi_size
-            shape = tf.concat([tf.shape(detections["classes"]), [side, side]], axis=0)
-            detections["masks"] = tf.zeros(shape)
+            side = 2 * mask_head.roi_size
+            detections["masks"] = tf.zeros([*detections["classes"].shape, side, side])
+        if self.has_keypoints:
+            sides = [keypoint_head.num_keypoints, keypoint_head.size, keypoint_head.size]
+            detections["heatmaps"] = tf.zeros([*detections["classes"].shape, *sides])
         return detections
 
     def _describe_in_view(self, view, flip, frame, detections):
@@ -201,9 +213,28 @@ class AugmentedPredictor:
             "boxes": to_view(detections["boxes"], view, flip, frame),
             "classes": detections["classes"],
         }
-        masks = self._detector.describe(_turn(view, flip), there)["masks"]
-        masks = tf.where(flip, masks[..., ::-1], masks)
-        return detections | {"masks": detections["masks"] + masks / self._augmentation.num_views}
+        described = self._detector.describe(_turn(view, flip), there)
+        mirrored = {}
+        if self.has_masks:
+            mirrored["masks"] = described["masks"][..., ::-1]
+        if self.has_keypoints:
+            mirrored["heatmaps"] = keypoint_ops.mirror_heatmaps(
+                described["heatmaps"], self._flip_order
+            )
+        return detections | {
+            key: detections[key]
+            + tf.where(flip, mirrored[key], each) / self._augmentation.num_views
+            for key, each in described.items()
+        }
+
+
+def _place_keypoints(detections):
+    """Returns the detections with keypoints in place of heatmaps."""
+    others = {key: each for key, each in detections.items() if key != "heatmaps"}
+    keypoints = keypoint_ops.place(
+        detections["heatmaps"], detections["boxes"], detections["classes"]
+    )
+    return others | {"keypoints": keypoints}
 
 
 def from_view(boxes, view, flip, frame):
