@@ -5,7 +5,6 @@ checkpoint, else `init_checkpoint`, else random), the check of the gin bindings,
 evaluation in turns.
 """
 
-import functools
 import os
 
 import gin
@@ -164,22 +163,15 @@ def run(
             train_step, strategy, pipeline, train_data, batch_size, seed, schedule.num_steps
         )
     if test_data:
-        make_evaluator = functools.partial(
-            _make_evaluator,
-            pipeline=pipeline,
-            data=test_data,
-            batch_size=test_batch_size,
-            model_dir=model_dir,
-            global_step=optimizer.iterations,
-            metrics=metrics,
-        )
+        parts = pipeline, test_data, test_batch_size, model_dir, optimizer.iterations, metrics
         if augmentation:
             predictor = tta.AugmentedPredictor(
                 model, strategy, augmentation, jit_compile, keypoints
             )
-            augmented = make_evaluator(predictor, augmentation=augmentation)
+            augmented = _make_evaluator(predictor, *parts, augmentation)
         evaluator = augmented if mode == "evaluate" else None
-        evaluator = evaluator or make_evaluator(inference.Predictor(model, strategy, jit_compile))
+        if not evaluator:
+            evaluator = _make_evaluator(inference.Predictor(model, strategy, jit_compile), *parts)
     is_chief = checkpoints.is_chief(strategy)
     config.check_all_used()
     if is_chief and mode != "evaluate":
@@ -213,7 +205,7 @@ def run(
         stops = _stops(schedule.num_steps, evaluate_every if evaluator else None)
         _train_and_evaluate(controller, evaluator, best, stops, model_dir)
         done = inference.evaluated_steps(model_dir, is_augmented=True)
-        if augmented and int(controller.global_step.numpy()) not in done:
+        if augmented and int(optimizer.iterations.numpy()) not in done:
             controller.evaluator = augmented
             controller.evaluate()
     if is_chief:
@@ -255,6 +247,7 @@ def _make_evaluator(
         batches = strategy.distribute_datasets_from_function(make_dataset)
         return augmentation.group(batches) if augmentation else batches
 
+    label = "-augmented" if augmentation else ""
     return inference.Evaluator(
         predictor=predictor,
         make_batches=make_batches,
@@ -264,9 +257,7 @@ def _make_evaluator(
         model_dir=model_dir,
         step=global_step,
         is_chief=checkpoints.is_chief(strategy),
-        pictures=samples.SamplePictures(
-            ground_truth, model_dir, global_step, "-augmented" if augmentation else ""
-        ),
+        pictures=samples.SamplePictures(ground_truth, model_dir, global_step, label),
         metrics=metrics,
         is_augmented=augmentation is not None,
     )
