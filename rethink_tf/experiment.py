@@ -5,7 +5,6 @@ checkpoint, else `init_checkpoint`, else random), the check of the gin bindings,
 evaluation in turns.
 """
 
-import json
 import os
 
 import gin
@@ -20,6 +19,7 @@ from rethink_tf.data import reading, splits
 from rethink_tf.data import shapes as _shapes  # noqa: F401  registered for gin files
 from rethink_tf.data.pipeline import Pipeline
 from rethink_tf.evaluation import inference
+from rethink_tf.evaluation import test_time_augmentation as tta
 from rethink_tf.evaluation import voc_metrics as _voc_metrics  # noqa: F401  registered for gin files
 from rethink_tf.evaluation.coco_metrics import CocoMetrics
 from rethink_tf.losses import DetectionLosses
@@ -55,6 +55,7 @@ def run(
     weight_decay=1e-4,
     cascade_steps=None,
     metrics=CocoMetrics,
+    test_augmentation=None,
     init_checkpoint=None,
     evaluation_batch_size=None,
     log_every=20,
@@ -90,6 +91,9 @@ def run(
             all steps.
         metrics: callable taking ground_truth, has_masks and has_keypoints, returns what measures
             detections: `CocoMetrics` or `VocMetrics`.
+        test_augmentation: callable without arguments, returns a `TestTimeAugmentation`, or None.
+            "train_and_evaluate" uses it once, after the last of the plain evaluations, which alone
+            choose the best checkpoint; "evaluate" uses it alone.
         init_checkpoint: str or None, weights to start from where the folder has no checkpoint.
         evaluation_batch_size: int, images over all replicas; None for batch_size.
         log_every: int, steps from one log line (and summary) to the next.
@@ -124,6 +128,7 @@ def run(
     if prepare_data:
         prepare_data(output=data_dir)
     pipeline, losses = pipeline(), losses()
+    augmentation = test_augmentation() if test_augmentation else None
     train_data = test_data = None
     if mode != "evaluate":
         train_data = splits.open_split(data_dir, train_split, pipeline, is_training=True)
@@ -149,7 +154,7 @@ def run(
     folder = os.path.join(model_dir, "checkpoints")
     checkpoints.load_weights(checkpoint, folder, init_checkpoint, required=mode == "evaluate")
 
-    train_loop = evaluator = None
+    train_loop = evaluator = augmented = None
     if train_data:
         train_step = step.TrainStep(
             model, losses, optimizer, strategy, seed, weight_decay, jit_compile, cascade_from
@@ -158,16 +163,15 @@ def run(
             train_step, strategy, pipeline, train_data, batch_size, seed, schedule.num_steps
         )
     if test_data:
-        predictor = inference.Predictor(model, strategy, jit_compile)
-        evaluator = _make_evaluator(
-            predictor,
-            pipeline,
-            test_data,
-            test_batch_size,
-            model_dir,
-            optimizer.iterations,
-            metrics,
-        )
+        parts = pipeline, test_data, test_batch_size, model_dir, optimizer.iterations, metrics
+        if augmentation:
+            predictor = tta.AugmentedPredictor(
+                model, strategy, augmentation, jit_compile, keypoints
+            )
+            augmented = _make_evaluator(predictor, *parts, augmentation)
+        evaluator = augmented if mode == "evaluate" else None
+        if not evaluator:
+            evaluator = _make_evaluator(inference.Predictor(model, strategy, jit_compile), *parts)
     is_chief = checkpoints.is_chief(strategy)
     config.check_all_used()
     if is_chief and mode != "evaluate":
@@ -200,9 +204,13 @@ def run(
         best = checkpoints.BestKeeper(best_manager, best_folder, is_chief)
         stops = _stops(schedule.num_steps, evaluate_every if evaluator else None)
         _train_and_evaluate(controller, evaluator, best, stops, model_dir)
+        done = inference.evaluated_steps(model_dir, is_augmented=True)
+        if augmented and int(optimizer.iterations.numpy()) not in done:
+            controller.evaluator = augmented
+            controller.evaluate()
     if is_chief:
-        _say_where(model_dir, evaluator)
-    return evaluator.metrics if evaluator else {}
+        _say_where(model_dir, controller.evaluator)
+    return controller.evaluator.metrics if controller.evaluator else {}
 
 
 def _make_trainer(train_step, strategy, pipeline, data, batch_size, seed, num_steps):
@@ -225,24 +233,33 @@ def _make_trainer(train_step, strategy, pipeline, data, batch_size, seed, num_st
     return trainer.Trainer(train_step, batches, num_steps, batch_size, counters.as_dict)
 
 
-def _make_evaluator(predictor, pipeline, data, batch_size, model_dir, global_step, metrics):
+def _make_evaluator(
+    predictor, pipeline, data, batch_size, model_dir, global_step, metrics, augmentation=None
+):
     """Returns the evaluator of a split."""
     ground_truth, strategy = data.ground_truth(), predictor.strategy
+    further_sizes = augmentation.further_sizes if augmentation else ()
 
     def make_dataset(context):
-        return pipeline.evaluation(data.index, batch_size, context)
+        return pipeline.evaluation(data.index, batch_size, context, further_sizes)
 
+    def make_batches():
+        batches = strategy.distribute_datasets_from_function(make_dataset)
+        return augmentation.group(batches) if augmentation else batches
+
+    label = "-augmented" if augmentation else ""
     return inference.Evaluator(
         predictor=predictor,
-        make_batches=lambda: strategy.distribute_datasets_from_function(make_dataset),
-        num_batches=pipeline.num_evaluation_batches(data.index, batch_size),
+        make_batches=make_batches,
+        num_batches=pipeline.num_evaluation_batches(data.index, batch_size, further_sizes),
         ground_truth=ground_truth,
         category_ids=data.category_ids,
         model_dir=model_dir,
         step=global_step,
         is_chief=checkpoints.is_chief(strategy),
-        pictures=samples.SamplePictures(ground_truth, model_dir, global_step),
+        pictures=samples.SamplePictures(ground_truth, model_dir, global_step, label),
         metrics=metrics,
+        is_augmented=augmentation is not None,
     )
 
 
@@ -277,7 +294,7 @@ def convert_detectron2(checkpoint, output, input_format):
 def _train_and_evaluate(controller, evaluator, best, stops, model_dir):
     """Trains up to each stop and evaluates there, unless an earlier start of the run did."""
     start = int(controller.global_step.numpy())
-    evaluated = _evaluated_steps(model_dir)
+    evaluated = inference.evaluated_steps(model_dir)
     for stop in stops:
         if stop < start or (stop == start and (stop in evaluated or not evaluator)):
             continue
@@ -292,21 +309,6 @@ def _train_and_evaluate(controller, evaluator, best, stops, model_dir):
 def _stops(num_steps, evaluate_every):
     """Returns the steps at which training stops to evaluate, the last one included."""
     return [*range(evaluate_every or num_steps, num_steps, evaluate_every or num_steps), num_steps]
-
-
-def _evaluated_steps(model_dir):
-    """Returns the steps that metrics.jsonl has a whole line of."""
-    path = os.path.join(model_dir, "metrics.jsonl")
-    if not tf.io.gfile.exists(path):
-        return set()
-    steps = set()
-    with tf.io.gfile.GFile(path) as file:
-        for line in file:
-            try:
-                steps.add(json.loads(line)["step"])
-            except ValueError:
-                logging.warning("%s has a line that is not JSON: %r", path, line[:80])
-    return steps
 
 
 def set_up_tensorflow(seed, precision, jit_compile=False, deterministic=None):

@@ -172,7 +172,12 @@ class Pipeline:
                 flip, which = draws.reshape(*candidates.shape, 2).transpose(2, 0, 1)
                 sides = np.array(self.min_sides)[(which * len(self.min_sides)).astype(int)]
                 yield self._describe(
-                    index, rows, candidates, bucket, sides, flip < self.flip_probability
+                    index,
+                    rows,
+                    candidates,
+                    self.buckets[bucket],
+                    (sides, self.max_side),
+                    flip < self.flip_probability,
                 )
 
         def load(serialized, place, bucket):
@@ -207,6 +212,7 @@ class Pipeline:
         source: str | records.RecordIndex,
         global_batch_size: int,
         input_context: tf.distribute.InputContext | None = None,
+        further_sizes: Sequence[tuple[int, int]] = (),
     ) -> tf.data.Dataset:
         """Each image once, bucket by bucket; padding images fill a bucket's last batch.
 
@@ -216,32 +222,63 @@ class Pipeline:
             source: a record directory or its index.
             global_batch_size: G, divisible by the number of replicas.
             input_context: which worker this is; None for one worker with one replica.
+            further_sizes: (min_side, max_side) each, pixels. After each batch its images come again
+                in each of these sizes, resized from the stored images, a batch each.
 
         Returns:
             Batches as `schema.evaluation_spec` says, B images each; every worker has as many.
         """
         index = self.evaluation_index(source)
         share = _Share(global_batch_size, input_context)
-        bucket_of_row = self._assign(index, self.evaluation_min_side)
+        sizes = [(self.evaluation_min_side, self.max_side), *further_sizes]
+        group_of_row, shapes = self._evaluation_groups(index, further_sizes)
 
         def slots():
-            for bucket, rows in plan.evaluation_batches(bucket_of_row, global_batch_size):
+            for group, rows in plan.evaluation_batches(group_of_row, global_batch_size):
                 rows = share.of(rows)
                 flip = np.zeros([len(rows), 1], bool)
-                side = self.evaluation_min_side
-                yield self._describe(index, rows, rows[:, np.newaxis], bucket, side, flip)
+                for size, shape in zip(sizes, shapes[group], strict=True):
+                    yield self._describe(index, rows, rows[:, np.newaxis], shape, size, flip)
 
         def load(serialized, place, bucket):
             encoded = decode.parse_image(serialized)["image/encoded"]
             return decode.decode_image(encoded, place, bucket), decode.no_notes()
 
-        spec = schema.evaluation_spec(share.replica_batch_size, self._static_shape())
+        static_shape = None if further_sizes else self._static_shape()
+        spec = schema.evaluation_spec(share.replica_batch_size, static_shape)
         return self._dataset(index, slots, 1, load, share, spec, reading.Report(index))
 
-    def num_evaluation_batches(self, index: records.RecordIndex, global_batch_size: int) -> int:
-        """How many global batches `evaluation` gives."""
-        bucket_of_row = self._assign(index, self.evaluation_min_side)
-        return sum(1 for _ in plan.evaluation_batches(bucket_of_row, global_batch_size))
+    def num_evaluation_batches(
+        self,
+        index: records.RecordIndex,
+        global_batch_size: int,
+        further_sizes: Sequence[tuple[int, int]] = (),
+    ) -> int:
+        """How many global batches `evaluation` gives, not counted again in further sizes."""
+        group_of_row, _ = self._evaluation_groups(index, further_sizes)
+        return sum(1 for _ in plan.evaluation_batches(group_of_row, global_batch_size))
+
+    def _evaluation_groups(self, index, further_sizes):
+        """Which images are evaluated together, and the shapes that they come in.
+
+        In a further size a group has the smallest bucket that holds all of its images, so that none
+        shrinks. The images that max_side makes smaller than min_side, which are longer than the
+        others, are a group of their own then: in the others' bucket they would triple it.
+
+        Returns:
+            int64 [N], and {group: [(H, W) of the own size and of each further one]}.
+        """
+        group_of_row = 2 * self._assign(index, self.evaluation_min_side)
+        if further_sizes:
+            own = _resized(index, (self.evaluation_min_side, self.max_side))
+            group_of_row += own.min(axis=-1) < self.evaluation_min_side
+        shapes = {}
+        for group in np.unique(group_of_row).tolist():
+            inside = group_of_row == group
+            shapes[group] = [self.buckets[group // 2]] + [
+                plan.enclosing_bucket(_resized(index, size)[inside]) for size in further_sizes
+            ]
+        return group_of_row, shapes
 
     def _choose(self, source, num_images, setting):
         """The index of a directory, or an index, restricted to a subset where a number is given."""
@@ -261,14 +298,16 @@ class Pipeline:
         return self.buckets[0] if len(self.buckets) == 1 else None
 
     def _assign(self, index, min_side):
-        shapes = plan.resized_shapes(index.height, index.width, min_side, self.max_side)
-        return plan.assign_buckets(shapes, self.buckets)
+        return plan.assign_buckets(_resized(index, (min_side, self.max_side)), self.buckets)
 
-    def _describe(self, index, rows, candidates, bucket, min_sides, flip):
-        """All that tf.data must know of P slots with n candidates each: arrays [P, ...]."""
-        shape = self.buckets[bucket]
+    @staticmethod
+    def _describe(index, rows, candidates, shape, size, flip):
+        """All that tf.data must know of P slots with n candidates each: arrays [P, ...].
+
+        Their batch is of `shape`, their images are resized to `size`, (min_sides, max_side).
+        """
         stored = np.stack([index.height[candidates], index.width[candidates]], -1)
-        sizes = plan.resized_shapes(stored[..., 0], stored[..., 1], min_sides, self.max_side)
+        sizes = plan.resized_shapes(stored[..., 0], stored[..., 1], *size)
         places = {
             "row": candidates,
             "candidate": np.broadcast_to(np.arange(candidates.shape[1]), candidates.shape),
@@ -304,6 +343,11 @@ class Pipeline:
         # The plan shards; TensorFlow must not do it once more.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         return dataset.prefetch(2).with_options(options)
+
+
+def _resized(index, size):
+    """Sizes int64 [N, 2] of all images, resized to (min_side, max_side)."""
+    return plan.resized_shapes(index.height, index.width, *size)
 
 
 class _Share:

@@ -324,6 +324,40 @@ def test_evaluation_has_each_image_once_and_padding(drawn):
     assert abs(found - np.asarray(expected)).max() <= 1
 
 
+def test_evaluation_in_further_sizes(tmp_path):
+    """Two images of 20 x 28, and one of 20 x 80, which the pipeline's longest side makes small."""
+    sizes = {1: (20, 28), 2: (20, 80), 3: (20, 28)}
+    source = write(tmp_path, [example(i, size) for i, size in sizes.items()])
+    pipeline, further = Pipeline(**SETTINGS), [(64, 400), (15, 400), (64, 100)]
+    batches = list(pipeline.evaluation(source, 2, further_sizes=further))
+
+    ids = [batch["image_id"].numpy().tolist() for batch in batches]
+    assert ids == [[1, 3]] * 4 + [[2, -1]] * 4
+    found = [batch["image_size"][0].numpy().tolist() for batch in batches]
+    assert found == [
+        [30, 42],
+        [64, 90],
+        [15, 21],
+        [64, 90],
+        [11, 45],
+        [64, 256],
+        [15, 60],
+        [25, 100],
+    ]
+    shapes = [tuple(batch["image"].shape[1:3]) for batch in batches]
+    regular, long = [(32, 48), (64, 128), (64, 64), (64, 128)], [(64, 256), (64, 64), (64, 128)]
+    assert shapes == [*regular, (32, 48), *long]
+    for batch in batches:
+        schema.check_batch(batch, schema.evaluation_spec(2))
+    # From the stored image, not from the one in the pipeline's own size.
+    expected = Image.fromarray(pixels(1, 20, 28)).resize((90, 64), Image.Resampling.BILINEAR)
+    image = batches[1]["image"][0, :64, :90].numpy().astype(int)
+    assert abs(image - np.asarray(expected)).max() <= 1
+    index = records.load_index(source)
+    assert pipeline.num_evaluation_batches(index, 2, further) == 2
+    assert pipeline.num_evaluation_batches(index, 2) == 2  # 3 images of one bucket
+
+
 def test_evaluation_is_shared_by_workers_equally(drawn):
     def ids(worker):
         context = tf.distribute.InputContext(2, worker, num_replicas_in_sync=2)
