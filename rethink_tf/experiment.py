@@ -5,6 +5,8 @@ checkpoint, else `init_checkpoint`, else random), the check of the gin bindings,
 evaluation in turns.
 """
 
+import contextlib
+import functools
 import json
 import os
 
@@ -27,6 +29,7 @@ from rethink_tf.models import cascade as _cascade  # noqa: F401  registered for 
 from rethink_tf.models import vgg as _vgg  # noqa: F401  registered for gin files
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.report import samples
+from rethink_tf.training import averaging as _averaging  # noqa: F401  registered for gin files
 from rethink_tf.training import checkpoints, distribution, step, trainer
 from rethink_tf.training import schedules as _schedules  # noqa: F401  registered for gin files
 from rethink_tf.training.optimizer import MomentumSGD
@@ -52,6 +55,9 @@ def run(
     losses=DetectionLosses,
     optimizer=MomentumSGD,
     weight_decay=1e-4,
+    clip_norm=None,
+    accumulate_steps=1,
+    weight_average=None,
     cascade_steps=None,
     metrics=CocoMetrics,
     init_checkpoint=None,
@@ -83,6 +89,10 @@ def run(
         losses: callable without arguments, returns `DetectionLosses`.
         optimizer: callable taking learning_rate, returns a Keras optimizer.
         weight_decay: float, of kernels.
+        clip_norm: float, largest norm of the whole gradient, or None; see `TrainStep`.
+        accumulate_steps: int, micro-batches that the images of a step come in; see `TrainStep`.
+        weight_average: callable taking the detector, makes the `WeightAverage` to evaluate in place
+            of the weights, or None.
         cascade_steps: int, how many of the schedule's last steps train the later stages of a
             cascade, by the schedule's rule (`PaperSchedule` counts them for 16 images); None for
             all steps.
@@ -115,18 +125,14 @@ def run(
     strategy = strategy()
     set_up_tensorflow(seed, precision, jit_compile, deterministic)
     test_batch_size = evaluation_batch_size or batch_size
-    _check_batch_size(strategy, "batch_size", batch_size)
-    _check_batch_size(strategy, "evaluation_batch_size", test_batch_size)
-    static_shapes = _needs_static_shapes(strategy, jit_compile)
+    distribution.check_batch_size(strategy, "batch_size", batch_size, accumulate_steps)
+    distribution.check_batch_size(strategy, "evaluation_batch_size", test_batch_size)
+    static_shapes = distribution.needs_static_shapes(strategy, jit_compile)
 
     if prepare_data:
         prepare_data(output=data_dir)
     pipeline, losses = pipeline(), losses()
-    train_data = test_data = None
-    if mode != "evaluate":
-        train_data = splits.open_split(data_dir, train_split, pipeline, is_training=True)
-    if mode != "train":
-        test_data = splits.open_split(data_dir, evaluation_split, pipeline, is_training=False)
+    train_data, test_data = _open_splits(mode, data_dir, train_split, evaluation_split, pipeline)
     opened = [each for each in (train_data, test_data) if each]
     category_ids = splits.check_splits(opened, needs_masks=False)
 
@@ -136,15 +142,27 @@ def run(
         model.create_variables()
         optimizer = optimizer(learning_rate=schedule)
         optimizer.build(model.trainable_variables)
+        average = weight_average(model) if weight_average else None
+    global_step = optimizer.iterations
     splits.check_splits(opened, needs_masks=model.mask_head is not None)
-    checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
-    folder = os.path.join(model_dir, "checkpoints")
-    checkpoints.load_weights(checkpoint, folder, init_checkpoint, required=mode == "evaluate")
+    checkpoint = checkpoints.make_checkpoint(model, optimizer, average)
+    folder, best_folder = (os.path.join(model_dir, name) for name in ("checkpoints", "best"))
+    checkpoints.load_weights(checkpoint, folder, init_checkpoint, mode == "evaluate", average)
 
     train_loop = evaluator = None
     if train_data:
         train_step = step.TrainStep(
-            model, losses, optimizer, strategy, seed, weight_decay, jit_compile, cascade_from
+            model,
+            losses,
+            optimizer,
+            strategy,
+            seed,
+            weight_decay,
+            jit_compile,
+            cascade_from,
+            accumulate_steps,
+            clip_norm,
+            average,
         )
         train_loop = _make_trainer(
             train_step, strategy, pipeline, train_data, batch_size, seed, schedule.num_steps
@@ -157,38 +175,28 @@ def run(
             test_data,
             test_batch_size,
             model_dir,
-            optimizer.iterations,
+            global_step,
             metrics,
+            average,
         )
     is_chief = checkpoints.is_chief(strategy)
     config.check_all_used()
     if is_chief and mode != "evaluate":
         config.write_operative_config(model_dir)
 
-    controller = orbit.Controller(
-        global_step=optimizer.iterations,
-        trainer=train_loop,
-        evaluator=evaluator,
-        strategy=strategy,
-        # Loops end at multiples of log_every, also after a resumption between two.
-        steps_per_loop=lambda done: log_every - int(done) % log_every,
-        summary_interval=1,  # whenever the trainer writes, which is once a loop
-        summary_dir=os.path.join(model_dir, "tensorboard") if is_chief else None,
+    controller = _make_controller(
+        train_loop, evaluator, global_step, strategy, log_every, model_dir
     )
-
-    def make_manager(directory, interval, keep):
-        return checkpoints.make_manager(
-            checkpoint, directory, strategy, optimizer.iterations, interval, keep
-        )
-
+    manage = functools.partial(
+        checkpoints.make_manager, checkpoint, strategy=strategy, step=global_step
+    )
     # Set only now: given to the constructor, Orbit would restore the newest checkpoint, also one
     # that does not read.
-    controller.checkpoint_manager = make_manager(folder, checkpoint_every, keep_newest)
+    controller.checkpoint_manager = manage(folder, interval=checkpoint_every, keep=keep_newest)
     if mode == "evaluate":
         controller.evaluate()
     else:
-        best_folder = os.path.join(model_dir, "best")
-        best_manager = make_manager(best_folder, None, keep_best)
+        best_manager = manage(best_folder, keep=keep_best)
         best = checkpoints.BestKeeper(best_manager, best_folder, is_chief)
         stops = _stops(schedule.num_steps, evaluate_every if evaluator else None)
         _train_and_evaluate(controller, evaluator, best, stops, model_dir)
@@ -197,21 +205,34 @@ def run(
     return evaluator.metrics if evaluator else {}
 
 
+def _open_splits(mode, data_dir, train_split, evaluation_split, pipeline):
+    """Returns the data to train on and the data to evaluate, None for what the mode needs not."""
+    train_data = test_data = None
+    if mode != "evaluate":
+        train_data = splits.open_split(data_dir, train_split, pipeline, is_training=True)
+    if mode != "train":
+        test_data = splits.open_split(data_dir, evaluation_split, pipeline, is_training=False)
+    return train_data, test_data
+
+
 def _make_trainer(train_step, strategy, pipeline, data, batch_size, seed, num_steps):
     """Returns the trainer, its input at the step where the run is."""
     counters, start = reading.PipelineCounters(), int(train_step.step.numpy())
+    micro_batches = train_step.accumulate_steps
 
     def make_dataset(context):
         return pipeline.training(
-            data.index, data.category_ids, batch_size, seed, start, context, counters
+            data.index, data.category_ids, batch_size, seed, start, context, counters, micro_batches
         )
 
     batches = iter(strategy.distribute_datasets_from_function(make_dataset))
     return trainer.Trainer(train_step, batches, num_steps, batch_size, counters.as_dict)
 
 
-def _make_evaluator(predictor, pipeline, data, batch_size, model_dir, global_step, metrics):
-    """Returns the evaluator of a split."""
+def _make_evaluator(
+    predictor, pipeline, data, batch_size, model_dir, global_step, metrics, average
+):
+    """Returns the evaluator of a split, with the averaged weights where there are any."""
     ground_truth, strategy = data.ground_truth(), predictor.strategy
 
     def make_dataset(context):
@@ -228,6 +249,22 @@ def _make_evaluator(predictor, pipeline, data, batch_size, model_dir, global_ste
         is_chief=checkpoints.is_chief(strategy),
         pictures=samples.SamplePictures(ground_truth, model_dir, global_step),
         metrics=metrics,
+        weights=average.in_use if average else contextlib.nullcontext,
+    )
+
+
+def _make_controller(train_loop, evaluator, global_step, strategy, log_every, model_dir):
+    """Returns Orbit's controller, still without a checkpoint manager."""
+    is_chief = checkpoints.is_chief(strategy)
+    return orbit.Controller(
+        global_step=global_step,
+        trainer=train_loop,
+        evaluator=evaluator,
+        strategy=strategy,
+        # Loops end at multiples of log_every, also after a resumption between two.
+        steps_per_loop=lambda done: log_every - int(done) % log_every,
+        summary_interval=1,  # whenever the trainer writes, which is once a loop
+        summary_dir=os.path.join(model_dir, "tensorboard") if is_chief else None,
     )
 
 
@@ -323,28 +360,6 @@ def _check_stages(model, cascade_steps):
             f"run.cascade_steps = {cascade_steps:,}, but the box head has one stage: include "
             "base/cascade.gin, or leave cascade_steps out."
         )
-
-
-def _check_batch_size(strategy, name, size):
-    replicas = strategy.num_replicas_in_sync
-    if size < 1 or size % replicas:
-        raise ValueError(
-            f"{name} = {size} images cannot be shared equally by {replicas} replicas: take a "
-            f"multiple of {replicas}."
-        )
-
-
-def _needs_static_shapes(strategy, jit_compile):
-    """Tells whether XLA compiles the step; refuses what it cannot compile."""
-    replicas = strategy.num_replicas_in_sync
-    on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
-    if jit_compile and replicas > 1 and not on_tpu:
-        raise ValueError(
-            f"jit_compile compiles the step of one device, and the strategy has {replicas} "
-            "replicas: take the one_device strategy, a TPU, or jit_compile = False."
-        )
-    logging.info("%d replica(s).", replicas)
-    return jit_compile or on_tpu
 
 
 def _say_where(model_dir, evaluator):

@@ -5,6 +5,7 @@ While a batch is predicted, a thread pastes and encodes the masks of the one bef
 Letters: B images, D detections an image, S side of a mask.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -75,6 +76,7 @@ class Evaluator(orbit.AbstractEvaluator):
         is_chief=True,
         pictures=None,
         metrics=coco_metrics.CocoMetrics,
+        weights=contextlib.nullcontext,
     ):
         """Takes the parts.
 
@@ -94,6 +96,8 @@ class Evaluator(orbit.AbstractEvaluator):
                 pixels: boxes, scores, category_ids and an iterator over masks [h, w].
             metrics: callable taking ground_truth and has_masks, returns an object with `evaluate`,
                 `format_table` and `headline`, such as `CocoMetrics`.
+            weights: callable without arguments, returns a context in which the detector holds the
+                weights to measure; by default those it has.
         """
         self._predictor, self._make_batches = predictor, make_batches
         self._num_batches, self._num_images = num_batches, len(ground_truth["images"])
@@ -102,7 +106,7 @@ class Evaluator(orbit.AbstractEvaluator):
         self._measure = metrics(ground_truth=ground_truth, has_masks=predictor.has_masks)
         self._category_ids = np.asarray(sorted(category_ids))
         self._model_dir, self._step, self._is_chief = model_dir, step, is_chief
-        self.pictures = pictures
+        self.pictures, self._weights = pictures, weights
         self.metrics, self.results_path = {}, None
 
     @property
@@ -124,7 +128,7 @@ class Evaluator(orbit.AbstractEvaluator):
         batches = tqdm.tqdm(
             self._make_batches(), "evaluating", self._num_batches, disable=not self._is_chief
         )
-        with overlap.InOrder(self._results) as background:
+        with self._weights(), overlap.InOrder(self._results) as background:
             for position, batch in enumerate(batches):
                 outputs = self._predictor(batch)
                 for row, image_id in enumerate(outputs[schema.IMAGE_ID]):
