@@ -149,7 +149,7 @@ def run(
     folder, best_folder = (os.path.join(model_dir, name) for name in ("checkpoints", "best"))
     checkpoints.load_weights(checkpoint, folder, init_checkpoint, mode == "evaluate", average)
 
-    train_loop = evaluator = None
+    loop = evaluator = None
     if train_data:
         train_step = step.TrainStep(
             model,
@@ -164,29 +164,20 @@ def run(
             clip_norm,
             average,
         )
-        train_loop = _make_trainer(
+        loop = _make_trainer(
             train_step, strategy, pipeline, train_data, batch_size, seed, schedule.num_steps
         )
     if test_data:
-        predictor = inference.Predictor(model, strategy, jit_compile)
+        predict = inference.Predictor(model, strategy, jit_compile)
         evaluator = _make_evaluator(
-            predictor,
-            pipeline,
-            test_data,
-            test_batch_size,
-            model_dir,
-            global_step,
-            metrics,
-            average,
+            predict, pipeline, test_data, test_batch_size, model_dir, global_step, metrics, average
         )
     is_chief = checkpoints.is_chief(strategy)
     config.check_all_used()
     if is_chief and mode != "evaluate":
         config.write_operative_config(model_dir)
 
-    controller = _make_controller(
-        train_loop, evaluator, global_step, strategy, log_every, model_dir
-    )
+    controller = _make_controller(loop, evaluator, global_step, strategy, log_every, model_dir)
     manage = functools.partial(
         checkpoints.make_manager, checkpoint, strategy=strategy, step=global_step
     )
@@ -253,12 +244,12 @@ def _make_evaluator(
     )
 
 
-def _make_controller(train_loop, evaluator, global_step, strategy, log_every, model_dir):
+def _make_controller(loop, evaluator, global_step, strategy, log_every, model_dir):
     """Returns Orbit's controller, still without a checkpoint manager."""
     is_chief = checkpoints.is_chief(strategy)
     return orbit.Controller(
         global_step=global_step,
-        trainer=train_loop,
+        trainer=loop,
         evaluator=evaluator,
         strategy=strategy,
         # Loops end at multiples of log_every, also after a resumption between two.

@@ -4,22 +4,14 @@ import shutil
 
 import numpy as np
 import pytest
-import tf_keras
 from experiment_runs import read_metrics, read_scalars, read_weights, tiny
-from tensorflow.python.framework import config as framework_config
 
 from rethink_tf import config, experiment
 
 # 2 of 3 parts of the schedule come before the switch: it is at step 2.
 SHORT = ("STEPS=3", "ResNet.depth=18", "run.checkpoint_every=1")
 
-
-@pytest.fixture(autouse=True)
-def fresh_tensorflow_settings():
-    """Puts back what a run sets for its whole process."""
-    yield
-    tf_keras.mixed_precision.set_global_policy("float32")
-    framework_config.disable_op_determinism()
+pytestmark = pytest.mark.usefixtures("fresh_tensorflow_settings")
 
 
 def run(params, mode="train_and_evaluate", gin_file="scratch_r101_cascade.gin"):

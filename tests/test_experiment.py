@@ -6,9 +6,7 @@ import gin
 import numpy as np
 import pytest
 import tensorflow as tf
-import tf_keras
 from experiment_runs import read_metrics, read_scalars, read_weights, tiny
-from tensorflow.python.framework import config as framework_config
 
 from rethink_tf import config, experiment
 from rethink_tf.data import coco
@@ -16,13 +14,7 @@ from rethink_tf.training.health import NonFiniteLossError
 
 LOSSES = ("rpn_objectness", "rpn_box", "box_class", "box_regression", "mask", "weight_decay")
 
-
-@pytest.fixture(autouse=True)
-def fresh_tensorflow_settings():
-    """Puts back what a run sets for its whole process."""
-    yield
-    tf_keras.mixed_precision.set_global_policy("float32")
-    framework_config.disable_op_determinism()
+pytestmark = pytest.mark.usefixtures("fresh_tensorflow_settings")
 
 
 @pytest.fixture(scope="module")
