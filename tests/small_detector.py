@@ -48,15 +48,13 @@ class Backbone(tf_keras.layers.Layer):
 
 
 class Run:
-    """A small cascade with GN, without masks unless given a mask head, with its optimizer."""
+    """A small cascade with GN, without masks, and its optimizer."""
 
-    def __init__(self, strategy, mask_head=None, average=None, proposals=50, **options):
+    def __init__(self, strategy, proposals=50, **options):
         """Builds everything under a strategy.
 
         Args:
             strategy: `tf.distribute.Strategy`.
-            mask_head: as of `MaskRCNN`.
-            average: callable taking the model, or None.
             proposals: int; the RoIs are those and the objects, all of which enter the losses.
             **options: of `TrainStep`.
         """
@@ -72,30 +70,20 @@ class Run:
                 fpn=functools.partial(FPN, 32),
                 rpn=functools.partial(RPN, 32, **few),
                 box_head=functools.partial(CascadeBoxHead, stage=stage),
-                mask_head=mask_head,
-                static_shapes=options.get("jit_compile", False),
+                mask_head=None,
             )
             self.model.create_variables()
             self.optimizer = MomentumSGD(
                 StepwiseSchedule(STEPS, 0.01, drop_steps=[DROP], warmup_steps=0)
             )
             self.optimizer.build(self.model.trainable_variables)
-            self.average = average(self.model) if average else None
-        if self.average:
-            self.average.start()
         self.strategy, self.options, self.history = strategy, options, []
         self.make_step()
 
     def make_step(self):
         """Makes the step, as a process does once it has read the weights."""
         self.step = TrainStep(
-            self.model,
-            DetectionLosses(),
-            self.optimizer,
-            self.strategy,
-            seed=5,
-            average=self.average,
-            **self.options,
+            self.model, DetectionLosses(), self.optimizer, self.strategy, seed=5, **self.options
         )
 
     def train(self, num_steps, batch=None):

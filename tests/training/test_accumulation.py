@@ -1,4 +1,8 @@
-"""Micro-batches, clipping and the average in the training step, against all images at once."""
+"""Micro-batches, clipping and the average in the training step.
+
+A model of two numbers is checked against NumPy in every setting, and the small detector against
+itself with all images at once.
+"""
 
 import functools
 
@@ -7,13 +11,72 @@ import pytest
 import tensorflow as tf
 from small_detector import Run, make_batch
 
-from rethink_tf.models.mask_head import MaskHead
 from rethink_tf.training.averaging import WeightAverage
+from rethink_tf.training.optimizer import MomentumSGD
+from rethink_tf.training.step import TrainStep
 
-IMAGES, SWITCH, CLIP, DECAY = 4, 1, 0.5, 0.6
-# So few proposals that every image has all of them: then the losses' divisors are equal too.
-OPTIONS = {"cascade_from": SWITCH, "clip_norm": CLIP, "proposals": 12}
-average = functools.partial(WeightAverage, decay=DECAY)
+RATE, MOMENTUM, WEIGHT_DECAY, CLIP, DECAY, SWITCH = 0.1, 0.9, 0.5, 2.0, 0.6, 1
+IMAGES = np.array([[1, 2], [3, -1], [0.5, 0], [-2, 1]], np.float32)
+
+
+class Line(tf.Module):
+    """A detector that predicts x * kernel, and x * (kernel + late) once its later stage trains."""
+
+    num_samples = 1
+
+    def __init__(self):
+        super().__init__()
+        self.kernel = tf.Variable([3.0, -2.0], name="kernel")
+        self.late = tf.Variable([1.0, 1.0], name="late")
+
+    @property
+    def rpn(self):
+        return self
+
+    def variables_of_stages(self, num_stages=None):
+        return [self.kernel] if num_stages else [self.kernel, self.late]
+
+    def __call__(self, batch, training, seed, num_stages):
+        late = 0.0 if num_stages else tf.convert_to_tensor(self.late)
+        values = tf.linalg.matvec(batch["image"], self.kernel + late)
+        ones = tf.ones([tf.size(values), 1], tf.int32)
+        return {"values": values, "class_targets": ones, "rpn_labels": ones}
+
+
+class Squares:
+    """The mean square of the predictions, as `DetectionLosses` gives its losses."""
+
+    @staticmethod
+    def counts(outputs, num_samples):
+        return {"images": tf.cast(tf.size(outputs["values"]), tf.float32)}
+
+    def __call__(self, outputs, counts):
+        return {"square": tf.reduce_sum(outputs["values"] ** 2) / counts["images"]}
+
+
+def expected_steps(num_steps):
+    """The same in NumPy on all images: losses and norms by step, then weights and averages."""
+    weights = [np.array([3.0, -2.0]), np.array([1.0, 1.0])]
+    averages = [each.copy() for each in weights]
+    velocities = [np.zeros(2), np.zeros(2)]
+    history = []
+    for step in range(num_steps):
+        trained = 1 if step < SWITCH else 2
+        values = IMAGES @ sum(weights[:trained])
+        gradient = 2 * values @ IMAGES / len(IMAGES)
+        norm = np.sqrt(trained) * np.linalg.norm(gradient)
+        decay_loss = WEIGHT_DECAY / 2 * np.sum(weights[0] ** 2)
+        history.append((np.mean(values**2), decay_loss, norm))
+        gradient = gradient * min(1.0, CLIP / norm)
+        for place in range(trained):
+            decay = WEIGHT_DECAY * weights[place] if place == 0 else 0.0
+            velocities[place] = MOMENTUM * velocities[place] + gradient + decay
+            weights[place] = weights[place] - RATE * velocities[place]
+        decay = min(DECAY, (2 + step) / (11 + step))
+        averages = [
+            decay * old + (1 - decay) * new for old, new in zip(averages, weights, strict=True)
+        ]
+    return history, weights, averages
 
 
 @pytest.fixture(scope="module")
@@ -21,128 +84,124 @@ def one_device():
     return tf.distribute.OneDeviceStrategy("CPU:0")
 
 
-def train(strategy, **options):
-    """Trains a step without and a step with the later stages; keeps the states in between."""
-    run = Run(strategy, average=average, **OPTIONS | options)
-    run.layers = [run.model]
-    run.states = [run.state(run.layers)]
-    run.averages = []
-    for _ in range(2):
-        run.train(1, make_batch(IMAGES))
-        run.states.append(run.state(run.layers))
-        run.averages.append([each.numpy() for each in run.average.variables])
-    return run
+@pytest.mark.parametrize(
+    ("replicas", "accumulate_steps", "jit_compile"),
+    [(1, 1, False), (1, 4, False), (2, 1, False), (2, 2, False), (1, 2, True)],
+)
+def test_every_setting_by_hand(one_device, two_replicas, replicas, accumulate_steps, jit_compile):
+    strategy = one_device if replicas == 1 else two_replicas
+    with strategy.scope():
+        model = Line()
+        optimizer = MomentumSGD(RATE, MOMENTUM)
+        optimizer.build(model.trainable_variables)
+        average = WeightAverage(model, DECAY)
+    average.start()
+    step = TrainStep(
+        model,
+        Squares(),
+        optimizer,
+        strategy,
+        seed=1,
+        weight_decay=WEIGHT_DECAY,
+        jit_compile=jit_compile,
+        cascade_from=SWITCH,
+        accumulate_steps=accumulate_steps,
+        clip_norm=CLIP,
+        average=average,
+    )
+    parts = IMAGES.reshape(accumulate_steps, replicas, -1, 2)
+    batches = [
+        strategy.experimental_distribute_values_from_function(
+            lambda context, part=part: {"image": part[context.replica_id_in_sync_group]}
+        )
+        for part in parts
+    ]
+    history, weights, averages = expected_steps(3)
+    assert history[0][2] > CLIP  # the first step is clipped
+    for loss, decay_loss, norm in history:
+        values = step(*batches)
+        found = [values[name] for name in ("square", "weight_decay", "gradient_norm", "total")]
+        np.testing.assert_allclose(found, [loss, decay_loss, norm, loss + decay_loss], rtol=1e-5)
+        assert float(values["roi_positives"]) == 1.0
+        assert float(values["learning_rate"]) == pytest.approx(RATE)
+    for variables, expected in ((model.variables, weights), (average.variables, averages)):
+        for variable, value in zip(variables, expected, strict=True):
+            np.testing.assert_allclose(variable.numpy(), value, rtol=1e-5, atol=1e-6)
+    assert int(optimizer.iterations.numpy()) == 3
 
 
 @pytest.fixture(scope="module")
-def whole(one_device):
-    """The run whose steps are one batch."""
-    return train(one_device)
+def runs(one_device):
+    """The small detector, its steps in one batch and in four micro-batches, both as at the start.
+
+    With few proposals every image has as many RoIs as it has objects more.
+    """
+    options = {"proposals": 12, "cascade_from": 9}
+    return [Run(one_device, **options), Run(one_device, accumulate_steps=4, **options)]
 
 
-@pytest.mark.parametrize(
-    ("options", "tolerance"),
-    [({"accumulate_steps": 4}, 1e-5), ({"accumulate_steps": 2, "jit_compile": True}, 1e-4)],
-)
-def test_micro_batches_are_the_batch_at_once(one_device, whole, options, tolerance):
-    check_alike(train(one_device, **options), whole, tolerance)
+@pytest.fixture
+def fresh_runs(runs):
+    starts = [run.model.get_weights() for run in runs]
+    yield runs
+    for run, start in zip(runs, starts, strict=True):
+        rewind(run, start)
 
 
-def test_micro_batches_on_two_replicas(two_replicas, whole):
-    check_alike(train(two_replicas, accumulate_steps=2), whole, 1e-5)
+def rewind(run, weights):
+    run.model.set_weights(weights)
+    run.history.clear()
+    for variable in [run.optimizer.iterations, *run.optimizer.velocities]:
+        variable.assign(tf.zeros_like(variable))
 
 
-def check_alike(run, whole, tolerance):
-    for found, expected in zip(run.history, whole.history, strict=True):
-        assert found == pytest.approx(expected, rel=10 * tolerance)
-    for step in (1, 2):
-        start, found, expected = whole.states[0], run.states[step], whole.states[step]
-        for before, value, target in zip(start, found, expected, strict=True):
-            moved = np.linalg.norm(target - before)
-            assert np.linalg.norm(value - target) <= 100 * tolerance * moved + 1e-9
-    for found, expected in zip(run.averages[-1], whole.averages[-1], strict=True):
-        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=10 * tolerance)
-    assert int(run.optimizer.iterations) == 2
+def gradients(run):
+    """Those of the first step, decay included: what its velocities are."""
+    return [each.numpy() for each in run.optimizer.velocities]
 
 
-def test_stages_that_stand_still_do_so(whole):
-    later = [
-        each for stage in whole.model.box_head.stages[1:] for each in stage.trainable_variables
-    ]
-    places = [
-        place
-        for place, variable in enumerate(whole.model.trainable_variables)
-        if any(variable is each for each in later)
-    ]
-    assert places
-    for place in places:
-        np.testing.assert_array_equal(whole.states[0][place], whole.states[1][place])
-        assert np.any(whole.states[1][place] != whole.states[2][place])
+def assert_close(found, expected):
+    for value, target in zip(found, expected, strict=True):
+        assert np.linalg.norm(value - target) <= 1e-4 * np.linalg.norm(target) + 1e-8
 
 
-def test_the_gradient_is_clipped_before_the_decay_is_added(whole):
-    # The first velocity is the clipped gradient and the decay.
-    count = len(whole.model.trainable_variables)
-    weights, velocities = whole.states[0], whole.states[1][count:]
-    squares = 0.0
-    for variable, weight, velocity in zip(
-        whole.model.trainable_variables, weights[:count], velocities, strict=True
-    ):
-        decay = 1e-4 if "kernel" in variable.name else 0.0
-        if "stage" in variable.name and not np.any(velocity):
-            continue
-        squares += np.sum((velocity - decay * weight) ** 2)
-    norm = whole.history[0]["gradient_norm"]
-    assert norm > 2 * CLIP and squares**0.5 == pytest.approx(CLIP, rel=1e-4)
+def test_four_micro_batches_are_the_batch_at_once(fresh_runs):
+    whole, parts = fresh_runs
+    for run in fresh_runs:
+        run.train(1, make_batch(4))
+    assert parts.history[0] == pytest.approx(whole.history[0], rel=1e-5)
+    assert_close(gradients(parts), gradients(whole))
+    assert_close(parts.model.get_weights(), whole.model.get_weights())
 
 
-def test_the_average_follows_the_weights(whole):
-    count = len(whole.model.trainable_variables)
-    expected = whole.states[0][:count]
-    for step, state in enumerate(whole.states[1:], start=1):
-        decay = min(DECAY, (1 + step) / (10 + step))
-        expected = [
-            decay * old + (1 - decay) * new
-            for old, new in zip(expected, state[:count], strict=True)
-        ]
-    # This model has no other floating variable.
-    for found, value in zip(whole.averages[-1], expected, strict=True):
-        np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-7)
-
-
-def test_the_mask_losses_count_by_micro_batch(one_device):
-    # Images with different numbers of masks: the step is the mean of steps of each image alone.
-    rng = np.random.default_rng(3)
-    batch = make_batch(2) | {"masks": rng.integers(0, 256, [2, 3, 28, 28]).astype(np.uint8)}
-    batch["classes"][1, 1:] = 0
-    batch["boxes"][1, 1:] = 0
-    mask_head = functools.partial(MaskHead, num_convs=1, channels=16)
-    single = Run(one_device, mask_head=mask_head, cascade_from=9)
-    start = single.state([single.model])
-    ends = []
-    for image in range(2):
-        for variable in [single.optimizer.iterations, *single.optimizer.velocities]:
-            variable.assign(tf.zeros_like(variable))
-        for variable, value in zip(single.model.trainable_variables, start, strict=False):
-            variable.assign(value)
+def test_a_loss_by_count_is_the_mean_of_the_micro_batches(fresh_runs):
+    # Images with different numbers of RoIs: the gradient is the mean of those of each alone.
+    single, parts = fresh_runs
+    batch = make_batch(4)
+    for image in range(3):
+        batch["classes"][image, image:] = 0
+        batch["boxes"][image, image:] = 0
+    weights, history, alone = single.model.get_weights(), [], []
+    for image in range(4):
         single.train(1, {key: value[image : image + 1] for key, value in batch.items()})
-        ends.append(single.state([single.model]))
-    both = Run(one_device, mask_head=mask_head, cascade_from=9, accumulate_steps=2)
-    both.train(1, batch)
-    for name in ("mask", "box_class", "rpn_box", "roi_positives", "total"):
-        values = [each[name] for each in single.history]
-        assert both.history[0][name] == pytest.approx(np.mean(values), rel=1e-5), name
-    assert single.history[0]["roi_positives"] != single.history[1]["roi_positives"]
-    for before, first, second, found in zip(start, *ends, both.state([both.model]), strict=True):
-        mean = (first + second) / 2
-        moved = np.linalg.norm(mean - before)
-        assert np.linalg.norm(found - mean) <= 1e-4 * moved + 1e-8
+        history += single.history
+        alone.append(gradients(single))
+        rewind(single, weights)
+    parts.train(1, batch)
+    for name in ("rpn_box", "box_class", "box_regression", "roi_positives", "total"):
+        values = [each[name] for each in history]
+        assert parts.history[0][name] == pytest.approx(np.mean(values), rel=1e-5), name
+    mean = [sum(each) / len(alone) for each in zip(*alone, strict=True)]
+    assert_close(gradients(parts), mean)
 
 
-def test_a_step_takes_its_micro_batches(one_device):
-    run = Run(one_device, accumulate_steps=2)
-    with pytest.raises(ValueError, match="takes 2 batches, got 1"):
-        run.step(make_batch(1))
-    run.options["clip_norm"] = -1.0
-    with pytest.raises(ValueError, match="clip_norm is -1.0: it must be above 0"):
-        run.make_step()
+def test_a_step_takes_its_micro_batches(runs):
+    with pytest.raises(ValueError, match="takes 4 batches, got 1"):
+        runs[1].step(make_batch(1))
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, -1.0])
+def test_a_norm_out_of_range_is_refused(one_device, clip_norm):
+    make = functools.partial(TrainStep, Line(), Squares(), MomentumSGD(RATE), one_device, 1)
+    with pytest.raises(ValueError, match=rf"clip_norm is {clip_norm}: it must be above 0"):
+        make(clip_norm=clip_norm)

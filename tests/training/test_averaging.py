@@ -137,7 +137,9 @@ def test_replicas_have_one_average(two_replicas, tmp_path):
 
 
 def save(run, folder):
-    return run.checkpoint.write(str(folder / f"step-{int(run.optimizer.iterations)}"))
+    step = run.optimizer.iterations
+    manager = checkpoints.make_manager(run.checkpoint, str(folder), run.strategy, step)
+    return manager.save(checkpoint_number=step)
 
 
 def load(run, folder, init_checkpoint=None, required=False):
