@@ -6,9 +6,7 @@ import gin
 import numpy as np
 import pytest
 import tensorflow as tf
-import tf_keras
 from experiment_runs import read_metrics, read_scalars, read_weights, tiny
-from tensorflow.python.framework import config as framework_config
 
 from rethink_tf import config, experiment
 from rethink_tf.data import coco
@@ -16,13 +14,7 @@ from rethink_tf.training.health import NonFiniteLossError
 
 LOSSES = ("rpn_objectness", "rpn_box", "box_class", "box_regression", "mask", "weight_decay")
 
-
-@pytest.fixture(autouse=True)
-def fresh_tensorflow_settings():
-    """Puts back what a run sets for its whole process."""
-    yield
-    tf_keras.mixed_precision.set_global_policy("float32")
-    framework_config.disable_op_determinism()
+pytestmark = pytest.mark.usefixtures("fresh_tensorflow_settings")
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +89,19 @@ def test_a_folder_of_another_experiment_is_refused(finished, data_dir):
 def test_evaluating_an_empty_folder_says_what_to_do(tmp_path, data_dir):
     with pytest.raises(ValueError, match="no checkpoint in .* to evaluate"):
         run("quickstart.gin", tiny(tmp_path, data_dir), mode="evaluate")
+
+
+def test_evaluating_averages_that_a_run_does_not_have_is_refused(finished, data_dir):
+    params = tiny(finished[0], data_dir, "run.weight_average=@WeightAverage")
+    with pytest.raises(ValueError, match="step-4 holds no averaged weights"):
+        run("quickstart.gin", params, mode="evaluate")
+
+
+def test_one_gpu_takes_the_papers_batch_in_parts():
+    config.parse(["scratch_r50.gin", "overlays/one_gpu.gin"], tiny("/nowhere", "/nowhere"))
+    schedule = gin.get_configurable("PaperSchedule")()
+    assert schedule.num_steps == 540_000 and schedule.peak_learning_rate == 0.02
+    assert gin.query_parameter("experiment.run.accumulate_steps") == 8  # of 2 images each
 
 
 def test_a_misspelt_macro_stops_the_run_before_the_first_step(tmp_path, data_dir):

@@ -5,9 +5,7 @@ import json
 import gin
 import numpy as np
 import pytest
-import tf_keras
 from experiment_runs import read_metrics, tiny
-from tensorflow.python.framework import config as framework_config
 from voc_source import VocSource, voc_object
 
 from rethink_tf import config, experiment
@@ -39,13 +37,7 @@ run.checkpoint_every = 2
 run.evaluate_every = 2
 """
 
-
-@pytest.fixture(autouse=True)
-def fresh_tensorflow_settings():
-    """Puts back what a run sets for its whole process."""
-    yield
-    tf_keras.mixed_precision.set_global_policy("float32")
-    framework_config.disable_op_determinism()
+pytestmark = pytest.mark.usefixtures("fresh_tensorflow_settings")
 
 
 @pytest.fixture(scope="module")

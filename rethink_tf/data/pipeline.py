@@ -130,11 +130,13 @@ class Pipeline:
         input_context: tf.distribute.InputContext | None = None,
         counters: reading.PipelineCounters | None = None,
         keypoints: KeypointLayout | None = None,
+        accumulate_steps: int = 1,
     ) -> tf.data.Dataset:
         """Training batches from a step on, without end.
 
         Each global batch comes as the shares of this pipeline's replicas, one element each, in
-        the order of the replicas: what `strategy.distribute_datasets_from_function` wants.
+        the order of the replicas: what `strategy.distribute_datasets_from_function` wants. In
+        micro-batches it is the same images in the same order, cut into as many global batches.
 
         Args:
             source: a record directory or its index.
@@ -145,6 +147,7 @@ class Pipeline:
             input_context: which worker this is; None for one worker with one replica.
             counters: where skipped records and cut objects are counted.
             keypoints: of the data set; needed where `include_keypoints` is set.
+            accumulate_steps: micro-batches a step, of G / accumulate_steps images each.
 
         Returns:
             Batches as `schema.training_spec` says, B images each.
@@ -154,7 +157,7 @@ class Pipeline:
                 are to be included, no keypoint.
         """
         index = self.training_index(source)
-        share = _Share(global_batch_size, input_context)
+        share = _Share(global_batch_size, input_context, accumulate_steps)
         ids = sorted(set(category_ids))
         if not ids:
             raise ValueError(f"{index.directory}: no categories, so there is nothing to learn")
@@ -351,23 +354,33 @@ def _resized(index, size):
 
 
 class _Share:
-    """The part of a global batch that one input pipeline reads, and one replica of it gets."""
+    """The part of a global batch that one input pipeline reads, and one replica of it gets.
 
-    def __init__(self, global_batch_size: int, context: tf.distribute.InputContext | None):
+    Of several micro-batches, each is shared as a global batch is.
+    """
+
+    def __init__(
+        self,
+        global_batch_size: int,
+        context: tf.distribute.InputContext | None,
+        micro_batches: int = 1,
+    ):
         context = context or tf.distribute.InputContext()
         replicas, pipelines = context.num_replicas_in_sync, context.num_input_pipelines
-        if global_batch_size < 1 or global_batch_size % replicas or replicas % pipelines:
+        parts = micro_batches * replicas
+        if min(global_batch_size, parts) < 1 or global_batch_size % parts or replicas % pipelines:
             raise ValueError(
                 f"a global batch of {global_batch_size} images cannot be shared equally by "
-                f"{replicas} replicas fed by {pipelines} input pipelines; "
-                f"take a multiple of {replicas}"
+                f"{replicas} replicas fed by {pipelines} input pipelines in {micro_batches} "
+                f"micro-batches; take a multiple of {parts}"
             )
-        self.replica_batch_size = global_batch_size // replicas
+        self.replica_batch_size = global_batch_size // parts
         self.size = global_batch_size // pipelines
-        self._start = context.input_pipeline_id * self.size
+        self._shape = (micro_batches, pipelines, self.size // micro_batches)
+        self._pipeline = context.input_pipeline_id
 
     def of(self, rows: np.ndarray) -> np.ndarray:
-        return rows[self._start : self._start + self.size]
+        return rows.reshape(self._shape)[:, self._pipeline].ravel()
 
 
 def _slot_signature(num_slots: int, num_candidates: int) -> dict:

@@ -184,6 +184,22 @@ def test_pipelines_and_replicas_share_the_global_batch(drawn):
         assert_same([batch], [joined])
 
 
+def test_micro_batches_are_the_global_batch_in_order(drawn):
+    sides = (20, 25, 30)
+    whole = take(training(drawn, batch_size=8, min_side=sides), 3)[1:]
+    shares = []
+    for pipeline_id in range(2):
+        context = tf.distribute.InputContext(2, pipeline_id, num_replicas_in_sync=2)
+        rest = {"input_context": context, "accumulate_steps": 2, "start_step": 1}
+        shares.append(take(training(drawn, batch_size=8, min_side=sides, rest=rest), 4))
+
+    for step, batch in enumerate(whole):
+        parts = [share[2 * step + part] for part in range(2) for share in shares]
+        assert all(len(part["image"]) == 2 for part in parts)
+        joined = {key: tf.concat([part[key] for part in parts], 0) for key in batch}
+        assert_same([batch], [joined])
+
+
 def test_strategy_gives_each_replica_its_share(drawn, two_cpus):
     strategy = tf.distribute.MirroredStrategy(two_cpus)
 
@@ -203,6 +219,8 @@ def test_batch_that_cannot_be_shared_is_an_error(drawn):
 
     with pytest.raises(ValueError, match="6 images cannot be shared equally by 4 replicas"):
         training(drawn, batch_size=6, rest={"input_context": context})
+    with pytest.raises(ValueError, match="6 images .* by 1 replicas .* in 4 micro-batches"):
+        training(drawn, batch_size=6, rest={"accumulate_steps": 4})
 
 
 def test_shorter_side_is_drawn_from_those_given(drawn):
