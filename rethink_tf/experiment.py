@@ -30,7 +30,7 @@ from rethink_tf.report import samples
 from rethink_tf.training import checkpoints, distribution, step, trainer
 from rethink_tf.training import schedules as _schedules  # noqa: F401  registered for gin files
 from rethink_tf.training.optimizer import MomentumSGD
-from rethink_tf.weights import detectron2, pickles
+from rethink_tf.weights import detectron2, imagenet, pickles
 
 MODES = ("train", "evaluate", "train_and_evaluate")
 
@@ -64,6 +64,7 @@ def run(
     precision="float32",
     jit_compile=False,
     deterministic=None,
+    when_built=None,
 ):
     """Trains and evaluates one experiment.
 
@@ -100,6 +101,8 @@ def run(
         jit_compile: bool, whether XLA compiles the step; shapes are then static.
         deterministic: bool, whether equal runs give equal numbers to the last bit; None for yes
             on a CPU without jit_compile, where it costs nothing, and no elsewhere.
+        when_built: callable without arguments, called once everything is built and checked, before
+            the first step; or None.
 
     Returns:
         dict of the last evaluation's metrics; empty if there was none.
@@ -164,6 +167,8 @@ def run(
     config.check_all_used()
     if is_chief and mode != "evaluate":
         config.write_operative_config(model_dir)
+    if when_built:
+        when_built()
 
     controller = orbit.Controller(
         global_step=optimizer.iterations,
@@ -234,8 +239,11 @@ def _make_evaluator(predictor, pipeline, data, batch_size, model_dir, global_ste
 def convert_detectron2(checkpoint, output, input_format):
     """Writes a checkpoint of the parsed experiment's detector with Detectron2's weights.
 
+    Of an ImageNet classifier it holds what the detector shares with it, and a run that starts from
+    it leaves the rest random; see `checkpoints.initialize`.
+
     Args:
-        checkpoint: str, Detectron2's `.pkl`.
+        checkpoint: str, Detectron2's `.pkl` of a detector, or its or Detectron's of a classifier.
         output: str, path of the checkpoint to write, without an ending.
         input_format: "BGR" or "RGB", the order of the channels it was trained with.
 
@@ -247,12 +255,20 @@ def convert_detectron2(checkpoint, output, input_format):
     """
     arrays = pickles.load_arrays(checkpoint)
     build = gin.get_bindings("experiment.run").get("detector", MaskRCNN)
-    model = build(num_classes=detectron2.num_classes(arrays), static_shapes=False)
+    of_classifier = imagenet.is_classifier(arrays)
+    # A classifier's own classes are not the detector's, and nothing of them is written.
+    num_classes = 1 if of_classifier else detectron2.num_classes(arrays)
+    model = build(num_classes=num_classes, static_shapes=False)
     model.create_variables()
-    detectron2.load(model, arrays, input_format)
+    if of_classifier:
+        imagenet.load(model, arrays, input_format)
+        parts, count = model.pretrained_parts(), len(imagenet.parameters(model))
+    else:
+        detectron2.load(model, arrays, input_format)
+        parts, count = {"model": model}, len(model.variables)
     tf.io.gfile.makedirs(os.path.dirname(output) or ".")
-    tf.train.Checkpoint(model=model).write(output)
-    return len(model.variables)
+    tf.train.Checkpoint(**parts).write(output)
+    return count
 
 
 def _train_and_evaluate(controller, evaluator, best, stops, model_dir):

@@ -69,3 +69,14 @@ def clean_gin():
     yield
     if "gin" in sys.modules:
         sys.modules["gin"].clear_config()
+
+
+@pytest.fixture
+def fresh_tensorflow_settings():
+    """Puts back what a run sets for its whole process."""
+    import tf_keras
+    from tensorflow.python.framework import config as framework_config
+
+    yield
+    tf_keras.mixed_precision.set_global_policy("float32")
+    framework_config.disable_op_determinism()
