@@ -31,7 +31,10 @@ def count(function, *shapes):
 
 
 class Forward(NamedTuple):
-    """Operations of the trunk (backbone, FPN, RPN), and of a RoI in the box and the mask head."""
+    """Operations of the trunk (backbone, FPN, RPN), and of a RoI in the box and the mask head.
+
+    A RoI goes through all stages of a cascade.
+    """
 
     trunk: int
     roi: int
@@ -50,7 +53,7 @@ def forward(detector, num_images, height, width):
     Returns:
         `Forward`; 0 a mask without a mask head.
     """
-    box, mask = detector.box_head, detector.mask_head
+    mask = detector.mask_head
 
     def trunk(images):
         return detector.rpn(detector.pyramid(images))[:2]
@@ -58,7 +61,10 @@ def forward(detector, num_images, height, width):
     # A blank image that every stride divides tells the channels.
     features = detector.pyramid(tf.zeros([1, 64, 64, 3]))
     channels = features[max(features)].shape[-1]
-    per_roi = count(lambda pooled: box(pooled), [1, 1, box.roi_size, box.roi_size, channels])
+    per_roi = sum(
+        count(lambda pooled, stage=stage: stage(pooled), [1, 1, *[stage.roi_size] * 2, channels])
+        for stage in detector.box_head.stages
+    )
     per_mask = 0
     if mask:
         per_mask = count(

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from experiment_runs import read_metrics, read_scalars, tiny
 
+from benchmarks import experiments
 from rethink_tf import config, experiment
 from rethink_tf.models.resnet import DEPTHS
 from rethink_tf.weights import imagenet
@@ -17,7 +18,6 @@ pytestmark = pytest.mark.usefixtures("fresh_tensorflow_settings")
 
 EXPERIMENTS = config.shipped_experiments()
 TWINS = [name for name in EXPERIMENTS if name.startswith("pretrained_")]
-NOWHERE = ("MODEL_DIR='/nowhere'", "DATA_DIR='/nowhere'")
 # What a twin may change beside the weights it starts from: how long it trains.
 OF_A_TWIN = (
     "PaperSchedule.multiple PaperSchedule.tails run.cascade_steps run.evaluate_every "
@@ -25,11 +25,8 @@ OF_A_TWIN = (
 ).split()
 
 
-def parse(name, *overlays, params=NOWHERE):
-    """Parses an experiment; a twin with the weights of nowhere, unless params say."""
-    if name in TWINS and not any(param.startswith("INIT_CHECKPOINT") for param in params):
-        params = [*params, "INIT_CHECKPOINT='/nowhere'"]
-    config.parse([name, *overlays], params)
+def parse(name, *overlays, params=()):
+    config.parse([name, *overlays], [*experiments.parameters_for(name), *params])
 
 
 def build(num_classes):
@@ -197,10 +194,12 @@ def count_of_models(models, num_classes):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_parameters_at_full_size(name):
     parse(name)
-    bindings = config.canonical_bindings().items()
-    models = tuple(item for item in bindings if ".models." in item[0] or "detector" in item[0])
-    num_classes = 20 if "voc" in name else 80
-    count = count_of_models(models, num_classes)
+    models = tuple(
+        (key, value)
+        for key, value in config.canonical_bindings().items()
+        if (".models." in key or "detector" in key) and "pixel" not in key
+    )
+    count = count_of_models(models, experiments.num_classes_of(name))
     rest = name.removesuffix(".gin").removeprefix("pretrained_")
     assert count == PARAMETERS.get(rest, PARAMETERS.get(f"scratch_{rest}", count)) > 0
     assert gin.get_bindings("experiment.run")["schedule"].num_steps > 0
@@ -210,6 +209,6 @@ def test_parameters_equal_torchvisions():
     """maskrcnn_resnet50_fpn: 91 classes with the background, frozen BN, which is none of them."""
     build_params = ["NORMALIZER='none'", "ResNet.normalizer='frozen_bn'"]
     build_params += ["BoxHead.num_convs=0", "BoxHead.num_fcs=2"]
-    parse("scratch_r50.gin", params=[*NOWHERE, *build_params])
+    parse("scratch_r50.gin", params=build_params)
     # Boxes and a mask of the background, which ours does without.
     assert count_parameters(build(90)) == 44_401_393 - dense(1024, 4) - conv(256, 1, 1, 1, False)

@@ -203,7 +203,7 @@ def test_a_run_starts_from_it_with_all_else_random(tmp_path, detector, caplog):
     counts = f"Read {len(expected)} of {len(other.variables)} variables from {path}"
     assert counts in caplog.text
     assert "random are those of: RPN, FPN, BoxHead, MaskHead." in caplog.text
-    with pytest.raises(ValueError, match="evaluate a detector with random RPN, FPN, BoxHead, MaskHead says"):
+    with pytest.raises(ValueError, match="with random RPN, FPN, BoxHead, MaskHead says"):
         checkpoints.load_weights(checkpoint, folder, path, required=True)
     synchronised = tf.train.Checkpoint(model=make_detector("syncbn"))
     with pytest.raises(ValueError, match=r"does not fit the detector that the gin files describe"):
