@@ -1,13 +1,16 @@
 """Every shipped experiment: runs with the tiny overlay, and its detector at full size."""
 
+import concurrent.futures
 import functools
+import multiprocessing
 import pickle
+import re
 
 import gin
 import numpy as np
 import pytest
 import tensorflow as tf
-from experiment_runs import read_metrics, read_scalars, tiny
+from experiment_runs import REPOSITORY, read_metrics, read_scalars, tiny
 
 from benchmarks import experiments
 from rethink_tf import config, experiment
@@ -37,50 +40,59 @@ def build(num_classes):
     return detector
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("shipped") / "shapes"
+def make_classifier(name, folder):
+    """Returns weights for the tiny form of a twin, of a made-up classifier, and makes them."""
+    parse(name, "overlays/tiny.gin")
+    arrays, generator = {}, np.random.default_rng(0)
+    for pair in imagenet.parameters(build(1)):
+        value = generator.uniform(0.01, 0.02, pair.variable.shape).astype(np.float32)
+        if pair.name == "fc6.weight":
+            value = value.reshape(7, 7, -1, value.shape[-1])
+        if value.ndim == 4:
+            value = value.transpose(3, 2, 0, 1)
+        if pair.name.startswith("fc"):
+            value = value.reshape(len(value), -1) if value.ndim == 4 else value.T
+        arrays[pair.name] = value
+    (folder / "classifier.pkl").write_bytes(pickle.dumps({"model": arrays}))
+    experiment.convert_detectron2(str(folder / "classifier.pkl"), str(folder / "weights"), "BGR")
+    return str(folder / "weights")
+
+
+def run_tiny(name, folder, data_dir):
+    """Trains and evaluates in a process of the pool, and returns the metrics."""
+    params = tiny(folder / "run", data_dir, "STEPS=2")
+    if name in TWINS:
+        params.append(f"INIT_CHECKPOINT={make_classifier(name, folder)!r}")
+    parse(name, "overlays/tiny.gin", params=params)
+    return dict(experiment.run())
 
 
 @pytest.fixture(scope="module")
-def classifier(tmp_path_factory):
-    """A function that makes weights for the tiny form of a twin, of a made-up classifier."""
-    folder, made = tmp_path_factory.mktemp("classifiers"), {}
+def runs(request, tmp_path_factory):
+    """{name: (folder, future)} of the tiny runs that are asked for.
 
-    def make(name):
-        parse(name, "overlays/tiny.gin")
-        bindings = config.canonical_bindings()
-        kind = str([item for item in bindings.items() if ".models." in item[0]])
-        if kind not in made:
-            output = made[kind] = str(folder / str(len(made)))
-            arrays, generator = {}, np.random.default_rng(0)
-            for pair in imagenet.parameters(build(1)):
-                value = generator.uniform(0.01, 0.02, pair.variable.shape).astype(np.float32)
-                if pair.name == "fc6.weight":
-                    value = value.reshape(7, 7, -1, value.shape[-1])
-                if value.ndim == 4:
-                    value = value.transpose(3, 2, 0, 1)
-                if pair.name.startswith("fc"):
-                    value = value.reshape(len(value), -1) if value.ndim == 4 else value.T
-                arrays[pair.name] = value
-            (folder / "classifier.pkl").write_bytes(pickle.dumps({"model": arrays}))
-            experiment.convert_detectron2(str(folder / "classifier.pkl"), output, "BGR")
-        return made[kind]
-
-    return make
+    Two at a time: a run traces its graph most of the time, which takes one core.
+    """
+    data_dir = tmp_path_factory.mktemp("shipped") / "shapes"
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(2, spawn) as pool:
+        started = {}
+        for item in request.session.items:
+            if item.path == request.path and "runs" in item.fixturenames:
+                name = item.callspec.params["name"]
+                folder = tmp_path_factory.mktemp(name.removesuffix(".gin"))
+                started[name] = folder, pool.submit(run_tiny, name, folder, data_dir)
+        yield started
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_two_steps_and_an_evaluation_with_the_tiny_overlay(tmp_path, data_dir, classifier, name):
-    params = tiny(tmp_path, data_dir, "STEPS=2")
-    if name in TWINS:
-        params.append(f"INIT_CHECKPOINT={classifier(name)!r}")
-    parse(name, "overlays/tiny.gin", params=params)
-    metrics = experiment.run()
-    (line,) = read_metrics(tmp_path)
+def test_two_steps_and_an_evaluation_with_the_tiny_overlay(runs, name):
+    folder, run = runs[name]
+    metrics = run.result()
+    (line,) = read_metrics(folder / "run")
     assert line["step"] == 2 and metrics and metrics.items() <= line.items()
     assert all(np.isfinite(value) and value >= -1 for value in metrics.values())
-    scalars = read_scalars(tmp_path)
+    scalars = read_scalars(folder / "run")
     for step in (1, 2):
         values = {tag: value for (tag, of), value in scalars.items() if of == step}
         assert values["train/total"] > 0 and values["train/rpn_box"] >= 0
@@ -110,6 +122,21 @@ def test_the_overfit_overlay_evaluates_what_it_trains_on():
         assert bound("Pipeline.num_images") == bound("Pipeline.evaluation_num_images") == 8
         assert bound("experiment.run.evaluation_split") == "train"
         assert gin.get_configurable("RPN")().anchor_sizes == sizes
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (["SCHEDULE=0.6"], r"0\.6x schedule .* has 54,000 steps, no more than the 60,000"),
+        (["BATCH_SIZE=8", "SCHEDULE=0.5"], r"with 8 images .* 90,000 steps, .* than the 120,000"),
+        (["PaperSchedule.tails=(20000, 60000)"], r"must descend"),
+    ],
+)
+def test_a_schedule_shorter_than_its_tail_stops_before_anything_is_done(tmp_path, params, message):
+    parse("scratch_r50.gin", params=tiny(tmp_path / "run", tmp_path / "data", *params))
+    with pytest.raises(ValueError, match=message):
+        experiment.run()
+    assert not list(tmp_path.iterdir())
 
 
 # Trainable parameters by hand. A convolution with group or synchronised batch normalization has a
@@ -203,6 +230,11 @@ def test_parameters_at_full_size(name):
     rest = name.removesuffix(".gin").removeprefix("pretrained_")
     assert count == PARAMETERS.get(rest, PARAMETERS.get(f"scratch_{rest}", count)) > 0
     assert gin.get_bindings("experiment.run")["schedule"].num_steps > 0
+
+    # The table of all experiments has it, with this size.
+    table = (REPOSITORY / "docs" / "experiments.md").read_text()
+    sizes = re.findall(rf"\| `{name}` \|.*\| ([\d.]+) M \| \d+ \|", table)
+    assert set(sizes) == {f"{count / 1e6:.2f}"}
 
 
 def test_parameters_equal_torchvisions():
