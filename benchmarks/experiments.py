@@ -6,7 +6,7 @@ prints a row of markdown for every gin file, the columns "parameters" and "GFLOP
 docs/experiments.md. Parameters are those that train. GFLOPs are multiplications and additions of
 convolutions, matrix products and biases, in 1e9, of one image at test: the trunk on the size of the
 experiment (800 x 1216 pixels for all of the paper), all stages of the box head on all its
-proposals, the mask head on as many boxes as are reported.
+proposals, the mask and keypoint heads on as many boxes as are reported.
 """
 
 import argparse
@@ -43,11 +43,11 @@ def measure(name, num_classes):
     """
     # Late: --help answers without waiting for TensorFlow.
     from benchmarks import flops
-    from rethink_tf import experiment  # noqa: F401  registers what gin files name
+    from rethink_tf import experiment
 
     config.parse([name], parameters_for(name))
-    bound = gin.get_bindings("experiment.run")
-    detector, pipeline = bound["detector"](num_classes=num_classes), bound["pipeline"]()
+    detector = experiment.detector_builder()(num_classes=num_classes)
+    pipeline = gin.get_bindings("experiment.run")["pipeline"]()
     detector.create_variables()
     height = pipeline.evaluation_min_side
     width = min(round(ASPECT * height / STRIDE) * STRIDE, pipeline.max_side)
@@ -56,7 +56,7 @@ def measure(name, num_classes):
     detections = detector.box_head.stages[-1].max_detections
     return Size(
         sum(variable.shape.num_elements() for variable in detector.trainable_variables),
-        found.trunk + proposals * found.roi + detections * found.mask,
+        found.trunk + proposals * found.roi + detections * (found.mask + found.keypoints),
     )
 
 

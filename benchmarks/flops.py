@@ -31,7 +31,7 @@ def count(function, *shapes):
 
 
 class Forward(NamedTuple):
-    """Operations of the trunk (backbone, FPN, RPN), and of a RoI in the box and the mask head.
+    """Operations of the trunk (backbone, FPN, RPN), and of a RoI in each head.
 
     A RoI goes through all stages of a cascade.
     """
@@ -39,6 +39,7 @@ class Forward(NamedTuple):
     trunk: int
     roi: int
     mask: int
+    keypoints: int
 
 
 def forward(detector, num_images, height, width):
@@ -51,9 +52,9 @@ def forward(detector, num_images, height, width):
         width: int, pixels.
 
     Returns:
-        `Forward`; 0 a mask without a mask head.
+        `Forward`; 0 for a head that is not there.
     """
-    mask = detector.mask_head
+    mask, keypoints = detector.mask_head, detector.keypoint_head
 
     def trunk(images):
         return detector.rpn(detector.pyramid(images))[:2]
@@ -71,4 +72,8 @@ def forward(detector, num_images, height, width):
             lambda pooled: mask(pooled, tf.ones([1], tf.int32)),
             [1, mask.roi_size, mask.roi_size, channels],
         )
-    return Forward(count(trunk, [num_images, height, width, 3]), per_roi, per_mask)
+    per_pose = 0
+    if keypoints:
+        side = keypoints.roi_size
+        per_pose = count(lambda pooled: keypoints(pooled), [1, side, side, channels])
+    return Forward(count(trunk, [num_images, height, width, 3]), per_roi, per_mask, per_pose)

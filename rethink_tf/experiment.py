@@ -24,13 +24,13 @@ from rethink_tf.evaluation import voc_metrics as _voc_metrics  # noqa: F401  reg
 from rethink_tf.evaluation.coco_metrics import CocoMetrics
 from rethink_tf.losses import DetectionLosses
 from rethink_tf.models import cascade as _cascade  # noqa: F401  registered for gin files
+from rethink_tf.models import keypoint_head as _keypoint_head  # noqa: F401  registered for gin files
 from rethink_tf.models import vgg as _vgg  # noqa: F401  registered for gin files
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.report import samples
 from rethink_tf.training import checkpoints, distribution, step, trainer
 from rethink_tf.training import schedules as _schedules  # noqa: F401  registered for gin files
 from rethink_tf.training.optimizer import MomentumSGD
-from rethink_tf.weights import detectron2, imagenet, pickles
 
 MODES = ("train", "evaluate", "train_and_evaluate")
 
@@ -80,23 +80,24 @@ def run(
         evaluation_split: str, the same.
         strategy: callable without arguments, returns a `tf.distribute.Strategy`.
         pipeline: callable without arguments, returns a `data.pipeline.Pipeline`.
-        detector: callable taking num_classes and static_shapes, returns the detector.
+        detector: callable taking num_classes, num_keypoints and static_shapes, returns the
+            detector.
         losses: callable without arguments, returns `DetectionLosses`.
         optimizer: callable taking learning_rate, returns a Keras optimizer.
         weight_decay: float, of kernels.
         cascade_steps: int, how many of the schedule's last steps train the later stages of a
             cascade, by the schedule's rule (`PaperSchedule` counts them for 16 images); None for
             all steps.
-        metrics: callable taking ground_truth and has_masks, returns what measures detections:
-            `CocoMetrics` or `VocMetrics`.
+        metrics: callable taking ground_truth, has_masks and has_keypoints, returns what measures
+            detections: `CocoMetrics` or `VocMetrics`.
         init_checkpoint: str or None, weights to start from where the folder has no checkpoint.
         evaluation_batch_size: int, images over all replicas; None for batch_size.
         log_every: int, steps from one log line (and summary) to the next.
         checkpoint_every: int, steps.
         evaluate_every: int, steps; None evaluates at the end only.
         keep_newest: int, checkpoints kept.
-        keep_best: int, checkpoints kept of the highest headline of the metrics: COCO's AP of masks
-            (of boxes where there are none), VOC's mAP.
+        keep_best: int, checkpoints kept of the highest headline of the metrics: COCO's AP of
+            keypoints (where there are none of masks, else of boxes), VOC's mAP.
         precision: "float32" or "mixed_bfloat16", of the layers' arithmetic.
         jit_compile: bool, whether XLA compiles the step; shapes are then static.
         deterministic: bool, whether equal runs give equal numbers to the last bit; None for yes
@@ -131,15 +132,21 @@ def run(
     if mode != "train":
         test_data = splits.open_split(data_dir, evaluation_split, pipeline, is_training=False)
     opened = [each for each in (train_data, test_data) if each]
-    category_ids = splits.check_splits(opened, needs_masks=False)
+    category_ids = splits.check_splits(opened, False, pipeline.include_keypoints)
+    keypoints = opened[0].keypoints
 
     with strategy.scope():
-        model = detector(num_classes=len(category_ids), static_shapes=static_shapes)
+        model = detector(
+            num_classes=len(category_ids),
+            num_keypoints=len(keypoints.names) if keypoints else 0,
+            static_shapes=static_shapes,
+        )
         _check_stages(model, cascade_steps)
         model.create_variables()
         optimizer = optimizer(learning_rate=schedule)
         optimizer.build(model.trainable_variables)
-    splits.check_splits(opened, needs_masks=model.mask_head is not None)
+    _check_keypoints_included(pipeline, model)
+    splits.check_splits(opened, model.mask_head is not None, pipeline.include_keypoints)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
     folder = os.path.join(model_dir, "checkpoints")
     checkpoints.load_weights(checkpoint, folder, init_checkpoint, required=mode == "evaluate")
@@ -208,7 +215,14 @@ def _make_trainer(train_step, strategy, pipeline, data, batch_size, seed, num_st
 
     def make_dataset(context):
         return pipeline.training(
-            data.index, data.category_ids, batch_size, seed, start, context, counters
+            data.index,
+            data.category_ids,
+            batch_size,
+            seed,
+            start,
+            context,
+            counters,
+            data.keypoints,
         )
 
     batches = iter(strategy.distribute_datasets_from_function(make_dataset))
@@ -236,39 +250,9 @@ def _make_evaluator(predictor, pipeline, data, batch_size, model_dir, global_ste
     )
 
 
-def convert_detectron2(checkpoint, output, input_format):
-    """Writes a checkpoint of the parsed experiment's detector with Detectron2's weights.
-
-    Of an ImageNet classifier it holds what the detector shares with it, and a run that starts from
-    it leaves the rest random; see `checkpoints.initialize`.
-
-    Args:
-        checkpoint: str, Detectron2's `.pkl` of a detector, or its or Detectron's of a classifier.
-        output: str, path of the checkpoint to write, without an ending.
-        input_format: "BGR" or "RGB", the order of the channels it was trained with.
-
-    Returns:
-        int, the number of variables written.
-
-    Raises:
-        ValueError: if the file is not such a checkpoint, or not one of this detector.
-    """
-    arrays = pickles.load_arrays(checkpoint)
-    build = gin.get_bindings("experiment.run").get("detector", MaskRCNN)
-    of_classifier = imagenet.is_classifier(arrays)
-    # A classifier's own classes are not the detector's, and nothing of them is written.
-    num_classes = 1 if of_classifier else detectron2.num_classes(arrays)
-    model = build(num_classes=num_classes, static_shapes=False)
-    model.create_variables()
-    if of_classifier:
-        imagenet.load(model, arrays, input_format)
-        parts, count = model.pretrained_parts(), len(imagenet.parameters(model))
-    else:
-        detectron2.load(model, arrays, input_format)
-        parts, count = {"model": model}, len(model.variables)
-    tf.io.gfile.makedirs(os.path.dirname(output) or ".")
-    tf.train.Checkpoint(**parts).write(output)
-    return count
+def detector_builder():
+    """Returns the parsed experiment's `detector`; see `run`."""
+    return gin.get_bindings("experiment.run").get("detector", MaskRCNN)
 
 
 def _train_and_evaluate(controller, evaluator, best, stops, model_dir):
@@ -347,6 +331,16 @@ def _check_batch_size(strategy, name, size):
         raise ValueError(
             f"{name} = {size} images cannot be shared equally by {replicas} replicas: take a "
             f"multiple of {replicas}."
+        )
+
+
+def _check_keypoints_included(pipeline, model):
+    has_keypoints = model.keypoint_head is not None
+    if pipeline.include_keypoints != has_keypoints:
+        head = "a keypoint head" if has_keypoints else "no keypoint head"
+        raise ValueError(
+            f"Pipeline.include_keypoints is {pipeline.include_keypoints}, and the detector has "
+            f"{head}: include 'base/keypoint_rcnn.gin', which sets both."
         )
 
 

@@ -15,7 +15,7 @@ from experiment_runs import REPOSITORY, read_metrics, read_scalars, tiny
 from benchmarks import experiments
 from rethink_tf import config, experiment
 from rethink_tf.models.resnet import DEPTHS
-from rethink_tf.weights import imagenet
+from rethink_tf.weights import conversion, imagenet
 
 pytestmark = pytest.mark.usefixtures("fresh_tensorflow_settings")
 
@@ -35,7 +35,7 @@ def parse(name, *overlays, params=()):
 def build(num_classes):
     """Returns the parsed experiment's detector, its variables without values: quick at any size."""
     with tf.Graph().as_default():
-        detector = gin.get_bindings("experiment.run")["detector"](num_classes=num_classes)
+        detector = experiment.detector_builder()(num_classes=num_classes)
         detector.create_variables()
     return detector
 
@@ -54,8 +54,9 @@ def make_classifier(name, folder):
             value = value.reshape(len(value), -1) if value.ndim == 4 else value.T
         arrays[pair.name] = value
     (folder / "classifier.pkl").write_bytes(pickle.dumps({"model": arrays}))
-    experiment.convert_detectron2(str(folder / "classifier.pkl"), str(folder / "weights"), "BGR")
-    return str(folder / "weights")
+    pkl, output = str(folder / "classifier.pkl"), str(folder / "weights")
+    conversion.convert(pkl, output, "BGR", experiment.detector_builder())
+    return output
 
 
 def run_tiny(name, folder, data_dir):
@@ -190,6 +191,7 @@ CASCADE = TRUNK + 3 * box_head(80, 1) + mask_head(80)
 # VGG16 without its top.
 R50, R101, VGG16 = 25_557_032 - 2_049_000, 44_549_160 - 2_049_000, 14_714_688
 X152 = resnext(152, 32, 8)
+KEYPOINT_HEAD = conv(256, 512, 3) + 7 * conv(512, 512, 3) + conv(512, 17, 4, normalized=False)
 VGG_HEAD = dense(7 * 7 * 512, 4096) + dense(4096, 4096) + dense(4096, 81) + dense(4096, 320)
 PARAMETERS = {
     "scratch_r50": R50 + MASK_RCNN,
@@ -202,6 +204,7 @@ PARAMETERS = {
     "coco_10k": R50 + MASK_RCNN,
     "coco_3500": R50 + MASK_RCNN,
     "coco_1k": R50 + MASK_RCNN,
+    "keypoints_r50": R50 + TRUNK + box_head(1, 1) + KEYPOINT_HEAD,
     "voc_r101": R101 + TRUNK + box_head(20, 20),
     "vgg16": VGG16 + rpn(512, 15) + VGG_HEAD,
 }

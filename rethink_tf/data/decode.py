@@ -7,11 +7,13 @@ What is wrong with the data set and not with one record comes back as a problem 
 import tensorflow as tf
 
 from rethink_tf.data import augment, schema
+from rethink_tf.ops import keypoints as keypoint_ops
 from rethink_tf.ops.boxes import clip_boxes
 
 NO_PROBLEM = 0
 UNKNOWN_CATEGORY = 1
 MASKS_MISSING = 2
+KEYPOINTS_MISSING = 3
 
 _BOX_SIDES = ("ymin", "xmin", "ymax", "xmax")
 
@@ -22,7 +24,7 @@ def parse_image(serialized):
     return tf.io.parse_single_example(serialized, features)
 
 
-def parse_image_and_objects(serialized, with_masks):
+def parse_image_and_objects(serialized, with_masks, with_keypoints=False):
     """Parses a record; the lists of objects are dense and may be empty."""
 
     def many(dtype):
@@ -37,6 +39,9 @@ def parse_image_and_objects(serialized, with_masks):
     features |= {f"image/object/bbox/{side}": many(tf.float32) for side in _BOX_SIDES}
     if with_masks:
         features["image/object/mask"] = many(tf.string)
+    if with_keypoints:
+        features |= {f"image/object/keypoint/{axis}": many(tf.float32) for axis in "yx"}
+        features["image/object/keypoint/visibility"] = many(tf.int64)
     return tf.io.parse_single_example(serialized, features)
 
 
@@ -74,7 +79,14 @@ def decode_image(encoded, place, bucket):
 
 
 def decode_objects(
-    parsed, place, scale, category_ids, max_objects, mask_size, include_difficult=True
+    parsed,
+    place,
+    scale,
+    category_ids,
+    max_objects,
+    mask_size,
+    include_difficult=True,
+    flip_order=None,
 ):
     """Chooses the objects of a record and brings them into the resized, maybe flipped image.
 
@@ -86,6 +98,8 @@ def decode_objects(
         max_objects: M; the largest boxes are kept.
         mask_size: S, or None for no masks.
         include_difficult: whether objects marked as difficult are taken.
+        flip_order: K ints, the keypoint that each one becomes in a mirrored image, or None for no
+            keypoints.
 
     Returns:
         The objects' part of a training element, and {"cut": int32, "problem": int32 code,
@@ -108,6 +122,15 @@ def decode_objects(
 
     classes, problem, value = _map_categories(labels, category_ids)
     objects = {schema.CLASSES: augment.pad_rows(classes, max_objects)}
+    if flip_order is not None:
+        keypoints, missing = _read_keypoints(parsed, count, len(flip_order))
+        problem = tf.where(missing, KEYPOINTS_MISSING, problem)
+        found = tf.size(parsed["image/object/keypoint/visibility"], tf.int64)
+        value = tf.where(missing, found, value)
+        keypoints = tf.gather(keypoints, rows) * tf.stack([height, width, 1.0])
+        mirrored = keypoint_ops.mirror(keypoints, width, flip_order)
+        keypoints = tf.where(place["flip"], mirrored, keypoints) * tf.concat([scale, [1.0]], 0)
+        objects[schema.KEYPOINTS] = augment.pad_rows(keypoints, max_objects)
     if mask_size is not None:
         encoded = parsed["image/object/mask"]
         complete = tf.size(encoded) == count
@@ -127,6 +150,24 @@ def decode_objects(
 def _flags(values, count):
     """int64 [K] of 0 and 1 to bool [K]; a list that the record lacks is all false."""
     return tf.cond(tf.size(values) > 0, lambda: values > 0, lambda: tf.zeros([count], tf.bool))
+
+
+def _read_keypoints(parsed, count, num_keypoints):
+    """Reads the keypoints of all objects of a record.
+
+    Returns:
+        float32 [count, K, 3], (y, x, visibility), parts of the image, and whether the record has
+        other than K keypoints an object; then all are zero.
+    """
+    parts = [parsed[f"image/object/keypoint/{name}"] for name in ("y", "x", "visibility")]
+    total = count * num_keypoints
+    missing = tf.reduce_any(tf.stack([tf.size(part) for part in parts]) != total)
+    columns = [
+        tf.cond(missing, lambda: tf.zeros([total]), lambda part=part: tf.cast(part, tf.float32))
+        for part in parts
+    ]
+    keypoints = tf.reshape(tf.stack(columns, -1), [count, num_keypoints, 3])
+    return tf.where(keypoints[..., 2:] > 0.0, keypoints, 0.0), missing
 
 
 def _map_categories(labels, category_ids):
