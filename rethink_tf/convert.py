@@ -4,8 +4,8 @@
         --checkpoint=model_final.pkl --output=/weights/r50
 
 Then train or evaluate with --gin_param='run.init_checkpoint="/weights/r50"'. The gin files say what
-the detector is; a checkpoint of another one is refused with every difference named. Of a classifier,
-such as Detectron's R-50-GN.pkl, the backbone is taken; see gin_configs/base/pretrained.gin.
+the detector is; a checkpoint of another one is refused with every difference named. Of a
+classifier, such as Detectron's R-50-GN.pkl, the backbone is taken; see base/pretrained.gin.
 """
 
 import os
