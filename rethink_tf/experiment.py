@@ -34,7 +34,6 @@ from rethink_tf.training import averaging as _averaging  # noqa: F401  registere
 from rethink_tf.training import checkpoints, distribution, step, trainer
 from rethink_tf.training import schedules as _schedules  # noqa: F401  registered for gin files
 from rethink_tf.training.optimizer import MomentumSGD
-from rethink_tf.weights import detectron2, pickles
 
 MODES = ("train", "evaluate", "train_and_evaluate")
 
@@ -72,6 +71,7 @@ def run(
     precision="float32",
     jit_compile=False,
     deterministic=None,
+    when_built=None,
 ):
     """Trains and evaluates one experiment.
 
@@ -116,6 +116,8 @@ def run(
         jit_compile: bool, whether XLA compiles the step; shapes are then static.
         deterministic: bool, whether equal runs give equal numbers to the last bit; None for yes
             on a CPU without jit_compile, where it costs nothing, and no elsewhere.
+        when_built: callable without arguments, called once everything is built and checked, before
+            the first step; or None.
 
     Returns:
         dict of the last evaluation's metrics; empty if there was none.
@@ -194,6 +196,8 @@ def run(
     config.check_all_used()
     if is_chief and mode != "evaluate":
         config.write_operative_config(model_dir)
+    if when_built:
+        when_built()
 
     controller = _make_controller(loop, evaluator, global_step, strategy, log_every, model_dir)
     manage = functools.partial(
@@ -250,7 +254,15 @@ def _make_trainer(train_step, strategy, pipeline, data, batch_size, seed, num_st
 
 
 def _make_evaluator(
-    predictor, pipeline, data, batch_size, model_dir, global_step, metrics, average, augmentation=None
+    predictor,
+    pipeline,
+    data,
+    batch_size,
+    model_dir,
+    global_step,
+    metrics,
+    average,
+    augmentation=None,
 ):
     """Returns the evaluator of a split, with the averaged weights where there are any."""
     ground_truth, strategy = data.ground_truth(), predictor.strategy
@@ -295,32 +307,9 @@ def _make_controller(loop, evaluator, global_step, strategy, log_every, model_di
     )
 
 
-def convert_detectron2(checkpoint, output, input_format):
-    """Writes a checkpoint of the parsed experiment's detector with Detectron2's weights.
-
-    Args:
-        checkpoint: str, Detectron2's `.pkl`.
-        output: str, path of the checkpoint to write, without an ending.
-        input_format: "BGR" or "RGB", the order of the channels it was trained with.
-
-    Returns:
-        int, the number of variables written.
-
-    Raises:
-        ValueError: if the file is not such a checkpoint, or not one of this detector.
-    """
-    arrays = pickles.load_arrays(checkpoint)
-    build = gin.get_bindings("experiment.run").get("detector", MaskRCNN)
-    model = build(
-        num_classes=detectron2.num_classes(arrays),
-        num_keypoints=detectron2.num_keypoints(arrays),
-        static_shapes=False,
-    )
-    model.create_variables()
-    detectron2.load(model, arrays, input_format)
-    tf.io.gfile.makedirs(os.path.dirname(output) or ".")
-    tf.train.Checkpoint(model=model).write(output)
-    return len(model.variables)
+def detector_builder():
+    """Returns the parsed experiment's `detector`; see `run`."""
+    return gin.get_bindings("experiment.run").get("detector", MaskRCNN)
 
 
 def _train_and_evaluate(controller, evaluator, best, stops, model_dir):

@@ -8,13 +8,13 @@ from experiment_runs import read_metrics, read_scalars, read_weights, tiny
 
 from rethink_tf import config, experiment
 
+pytestmark = pytest.mark.usefixtures("fresh_tensorflow_settings")
+
 # 2 of 3 parts of the schedule come before the switch: it is at step 2.
-SHORT = ("STEPS=3", "ResNet.depth=18", "run.checkpoint_every=1")
+SHORT = ("STEPS=3", "run.checkpoint_every=1")
 
 # What must go on as it was, too.
 AVERAGED = ("run.weight_average=@WeightAverage", "run.accumulate_steps=2", "run.clip_norm=0.5")
-
-pytestmark = pytest.mark.usefixtures("fresh_tensorflow_settings")
 
 
 def run(params, mode="train_and_evaluate", gin_file="scratch_r101_cascade.gin"):
@@ -57,6 +57,8 @@ def test_one_file_trains_without_and_then_with_the_cascade(tmp_path, caplog):
         (["run.cascade_steps=0"], r"run\.cascade_steps = 0 .* at step 3 of a schedule of 3"),
         (["MaskRCNN.box_head=@BoxHead"], "the box head has one stage: include base/cascade.gin"),
         (["CascadeBoxHead.positive_from=(0.5, 0.45, 0.7)"], r"0\.45, must be above"),
+        # Each stage has its own, the first the foreground's of the whole.
+        (["BoxHead.positive_from=0.6"], r"no effect.*\n.*BoxHead\.positive_from = 0\.6"),
     ],
 )
 def test_a_cascade_that_cannot_be_is_refused(tmp_path, params, message):

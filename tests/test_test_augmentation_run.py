@@ -3,19 +3,11 @@
 import json
 
 import pytest
-import tf_keras
 from experiment_runs import read_metrics, read_scalars, tiny
-from tensorflow.python.framework import config as framework_config
 
 from rethink_tf import config, experiment
 
-
-@pytest.fixture(autouse=True)
-def fresh_tensorflow_settings():
-    """Puts back what a run sets for its whole process."""
-    yield
-    tf_keras.mixed_precision.set_global_policy("float32")
-    framework_config.disable_op_determinism()
+pytestmark = pytest.mark.usefixtures("fresh_tensorflow_settings")
 
 
 def run(params, mode="train_and_evaluate"):

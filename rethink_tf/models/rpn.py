@@ -28,6 +28,7 @@ class RPN(tf_keras.layers.Layer):
         channels=256,
         min_level=2,
         anchor_sizes=((32,), (64,), (128,), (256,), (512,)),
+        anchor_scale=1.0,
         aspect_ratios=(0.5, 1.0, 2.0),
         negative_below=0.3,
         positive_from=0.7,
@@ -46,6 +47,7 @@ class RPN(tf_keras.layers.Layer):
             channels: int, of the shared convolution.
             min_level: int, the finest level; its stride is 2 ** min_level pixels.
             anchor_sizes: one tuple of sizes (pixels, square root of the area) a level.
+            anchor_scale: float, what all of them are multiplied by.
             aspect_ratios: floats, height / width.
             negative_below: float, IoU below which an anchor is background.
             positive_from: float, IoU from which it is an object.
@@ -60,7 +62,9 @@ class RPN(tf_keras.layers.Layer):
         """
         super().__init__(autocast=False, **kwargs)
         self.levels = tuple(range(min_level, min_level + len(anchor_sizes)))
-        self.anchor_sizes = tuple(tuple(sizes) for sizes in anchor_sizes)
+        self.anchor_sizes = tuple(
+            tuple(anchor_scale * size for size in sizes) for sizes in anchor_sizes
+        )
         self.aspect_ratios = tuple(aspect_ratios)
         per_cell = {len(sizes) * len(self.aspect_ratios) for sizes in self.anchor_sizes}
         if len(per_cell) != 1:

@@ -132,10 +132,15 @@ def initialize(detector, path):
     """Reads the detector's weights from a checkpoint of `rethink_tf.convert` or of another run.
 
     They are the averaged ones where the checkpoint holds averages: those its run was measured by.
+    One that `convert` made of a classifier holds `MaskRCNN.pretrained_parts`; the others stay as
+    they are.
 
     Args:
         detector: `MaskRCNN` whose variables exist.
         path: str, a checkpoint's path without ".index", or a folder of checkpoints.
+
+    Returns:
+        list of str, the classes of the detector's layers that were not read, or not as a whole.
 
     Raises:
         ValueError: if there is no such checkpoint or it does not fit the detector.
@@ -145,11 +150,15 @@ def initialize(detector, path):
         candidates = list_newest_first(path)
         if not candidates:
             raise ValueError(
-                f"No checkpoint at {path!r}: there is neither {path}.index nor a folder."
+                f"No checkpoint at {path!r}: there is neither {path}.index nor a folder. (A .pkl "
+                "is made a checkpoint by python -m rethink_tf.convert.)"
             )
         found = candidates[0]
     try:
-        status = tf.train.Checkpoint(model=detector).read(found)
+        names = tf.train.load_checkpoint(found).get_variable_to_shape_map()
+        of_classifier = any(name.startswith("backbone/") for name in names)
+        parts = detector.pretrained_parts() if of_classifier else {"model": detector}
+        status = tf.train.Checkpoint(**parts).read(found)
         status.assert_existing_objects_matched().expect_partial()
         if _holds_averages(found):
             variables = averaging.averaged_variables(detector)
@@ -159,6 +168,19 @@ def initialize(detector, path):
         raise ValueError(
             f"The checkpoint {found} does not fit the detector that the gin files describe: {error}"
         ) from error
+    read = {variable.ref() for variable in _variables(parts)}
+    logging.info("Read %d of %d variables from %s.", len(read), len(detector.variables), found)
+    return [
+        type(layer).__name__
+        for layer in detector.layers
+        if any(variable.ref() not in read for variable in layer.variables)
+    ]
+
+
+def _variables(parts):
+    """Returns the variables of a dict of layers and lists of layers."""
+    layers = [layer for part in parts.values() for layer in tf.nest.flatten(part)]
+    return [variable for layer in layers for variable in layer.variables]
 
 
 def load_weights(checkpoint, folder, init_checkpoint, required, average=None):
@@ -178,8 +200,17 @@ def load_weights(checkpoint, folder, init_checkpoint, required, average=None):
     if restored:
         logging.info("Continuing from %s.", restored)
     elif init_checkpoint:
-        initialize(checkpoint.model, init_checkpoint)
-        logging.info("Starting from the weights in %s.", init_checkpoint)
+        random = initialize(checkpoint.model, init_checkpoint)
+        if random and required:
+            raise ValueError(
+                f"{init_checkpoint} has the weights of a classifier, and to evaluate a detector "
+                f"with random {', '.join(random)} says nothing: train first."
+            )
+        logging.info(
+            "Starting from the weights in %s; random are those of: %s.",
+            init_checkpoint,
+            ", ".join(random) or "none",
+        )
     elif required:
         raise ValueError(
             f"There is no checkpoint in {folder} to evaluate: train first, or give weights with "
