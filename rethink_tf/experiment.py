@@ -140,7 +140,6 @@ def run(
     if prepare_data:
         prepare_data(output=data_dir)
     pipeline, losses = pipeline(), losses()
-    augmentation = test_augmentation() if test_augmentation else None
     train_data, test_data = _open_splits(mode, data_dir, train_split, evaluation_split, pipeline)
     opened = [each for each in (train_data, test_data) if each]
     category_ids = splits.check_splits(opened, False, pipeline.include_keypoints)
@@ -183,15 +182,23 @@ def run(
             train_step, strategy, pipeline, train_data, batch_size, seed, schedule.num_steps
         )
     if test_data:
-        parts = pipeline, test_data, test_batch_size, model_dir, global_step, metrics, average
-        if augmentation:
-            predictor = tta.AugmentedPredictor(
-                model, strategy, augmentation, jit_compile, keypoints
-            )
-            augmented = _make_evaluator(predictor, *parts, augmentation)
-        evaluator = augmented if mode == "evaluate" else None
-        if not evaluator:
-            evaluator = _make_evaluator(inference.Predictor(model, strategy, jit_compile), *parts)
+        predictor = inference.Predictor(model, strategy, jit_compile)
+        evaluate_with = functools.partial(
+            _make_evaluator,
+            pipeline=pipeline,
+            data=test_data,
+            ground_truth=test_data.ground_truth(),
+            batch_size=test_batch_size,
+            model_dir=model_dir,
+            global_step=global_step,
+            metrics=metrics,
+            average=average,
+        )
+        evaluator = evaluate_with(predictor)
+        if test_augmentation:
+            views = test_augmentation()
+            predictor = tta.AugmentedPredictor(model, strategy, views, jit_compile, keypoints)
+            augmented = evaluate_with(predictor, augmentation=views)
     is_chief = checkpoints.is_chief(strategy)
     config.check_all_used()
     if is_chief and mode != "evaluate":
@@ -207,6 +214,7 @@ def run(
     # that does not read.
     controller.checkpoint_manager = manage(folder, interval=checkpoint_every, keep=keep_newest)
     if mode == "evaluate":
+        controller.evaluator = augmented or evaluator
         controller.evaluate()
     else:
         best_manager = manage(best_folder, keep=keep_best)
@@ -257,6 +265,7 @@ def _make_evaluator(
     predictor,
     pipeline,
     data,
+    ground_truth,
     batch_size,
     model_dir,
     global_step,
@@ -265,7 +274,7 @@ def _make_evaluator(
     augmentation=None,
 ):
     """Returns the evaluator of a split, with the averaged weights where there are any."""
-    ground_truth, strategy = data.ground_truth(), predictor.strategy
+    strategy = predictor.strategy
     further_sizes = augmentation.further_sizes if augmentation else ()
 
     def make_dataset(context):
