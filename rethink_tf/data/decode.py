@@ -52,7 +52,8 @@ def decode_image(encoded, place, bucket):
     Args:
         encoded: JPEG or PNG bytes.
         place: what the plan says of the image: `image_id` int64, `flip` bool, `stored` int32 [2]
-            the size in the index, `size` int32 [2] the size after resizing.
+            the size in the index, `size` int32 [2] the size after resizing and, where only a part
+            is taken of that, `view` int32 [4].
         bucket: int32 [2], H and W.
 
     Returns:
@@ -64,9 +65,10 @@ def decode_image(encoded, place, bucket):
     found = tf.shape(image)[:2]
     tf.debugging.assert_equal(found, place["stored"], "the image is not of the size it states")
     image = augment.flip_image(image, place["flip"])
+    view = place.get("view")
     return {
-        schema.IMAGE: augment.resize_and_pad(image, place["size"], bucket),
-        schema.IMAGE_SIZE: place["size"],
+        schema.IMAGE: augment.resize_and_pad(image, place["size"], bucket, view),
+        schema.IMAGE_SIZE: place["size"] if view is None else view[2:] - view[:2],
         schema.ORIGINAL_SIZE: found,
         schema.IMAGE_SCALE: tf.cast(place["size"] / found, tf.float32),
         schema.IMAGE_ID: place["image_id"],
@@ -76,7 +78,7 @@ def decode_image(encoded, place, bucket):
 def decode_objects(
     parsed, place, scale, category_ids, max_objects, mask_size, include_difficult=True
 ):
-    """Chooses the objects of a record and brings them into the resized, maybe flipped image.
+    """Chooses the objects of a record and brings them to their place in the bucket.
 
     Args:
         parsed: of `parse_image_and_objects`.
@@ -91,6 +93,22 @@ def decode_objects(
         The objects' part of a training element, and {"cut": int32, "problem": int32 code,
         "problem_value": int64}, scalars.
     """
+    chosen, notes = choose_objects(
+        parsed, place, category_ids, max_objects, mask_size is not None, include_difficult
+    )
+    placed = place_objects(chosen, place, scale, mask_size)
+    keys = [schema.BOXES, schema.CLASSES] + [schema.MASKS] * (mask_size is not None)
+    return {key: augment.pad_rows(placed[key], max_objects) for key in keys}, notes
+
+
+def choose_objects(parsed, place, category_ids, max_objects, with_masks, include_difficult=True):
+    """Chooses the objects of a record that are in view; arguments as of `decode_objects`.
+
+    Returns:
+        A dict of K objects, and the notes: `boxes` float32 [K, 4], pixels of the stored image,
+        clipped to the view, `is_cut` bool [K], whether that changed them, `classes` int32 [K] and,
+        with masks, `encoded` string [K].
+    """
     stored = tf.cast(place["stored"], tf.float32)
     height, width = tf.unstack(stored)
     normalised = tf.stack([parsed[f"image/object/bbox/{side}"] for side in _BOX_SIDES], -1)
@@ -99,29 +117,64 @@ def decode_objects(
     count = tf.shape(labels)[0]
     boxes = clip_boxes(tf.reshape(boxes, [1, count, 4]), place["stored"][tf.newaxis])[0]
     boxes = tf.ensure_shape(boxes, [None, 4])
+    whole = boxes
+    if "view" in place:
+        view = augment.view_of_stored(place["view"], place["size"], place["stored"], place["flip"])
+        boxes = augment.clip_to_view(boxes, view)
 
     left_out = _flags(parsed["image/object/is_crowd"], count)
     if not include_difficult:
         left_out |= _flags(parsed["image/object/difficult"], count)
     rows, cut = augment.choose_objects(boxes, left_out, max_objects)
-    labels, boxes = tf.gather(labels, rows), tf.gather(boxes, rows)
+    labels, boxes, whole = (tf.gather(each, rows) for each in (labels, boxes, whole))
 
     classes, problem, value = _map_categories(labels, category_ids)
-    objects = {schema.CLASSES: augment.pad_rows(classes, max_objects)}
-    if mask_size is not None:
+    chosen = {"boxes": boxes, "is_cut": tf.reduce_any(boxes != whole, -1), "classes": classes}
+    if with_masks:
         encoded = parsed["image/object/mask"]
         complete = tf.size(encoded) == count
         problem = tf.where(complete, problem, MASKS_MISSING)
         value = tf.where(complete, value, tf.size(encoded, tf.int64))
-        rows = rows[: tf.where(complete, tf.size(rows), 0)]
-        crops = augment.crop_masks(
-            tf.gather(encoded, rows), boxes[: tf.size(rows)], place["stored"], mask_size
-        )
-        crops = tf.cond(place["flip"], lambda: tf.reverse(crops, [2]), lambda: crops)
-        objects[schema.MASKS] = augment.pad_rows(crops, max_objects)
-    boxes = augment.flip_boxes(boxes, width, place["flip"]) * tf.tile(scale, [2])
-    objects[schema.BOXES] = augment.pad_rows(boxes, max_objects)
-    return objects, {"cut": cut, "problem": problem, "problem_value": value}
+        kept = tf.where(complete, tf.size(rows), 0)
+        chosen = {key: each[:kept] for key, each in chosen.items()}
+        chosen["encoded"] = tf.gather(encoded, rows[:kept])
+    return chosen, {"cut": cut, "problem": problem, "problem_value": value}
+
+
+def place_objects(chosen, place, scale, mask_size):
+    """Brings chosen objects to their place in the bucket.
+
+    An object of whose mask the view shows nothing is left out.
+
+    Args:
+        chosen: of `choose_objects`.
+        place: as in `decode_image`.
+        scale: float32 [2], resized / stored size.
+        mask_size: S, or None for no masks.
+
+    Returns:
+        A dict of K objects: `boxes` float32 [K, 4], pixels of the bucket, `classes` int32 [K] and,
+        with masks, `masks` uint8 [K, S, S] and `encoded` string [K].
+    """
+    boxes, placed = chosen["boxes"], {"classes": chosen["classes"]}
+    flip, view = place["flip"], place.get("view")
+    if mask_size is not None:
+        encoded = chosen["encoded"]
+        if view is None:
+            crops = augment.crop_masks(encoded, boxes, place["stored"], mask_size)
+            placed |= {"masks": crops, "encoded": encoded}
+        else:
+            crops, boxes, seen = augment.crop_masks_in_view(
+                encoded, boxes, chosen["is_cut"], place["stored"], mask_size
+            )
+            placed |= {"masks": crops, "encoded": encoded, "boxes": boxes}
+            placed = {key: tf.boolean_mask(each, seen) for key, each in placed.items()}
+            boxes = placed["boxes"]
+        crops = placed["masks"]
+        placed["masks"] = tf.cond(flip, lambda: tf.reverse(crops, [2]), lambda: crops)
+    width = tf.cast(place["stored"][1], tf.float32)
+    placed["boxes"] = augment.to_network(boxes, width, flip, scale, view)
+    return placed
 
 
 def _flags(values, count):
