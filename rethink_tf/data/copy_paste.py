@@ -23,22 +23,19 @@ def num_draws(max_objects):
     return 1 + max_objects
 
 
-def held_spec(image_spec, max_objects, has_view):
+def held_spec(spec, has_view):
     """Element spec of a batch of what `hold` returns.
 
     Args:
-        image_spec: of `schema.evaluation_spec`.
-        max_objects: M.
+        spec: of `schema.training_spec`.
         has_view: whether images are cut to a view.
     """
-    batch_size = image_spec[schema.IMAGE].shape[0]
+    batch_size, max_objects = spec[schema.CLASSES].shape
 
     def of(dtype, *shape):
         return tf.TensorSpec([batch_size, *shape], dtype)
 
-    spec = dict(image_spec) | {
-        schema.BOXES: of(tf.float32, max_objects, 4),
-        schema.CLASSES: of(tf.int32, max_objects),
+    spec = {key: value for key, value in spec.items() if key != schema.MASKS} | {
         _ENCODED: of(tf.string, max_objects),
         _IS_CUT: of(tf.bool, max_objects),
         _FLIP: of(tf.bool),

@@ -224,7 +224,7 @@ class Pipeline:
             )
             return copy_paste.hold(element, chosen, place, self.max_objects), notes
 
-        held = copy_paste.held_spec(spec, self.max_objects, self.jitter is not None)
+        held = copy_paste.held_spec(spec, self.jitter is not None)
 
         def read(slot):
             draws = slot["paste"]["draws"]

@@ -8,7 +8,7 @@ import tensorflow as tf
 from drawn_records import ellipse, example, pixels, png, write
 from PIL import Image
 
-from rethink_tf.data import augment, copy_paste, decode, schema
+from rethink_tf.data import augment, copy_paste, decode, records, schema
 from rethink_tf.data.pipeline import Pipeline
 from rethink_tf.data.reading import PipelineCounters
 from rethink_tf.data.resizing import LargeScaleJitter
@@ -111,7 +111,7 @@ def test_a_cut_object_has_the_box_of_its_rest(paste):
 
     assert found["classes"].tolist() == [1, 2, 0, 0, 0]
     assert found["boxes"][:2].tolist() == [[10, 20, 20, 30], [8, 4, 22, 20]]
-    assert (found["masks"][:2] == 255).all() and not found["masks"][2:].any()
+    assert (found["masks"][:2] >= 128).all() and not found["masks"][2:].any()
 
 
 def square(size, box):
@@ -165,7 +165,7 @@ def test_of_too_many_the_largest_are_kept(paste):
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """Images 1 to 4 are landscape and 5 to 8 portrait; the shard of 9 is damaged by a test."""
+    """Images 1 to 4 are landscape and 5 to 8 portrait."""
     boxes = [(4, 6, 16, 30), (18, 2, 30, 12), (1, 20, 9, 31)]
     sizes = {i: (32, 48) if i <= 4 else (48, 32) for i in range(1, 9)}
     return write(
@@ -181,51 +181,51 @@ def batches(source, count, start_step=0, counters=None, **settings):
     return list(itertools.islice(dataset, count))
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"min_side": 30, "max_side": 45, "buckets": ((32, 48), (48, 32))},
-        {"min_side": 30, "max_side": 45, "jitter": LargeScaleJitter(0.5, 2.0, (64, 64))},
-    ],
-    ids=["shorter side", "jitter"],
-)
-def test_batches_meet_the_contract_and_go_on_after_resumption(drawn, settings):
-    counters = PipelineCounters()
+def test_jittered_batches_meet_the_contract_and_go_on_after_resumption(drawn):
+    settings = {"min_side": 30, "max_side": 45, "jitter": LargeScaleJitter(0.5, 2.0, (64, 64))}
 
-    whole = batches(drawn, 8, counters=counters, **settings)
+    whole = batches(drawn, 8, **settings)
 
-    spec = schema.training_spec(2, None, 4, SIDE)
     for batch in whole:
-        schema.check_batch(batch, spec, num_classes=1)
+        schema.check_batch(batch, schema.training_spec(2, (64, 64), 4, SIDE), num_classes=1)
     resumed = batches(drawn, 3, start_step=5, **settings)
     for batch, other in zip(whole[5:], resumed, strict=True):
         for key, value in batch.items():
             np.testing.assert_array_equal(value, other[key], err_msg=key)
-    plain = batches(drawn, 8, copy_paste=False, **settings)
-    # The same images, mirrored and resized alike, some with more objects and other pixels.
+
+
+def test_batches_in_buckets_are_those_without_it_but_for_what_is_pasted(drawn):
+    settings = {"min_side": 30, "max_side": 45, "buckets": ((32, 48), (48, 32))}
+
     changed = 0
-    for batch, other in zip(whole, plain, strict=True):
+    for batch, other in zip(
+        batches(drawn, 8, **settings), batches(drawn, 8, copy_paste=False, **settings), strict=True
+    ):
+        schema.check_batch(batch, schema.training_spec(2, None, 4, SIDE), num_classes=1)
         for key in ("image_id", "original_size", "image_scale"):
             np.testing.assert_array_equal(batch[key], other[key])
         changed += (batch["image"].numpy() != other["image"].numpy()).any((1, 2, 3)).sum()
-    assert 4 <= changed <= 15 and counters.as_dict()["skipped_records"] == 0
+
+    assert 4 <= changed <= 15
 
 
-def test_a_damaged_record_is_named_wherever_it_was_to_be_pasted(drawn, tmp_path):
-    source = tmp_path / "damaged"
-    records = [example(i, (32, 48), [(4, 6, 16, 30)], shape=ellipse) for i in range(1, 5)]
-    write(source, records)
-    path = next(source.glob("*.tfrecord"))
+def test_a_damaged_record_is_named_wherever_it_was_to_be_pasted(tmp_path):
+    source = write(
+        tmp_path, [example(i, (32, 48), [(4, 6, 16, 30)], shape=ellipse) for i in range(1, 5)]
+    )
+    index = records.load_index(source)
+    path = next(tmp_path.glob("*.tfrecord"))
     content = bytearray(path.read_bytes())
-    content[30] ^= 255
+    content[200] ^= 255
     path.write_bytes(content)
-    # The index is made of the headers alone; the payload's checksum is found wrong when it is read.
     counters = PipelineCounters()
 
-    found = batches(str(source), 12, counters=counters, min_side=30, max_side=45)
+    found = batches(index, 12, counters=counters, min_side=30, max_side=45)
 
     assert all(1 not in batch["image_id"].numpy() for batch in found)
-    assert {place[1] for place in counters.skipped_by_record} == {0}
+    assert set(counters.skipped_by_record) == {(str(path), 0)}
+    # Each epoch of two batches has it once; what is more was to be pasted.
+    assert counters.skipped_records > 8
 
 
 def test_it_needs_masks(tmp_path):
