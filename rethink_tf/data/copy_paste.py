@@ -94,7 +94,8 @@ def paste(first, second, draws, max_objects, mask_size):
     objects = {
         key: augment.pad_rows(tf.gather(value, rows), max_objects) for key, value in joined.items()
     }
-    # Objects may lie beside the first image: what they span belongs to the content then.
+    # Objects may lie beside the first image: what they span belongs to the content then, and is
+    # black between them.
     extent = tf.math.ceil(tf.reduce_max(front[schema.BOXES][:, 2:], 0))
     size = tf.maximum(tf.cast(first[schema.IMAGE_SIZE], tf.float32), extent)
     image = {key: first[key] for key in schema.evaluation_spec(None)} | {

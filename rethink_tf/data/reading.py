@@ -26,7 +26,8 @@ class PipelineCounters:
     Attributes:
         skipped_records: times that a corrupted record was skipped and replaced.
         skipped_by_record: the same by (shard path, byte offset).
-        cut_objects: objects left out because their image has more than `max_objects`.
+        cut_objects: objects left out because their image, pasted ones included, has more than
+            `max_objects`.
     """
 
     def __init__(self):
