@@ -138,11 +138,13 @@ def plot(path, axis, results):
     figure, panels = pyplot.subplots(1, 2, figsize=(7, 2.6), layout="constrained")
     kinds = (("seconds", "Seconds a step", 1), ("peak_bytes", "Peak memory, GB", 1e9))
     for panel, (key, title, unit) in zip(panels, kinds, strict=True):
+        top = 0
         for precision, result in results.items():
             sizes = [point["size"] for point in result["points"]]
             values = [point[key] / unit for point in result["points"]]
             panel.plot(sizes, values, marker="o", label=precision)
-        panel.set(title=title, xlabel=LABELS[axis], ylim=(0, None), xlim=(0, None))
+            top = max(top, *values)
+        panel.set(title=title, xlabel=LABELS[axis], xlim=(0, None), ylim=(0, 1.1 * top))
         panel.grid(alpha=0.3)
     if len(results) > 1:
         panels[0].legend()

@@ -24,6 +24,7 @@ from rethink_tf.evaluation import voc_metrics as _voc_metrics  # noqa: F401  reg
 from rethink_tf.evaluation.coco_metrics import CocoMetrics
 from rethink_tf.losses import DetectionLosses
 from rethink_tf.models import cascade as _cascade  # noqa: F401  registered for gin files
+from rethink_tf.models import keypoint_head as _keypoint_head  # noqa: F401  registered for gin files
 from rethink_tf.models import vgg as _vgg  # noqa: F401  registered for gin files
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.report import samples
@@ -79,23 +80,24 @@ def run(
         evaluation_split: str, the same.
         strategy: callable without arguments, returns a `tf.distribute.Strategy`.
         pipeline: callable without arguments, returns a `data.pipeline.Pipeline`.
-        detector: callable taking num_classes and static_shapes, returns the detector.
+        detector: callable taking num_classes, num_keypoints and static_shapes, returns the
+            detector.
         losses: callable without arguments, returns `DetectionLosses`.
         optimizer: callable taking learning_rate, returns a Keras optimizer.
         weight_decay: float, of kernels.
         cascade_steps: int, how many of the schedule's last steps train the later stages of a
             cascade, by the schedule's rule (`PaperSchedule` counts them for 16 images); None for
             all steps.
-        metrics: callable taking ground_truth and has_masks, returns what measures detections:
-            `CocoMetrics` or `VocMetrics`.
+        metrics: callable taking ground_truth, has_masks and has_keypoints, returns what measures
+            detections: `CocoMetrics` or `VocMetrics`.
         init_checkpoint: str or None, weights to start from where the folder has no checkpoint.
         evaluation_batch_size: int, images over all replicas; None for batch_size.
         log_every: int, steps from one log line (and summary) to the next.
         checkpoint_every: int, steps.
         evaluate_every: int, steps; None evaluates at the end only.
         keep_newest: int, checkpoints kept.
-        keep_best: int, checkpoints kept of the highest headline of the metrics: COCO's AP of masks
-            (of boxes where there are none), VOC's mAP.
+        keep_best: int, checkpoints kept of the highest headline of the metrics: COCO's AP of
+            keypoints (where there are none of masks, else of boxes), VOC's mAP.
         precision: "float32" or "mixed_bfloat16", of the layers' arithmetic.
         jit_compile: bool, whether XLA compiles the step; shapes are then static.
         deterministic: bool, whether equal runs give equal numbers to the last bit; None for yes
@@ -128,15 +130,21 @@ def run(
     if mode != "train":
         test_data = splits.open_split(data_dir, evaluation_split, pipeline, is_training=False)
     opened = [each for each in (train_data, test_data) if each]
-    category_ids = splits.check_splits(opened, needs_masks=False)
+    category_ids = splits.check_splits(opened, False, pipeline.include_keypoints)
+    keypoints = opened[0].keypoints
 
     with strategy.scope():
-        model = detector(num_classes=len(category_ids), static_shapes=static_shapes)
+        model = detector(
+            num_classes=len(category_ids),
+            num_keypoints=len(keypoints.names) if keypoints else 0,
+            static_shapes=static_shapes,
+        )
         _check_stages(model, cascade_steps)
         model.create_variables()
         optimizer = optimizer(learning_rate=schedule)
         optimizer.build(model.trainable_variables)
-    splits.check_splits(opened, needs_masks=model.mask_head is not None)
+    _check_keypoints_included(pipeline, model)
+    splits.check_splits(opened, model.mask_head is not None, pipeline.include_keypoints)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
     folder = os.path.join(model_dir, "checkpoints")
     checkpoints.load_weights(checkpoint, folder, init_checkpoint, required=mode == "evaluate")
@@ -203,7 +211,14 @@ def _make_trainer(train_step, strategy, pipeline, data, batch_size, seed, num_st
 
     def make_dataset(context):
         return pipeline.training(
-            data.index, data.category_ids, batch_size, seed, start, context, counters
+            data.index,
+            data.category_ids,
+            batch_size,
+            seed,
+            start,
+            context,
+            counters,
+            data.keypoints,
         )
 
     batches = iter(strategy.distribute_datasets_from_function(make_dataset))
@@ -247,7 +262,11 @@ def convert_detectron2(checkpoint, output, input_format):
     """
     arrays = pickles.load_arrays(checkpoint)
     build = gin.get_bindings("experiment.run").get("detector", MaskRCNN)
-    model = build(num_classes=detectron2.num_classes(arrays), static_shapes=False)
+    model = build(
+        num_classes=detectron2.num_classes(arrays),
+        num_keypoints=detectron2.num_keypoints(arrays),
+        static_shapes=False,
+    )
     model.create_variables()
     detectron2.load(model, arrays, input_format)
     tf.io.gfile.makedirs(os.path.dirname(output) or ".")
@@ -331,6 +350,16 @@ def _check_batch_size(strategy, name, size):
         raise ValueError(
             f"{name} = {size} images cannot be shared equally by {replicas} replicas: take a "
             f"multiple of {replicas}."
+        )
+
+
+def _check_keypoints_included(pipeline, model):
+    has_keypoints = model.keypoint_head is not None
+    if pipeline.include_keypoints != has_keypoints:
+        head = "a keypoint head" if has_keypoints else "no keypoint head"
+        raise ValueError(
+            f"Pipeline.include_keypoints is {pipeline.include_keypoints}, and the detector has "
+            f"{head}: include 'base/keypoint_rcnn.gin', which sets both."
         )
 
 

@@ -1,4 +1,4 @@
-"""The losses of Mask R-CNN, by name.
+"""The losses of Mask R-CNN and Keypoint R-CNN, by name.
 
 Each is a sum over its samples divided by a normalizer. The step chooses the normalizers so that the
 sum of the replicas' losses is the mean over the global batch; see `training.step`.
@@ -51,7 +51,8 @@ class DetectionLosses:
                 anchors were found.
 
         Returns:
-            dict of float32 scalars: rpn (anchors), rois (one a stage), masks.
+            dict of float32 scalars: rpn (anchors), rois (one a stage), masks, keypoints. Detectron
+            too divides by the labelled keypoints, each device by its own.
         """
         images = tf.cast(tf.shape(outputs["rpn_labels"])[0], tf.float32)
         counts = {"rpn": images * num_rpn_samples}
@@ -59,6 +60,8 @@ class DetectionLosses:
             counts["rois" + stage] = _count(outputs["class_targets" + stage] >= 0)
         if "mask_valid" in outputs:
             counts["masks"] = _count(outputs["mask_valid"])
+        if "keypoint_valid" in outputs:
+            counts["keypoints"] = _count(outputs["keypoint_valid"])
         return counts
 
     def __call__(self, outputs, normalizers):
@@ -70,7 +73,7 @@ class DetectionLosses:
 
         Returns:
             dict of float32 scalars: rpn_objectness, rpn_box, box_class, box_regression (of later
-            stages box_class_stage2, ...) and, with a mask head, mask.
+            stages box_class_stage2, ...), with a mask head mask, and with a keypoint head keypoint.
         """
         divisor = {key: tf.maximum(value, 1.0) for key, value in normalizers.items()}
         labels = outputs["rpn_labels"]
@@ -92,6 +95,14 @@ class DetectionLosses:
             )
             per_mask = tf.reduce_mean(per_pixel, axis=[1, 2])
             losses["mask"] = _masked_sum(per_mask, outputs["mask_valid"]) / divisor["masks"]
+        if "keypoint_logits" in outputs:
+            logits, cells = outputs["keypoint_logits"], outputs["keypoint_targets"]
+            cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(
+                cells, tf.reshape(logits, [-1, logits.shape[1], logits.shape[2] * logits.shape[3]])
+            )
+            losses["keypoint"] = (
+                _masked_sum(cross_entropy, outputs["keypoint_valid"]) / divisor["keypoints"]
+            )
         return losses
 
     def _box_losses(self, outputs, stage, divisor):

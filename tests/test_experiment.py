@@ -222,6 +222,14 @@ def test_sizes_and_schedules_of_jittered_experiments(name, jitters, sides, num_s
     assert schedule.peak_learning_rate == pytest.approx(0.1 if jitters else 0.02)
 
 
+def test_overfitting_leaves_out_the_jitter():
+    config.parse(["lsj_r50.gin", "overlays/overfit.gin"], tiny("/nowhere", "/nowhere"))
+    pipeline = gin.get_configurable("Pipeline")()
+    assert pipeline.jitter is None and pipeline.training_buckets == [(320, 448), (448, 320)]
+    schedule = gin.query_parameter("experiment.run.schedule").scoped_configurable_fn()
+    assert schedule.num_steps == 700 and schedule.peak_learning_rate == pytest.approx(0.02)
+
+
 def test_the_whole_step_compiles_with_xla(tmp_path, data_dir, finished):
     run(
         "quickstart.gin",

@@ -128,6 +128,38 @@ def test_background_alone_has_classification_losses_only():
     assert losses["box_class"] == pytest.approx(math.log(3) + 50, rel=1e-5)
 
 
+def keypoint_outputs():
+    """Two positives, two keypoints, heatmaps of 1 x 2; one keypoint of the second is not valid."""
+    logits = [[[[0.0, 0.0]], [[0.0, math.log(3.0)]]], [[[math.log(3.0), 0.0]], [[50.0, 0.0]]]]
+    return make_outputs() | {
+        "keypoint_logits": tf.constant(logits),
+        "keypoint_targets": tf.constant([[0, 1], [1, 0]]),
+        "keypoint_valid": tf.constant([[True, True], [True, False]]),
+    }
+
+
+def test_the_keypoint_loss_by_hand():
+    outputs = keypoint_outputs()
+    losses = as_floats(DetectionLosses()(outputs, ONE | {"keypoints": 1.0}))
+    # The target's cell at p = 1/2, 3/4 and 1/4.
+    assert losses["keypoint"] == pytest.approx(
+        math.log(2) + math.log(4 / 3) + math.log(4), rel=1e-5
+    )
+    counts = DetectionLosses.counts(outputs, 256)
+    assert float(counts["keypoints"]) == 3.0
+    mean = as_floats(DetectionLosses()(outputs, counts))
+    assert mean["keypoint"] == pytest.approx(losses["keypoint"] / 3, rel=1e-5)
+
+
+def test_no_keypoint_is_0_with_finite_gradients():
+    outputs = keypoint_outputs() | {"keypoint_valid": tf.zeros([2, 2], tf.bool)}
+    logits = outputs["keypoint_logits"]
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        loss = DetectionLosses()(outputs, DetectionLosses.counts(outputs, 256))["keypoint"]
+    assert float(loss) == 0.0 and not np.any(tape.gradient(loss, logits))
+
+
 def test_no_masks_at_all():
     """What a step without positives has, where shapes follow the data."""
     outputs = make_outputs() | {

@@ -77,6 +77,26 @@ def to_network(boxes, width, flip, scale, view=None):
     return clip_to_view(boxes, view) - tf.tile(view[:2], [2])
 
 
+def keypoints_in_view(keypoints, view=None):
+    """Brings keypoints from the resized and mirrored image to the bucket.
+
+    Args:
+        keypoints: float32 [N, K, 3], (y, x, visibility), pixels of the resized image.
+        view: int32 [4], pixels of the resized image; None for all of it.
+
+    Returns:
+        float32 [N, K, 3], pixels of the bucket; all zero, as not labelled, where it is out of view.
+    """
+    if view is None:
+        return keypoints
+    low, high = tf.split(tf.cast(view, tf.float32), 2)
+    position = keypoints[..., :2]
+    inside = tf.reduce_all((position >= low) & (position <= high), -1, keepdims=True)
+    return tf.where(
+        inside & (keypoints[..., 2:] > 0.0), keypoints - tf.concat([low, [0.0]], 0), 0.0
+    )
+
+
 def resize_and_pad(image, size, bucket, view=None):
     """Resizes an image, takes its view and pads it at the bottom and the right to its bucket.
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from absl import logging
 
+from rethink_tf.data.keypoints import KeypointLayout, find_layout, keypoints_problem
+
 # Boxes in COCO's files are rounded to two decimals; leaving the image by less is no clipping.
 CLIP_TOLERANCE = 0.01
 
@@ -67,6 +69,7 @@ class CheckedDataset:
         annotations: image id -> its annotations in the order of the file. "iscrowd" is always
             there; "bbox" is inside the image.
         has_masks: whether any annotation has a segmentation; if so, all that are kept do.
+        keypoints: which ones the objects may have; None for a file without keypoints.
         clipped_ids: annotations whose box was cut at the image's border.
     """
 
@@ -75,6 +78,7 @@ class CheckedDataset:
     images: list[dict]
     annotations: dict[int, list[dict]]
     has_masks: bool
+    keypoints: KeypointLayout | None
     clipped_ids: set[int]
 
 
@@ -112,6 +116,9 @@ def check_dataset(
         dataset: from `read_json`.
         skips: told of every entry that is left out.
         names: annotation id -> how messages call it, for sources whose files have no such ids.
+
+    Raises:
+        ValueError: if the categories' keypoints do not fit each other or a mirrored image.
     """
     categories = _check_categories(dataset["categories"], skips)
     images = _check_images(dataset["images"], skips)
@@ -120,6 +127,7 @@ def check_dataset(
     has_masks = any(
         isinstance(entry, dict) and entry.get("segmentation") for entry in dataset["annotations"]
     )
+    layout = find_layout([*categories.values()], dataset["annotations"])
     annotations: dict[int, list[dict]] = {image_id: [] for image_id in images}
     seen, clipped_ids = set(), set()
     for position, entry in enumerate(dataset["annotations"]):
@@ -127,7 +135,7 @@ def check_dataset(
         if problem is None:
             image = images[entry["image_id"]]
             box, excess = _clip_box(entry["bbox"], image["height"], image["width"])
-            problem = _box_problem(entry["bbox"], box)
+            problem = _box_problem(entry["bbox"], box) or _keypoints_problem(entry, layout)
         if problem is not None:
             reason, detail = problem
             name = names[entry["id"]] if names else _name_annotation(entry, position)
@@ -145,6 +153,7 @@ def check_dataset(
         images=[images[key] for key in sorted(images)],
         annotations=annotations,
         has_masks=has_masks,
+        keypoints=layout,
         clipped_ids=clipped_ids,
     )
 
@@ -217,6 +226,12 @@ def _box_problem(bbox, clipped):
     if not (clipped[2] > 0 and clipped[3] > 0):
         return "box_outside_image", f": bbox {bbox}"
     return None
+
+
+def _keypoints_problem(entry, layout):
+    """(reason, detail) if the keypoints are not what the categories say, else None."""
+    problem = layout and keypoints_problem(entry, len(layout.names))
+    return ("keypoints_malformed", f": {problem}") if problem else None
 
 
 def _clip_box(bbox: list, height: int, width: int) -> tuple[list[float], float]:

@@ -7,11 +7,13 @@ What is wrong with the data set and not with one record comes back as a problem 
 import tensorflow as tf
 
 from rethink_tf.data import augment, schema
+from rethink_tf.ops import keypoints as keypoint_ops
 from rethink_tf.ops.boxes import clip_boxes
 
 NO_PROBLEM = 0
 UNKNOWN_CATEGORY = 1
 MASKS_MISSING = 2
+KEYPOINTS_MISSING = 3
 
 _BOX_SIDES = ("ymin", "xmin", "ymax", "xmax")
 
@@ -22,7 +24,7 @@ def parse_image(serialized):
     return tf.io.parse_single_example(serialized, features)
 
 
-def parse_image_and_objects(serialized, with_masks):
+def parse_image_and_objects(serialized, with_masks, with_keypoints=False):
     """Parses a record; the lists of objects are dense and may be empty."""
 
     def many(dtype):
@@ -37,6 +39,9 @@ def parse_image_and_objects(serialized, with_masks):
     features |= {f"image/object/bbox/{side}": many(tf.float32) for side in _BOX_SIDES}
     if with_masks:
         features["image/object/mask"] = many(tf.string)
+    if with_keypoints:
+        features |= {f"image/object/keypoint/{axis}": many(tf.float32) for axis in "yx"}
+        features["image/object/keypoint/visibility"] = many(tf.int64)
     return tf.io.parse_single_example(serialized, features)
 
 
@@ -76,7 +81,14 @@ def decode_image(encoded, place, bucket):
 
 
 def decode_objects(
-    parsed, place, scale, category_ids, max_objects, mask_size, include_difficult=True
+    parsed,
+    place,
+    scale,
+    category_ids,
+    max_objects,
+    mask_size,
+    include_difficult=True,
+    flip_order=None,
 ):
     """Chooses the objects of a record and brings them to their place in the bucket.
 
@@ -88,26 +100,43 @@ def decode_objects(
         max_objects: M; the largest boxes are kept.
         mask_size: S, or None for no masks.
         include_difficult: whether objects marked as difficult are taken.
+        flip_order: K ints, the keypoint that each one becomes in a mirrored image, or None for no
+            keypoints.
 
     Returns:
         The objects' part of a training element, and {"cut": int32, "problem": int32 code,
         "problem_value": int64}, scalars.
     """
     chosen, notes = choose_objects(
-        parsed, place, category_ids, max_objects, mask_size is not None, include_difficult
+        parsed,
+        place,
+        category_ids,
+        max_objects,
+        mask_size is not None,
+        include_difficult,
+        flip_order and len(flip_order),
     )
-    placed = place_objects(chosen, place, scale, mask_size)
-    keys = [schema.BOXES, schema.CLASSES] + [schema.MASKS] * (mask_size is not None)
-    return {key: augment.pad_rows(placed[key], max_objects) for key in keys}, notes
+    placed = place_objects(chosen, place, scale, mask_size, flip_order)
+    placed.pop("encoded", None)
+    return {key: augment.pad_rows(value, max_objects) for key, value in placed.items()}, notes
 
 
-def choose_objects(parsed, place, category_ids, max_objects, with_masks, include_difficult=True):
+def choose_objects(
+    parsed,
+    place,
+    category_ids,
+    max_objects,
+    with_masks,
+    include_difficult=True,
+    num_keypoints=None,
+):
     """Chooses the objects of a record that are in view; arguments as of `decode_objects`.
 
     Returns:
-        A dict of K objects, and the notes: `boxes` float32 [K, 4], pixels of the stored image,
-        clipped to the view, `is_cut` bool [K], whether that changed them, `classes` int32 [K] and,
-        with masks, `encoded` string [K].
+        A dict of N objects, and the notes: `boxes` float32 [N, 4], pixels of the stored image,
+        clipped to the view, `is_cut` bool [N], whether that changed them, `classes` int32 [N] and,
+        with masks, `encoded` string [N], with keypoints, `keypoints` float32 [N, K, 3], pixels of
+        the stored image.
     """
     stored = tf.cast(place["stored"], tf.float32)
     height, width = tf.unstack(stored)
@@ -130,6 +159,12 @@ def choose_objects(parsed, place, category_ids, max_objects, with_masks, include
 
     classes, problem, value = _map_categories(labels, category_ids)
     chosen = {"boxes": boxes, "is_cut": tf.reduce_any(boxes != whole, -1), "classes": classes}
+    if num_keypoints is not None:
+        keypoints, missing = _read_keypoints(parsed, count, num_keypoints)
+        problem = tf.where(missing, KEYPOINTS_MISSING, problem)
+        found = tf.size(parsed["image/object/keypoint/visibility"], tf.int64)
+        value = tf.where(missing, found, value)
+        chosen["keypoints"] = tf.gather(keypoints, rows) * tf.stack([height, width, 1.0])
     if with_masks:
         encoded = parsed["image/object/mask"]
         complete = tf.size(encoded) == count
@@ -141,7 +176,7 @@ def choose_objects(parsed, place, category_ids, max_objects, with_masks, include
     return chosen, {"cut": cut, "problem": problem, "problem_value": value}
 
 
-def place_objects(chosen, place, scale, mask_size):
+def place_objects(chosen, place, scale, mask_size, flip_order=None):
     """Brings chosen objects to their place in the bucket.
 
     An object of whose mask the view shows nothing is left out.
@@ -151,13 +186,21 @@ def place_objects(chosen, place, scale, mask_size):
         place: as in `decode_image`.
         scale: float32 [2], resized / stored size.
         mask_size: S, or None for no masks.
+        flip_order: as in `decode_objects`.
 
     Returns:
-        A dict of K objects: `boxes` float32 [K, 4], pixels of the bucket, `classes` int32 [K] and,
-        with masks, `masks` uint8 [K, S, S] and `encoded` string [K].
+        A dict of N objects: `boxes` float32 [N, 4], pixels of the bucket, `classes` int32 [N] and,
+        with masks, `masks` uint8 [N, S, S] and `encoded` string [N], with keypoints, `keypoints`
+        float32 [N, K, 3], pixels of the bucket, those out of view as if they were not labelled.
     """
     boxes, placed = chosen["boxes"], {"classes": chosen["classes"]}
     flip, view = place["flip"], place.get("view")
+    width = tf.cast(place["stored"][1], tf.float32)
+    if flip_order is not None:
+        keypoints = chosen["keypoints"]
+        mirrored = keypoint_ops.mirror(keypoints, width, flip_order)
+        keypoints = tf.where(flip, mirrored, keypoints) * tf.concat([scale, [1.0]], 0)
+        placed["keypoints"] = augment.keypoints_in_view(keypoints, view)
     if mask_size is not None:
         encoded = chosen["encoded"]
         if view is None:
@@ -172,7 +215,6 @@ def place_objects(chosen, place, scale, mask_size):
             boxes = placed["boxes"]
         crops = placed["masks"]
         placed["masks"] = tf.cond(flip, lambda: tf.reverse(crops, [2]), lambda: crops)
-    width = tf.cast(place["stored"][1], tf.float32)
     placed["boxes"] = augment.to_network(boxes, width, flip, scale, view)
     return placed
 
@@ -180,6 +222,24 @@ def place_objects(chosen, place, scale, mask_size):
 def _flags(values, count):
     """int64 [K] of 0 and 1 to bool [K]; a list that the record lacks is all false."""
     return tf.cond(tf.size(values) > 0, lambda: values > 0, lambda: tf.zeros([count], tf.bool))
+
+
+def _read_keypoints(parsed, count, num_keypoints):
+    """Reads the keypoints of all objects of a record.
+
+    Returns:
+        float32 [count, K, 3], (y, x, visibility), parts of the image, and whether the record has
+        other than K keypoints an object; then all are zero.
+    """
+    parts = [parsed[f"image/object/keypoint/{name}"] for name in ("y", "x", "visibility")]
+    total = count * num_keypoints
+    missing = tf.reduce_any(tf.stack([tf.size(part) for part in parts]) != total)
+    columns = [
+        tf.cond(missing, lambda: tf.zeros([total]), lambda part=part: tf.cast(part, tf.float32))
+        for part in parts
+    ]
+    keypoints = tf.reshape(tf.stack(columns, -1), [count, num_keypoints, 3])
+    return tf.where(keypoints[..., 2:] > 0.0, keypoints, 0.0), missing
 
 
 def _map_categories(labels, category_ids):

@@ -28,6 +28,7 @@ from rethink_tf.data import (
     slots,
     subsets,
 )
+from rethink_tf.data.keypoints import KeypointLayout
 
 
 @gin.register
@@ -42,6 +43,7 @@ class Pipeline:
         max_objects: int = schema.MAX_OBJECTS,
         include_masks: bool = True,
         mask_size: int = schema.MASK_SIZE,
+        include_keypoints: bool = False,
         flip_probability: float = 0.5,
         keep_empty: bool = True,
         num_images: int | None = None,
@@ -64,9 +66,12 @@ class Pipeline:
             max_objects: object rows an image; more are cut by area.
             include_masks: whether training batches have masks; False for data without.
             mask_size: side of a mask crop.
+            include_keypoints: whether training batches have keypoints. As in Detectron, images
+                without a labelled keypoint are then not trained on.
             flip_probability: of mirroring a training image left and right.
             keep_empty: whether images without an object are trained on.
-            num_images: train on that many images, chosen by `subsets`; None for all.
+            num_images: train on that many images, chosen by `subsets`; None for all. With
+                include_keypoints they are chosen from the images with a labelled keypoint.
             evaluation_min_side: shorter side in evaluation; None for the largest min_side.
             parallel_records: records in work at a time in one input pipeline.
             include_difficult: whether to train on objects marked as difficult (PASCAL VOC), as
@@ -87,11 +92,16 @@ class Pipeline:
         largest = max(self.shorter_side.sides)
         self.evaluation_min_side = evaluation_min_side or largest
         largest = max(largest, self.evaluation_min_side)
-        resizing.ShorterSide(self.evaluation_min_side, None, max_side)
+        self._evaluation_side = resizing.ShorterSide(self.evaluation_min_side, None, max_side)
         if jitter and len(self.shorter_side.sides) > 1:
             raise ValueError(
                 f"min_side is {min_side} beside a jitter, which draws the sizes of training: give "
                 "the one side of evaluation, or bind Pipeline.jitter = None"
+            )
+        if copy_paste and include_keypoints:
+            raise ValueError(
+                "copy_paste and include_keypoints are both set, and keypoints that a pasted object "
+                "hides are not found out: bind Pipeline.copy_paste = False"
             )
         if copy_paste and not include_masks:
             raise ValueError(
@@ -113,6 +123,7 @@ class Pipeline:
         self.copy_paste = copy_paste
         self.max_objects = max_objects
         self.mask_size = mask_size if include_masks else None
+        self.include_keypoints = include_keypoints
         self.flip_probability = flip_probability
         self.keep_empty = keep_empty
         self.num_images = num_images
@@ -122,15 +133,26 @@ class Pipeline:
 
     def selected_index(self, source: str | records.RecordIndex) -> records.RecordIndex:
         """The records of a directory or an index, or the `num_images` chosen from them."""
-        return _choose(source, self.num_images, "num_images")
+        return self._choose(source, self.num_images, "num_images")
 
     def evaluation_index(self, source: str | records.RecordIndex) -> records.RecordIndex:
         """The records evaluated: all, or the `evaluation_num_images` chosen from them."""
-        return _choose(source, self.evaluation_num_images, "evaluation_num_images")
+        return self._choose(source, self.evaluation_num_images, "evaluation_num_images")
 
     def training_index(self, source: str | records.RecordIndex) -> records.RecordIndex:
-        """The records trained on: the selected ones that have an object, or all of them."""
+        """The records trained on: the selected ones, all or those with an object or keypoint.
+
+        Raises:
+            ValueError: if keypoints are to be included and no record has one.
+        """
         index = self.selected_index(source)
+        if self.include_keypoints:
+            index = index.select(index.num_keypoints > 0)
+            if not len(index):
+                raise ValueError(
+                    f"{index.directory}: no image has a labelled keypoint, and "
+                    "Pipeline.include_keypoints keeps only images with one"
+                )
         return index if self.keep_empty else index.select(index.num_objects > 0)
 
     def training(
@@ -142,6 +164,7 @@ class Pipeline:
         start_step: int = 0,
         input_context: tf.distribute.InputContext | None = None,
         counters: reading.PipelineCounters | None = None,
+        keypoints: KeypointLayout | None = None,
     ) -> tf.data.Dataset:
         """Training batches from a step on, without end.
 
@@ -156,18 +179,23 @@ class Pipeline:
             start_step: step of the first batch.
             input_context: which worker this is; None for one worker with one replica.
             counters: where skipped records and cut objects are counted.
+            keypoints: of the data set; needed where `include_keypoints` is set.
 
         Returns:
             Batches as `schema.training_spec` says, B images each.
 
         Raises:
-            ValueError: if G cannot be divided, or there is no record or no category.
+            ValueError: if G cannot be divided, or there is no record, no category or, where they
+                are to be included, no keypoint.
         """
         index = self.training_index(source)
         share = _Share(global_batch_size, input_context)
         ids = sorted(set(category_ids))
         if not ids:
             raise ValueError(f"{index.directory}: no categories, so there is nothing to learn")
+        if self.include_keypoints and keypoints is None:
+            raise ValueError(f"{index.directory}: Pipeline.include_keypoints needs their layout")
+        flip_order = keypoints.flip_order if self.include_keypoints else None
         buckets = self.training_buckets
         bucket_of_row = self._assign(index, max(self.shorter_side.sides), buckets)
         training_plan = plan.TrainingPlan(bucket_of_row, global_batch_size, seed)
@@ -186,19 +214,28 @@ class Pipeline:
 
         image_shape = _static_shape(buckets)
         spec = schema.training_spec(
-            share.replica_batch_size, image_shape, self.max_objects, self.mask_size
+            share.replica_batch_size,
+            image_shape,
+            self.max_objects,
+            self.mask_size,
+            flip_order and len(flip_order),
         )
-        make_reader = self._pasting_reader if self.copy_paste else self._reader
-        read = make_reader(index, tf.constant(ids, tf.int64), spec)
+        category_ids = tf.constant(ids, tf.int64)
+        if self.copy_paste:
+            read = self._pasting_reader(index, category_ids, spec)
+        else:
+            read = self._reader(index, category_ids, spec, flip_order)
         report = reading.Report(index, ids, self.max_objects, counters)
         example = training_slots.draw(0, buckets[0], np.zeros(share.size, np.int64))
         return self._dataset(make_slots, example, read, share, spec, report)
 
-    def _reader(self, index, category_ids, spec):
+    def _reader(self, index, category_ids, spec, flip_order):
         """Returns the function from a slot to its data set of one training element and notes."""
 
         def load(serialized, place, bucket):
-            parsed = decode.parse_image_and_objects(serialized, self.mask_size is not None)
+            parsed = decode.parse_image_and_objects(
+                serialized, self.mask_size is not None, self.include_keypoints
+            )
             element = decode.decode_image(parsed["image/encoded"], place, bucket)
             objects, notes = decode.decode_objects(
                 parsed,
@@ -208,6 +245,7 @@ class Pipeline:
                 self.max_objects,
                 self.mask_size,
                 self.include_difficult,
+                flip_order,
             )
             return element | objects, notes
 
@@ -262,12 +300,11 @@ class Pipeline:
         share = _Share(global_batch_size, input_context)
         buckets = self.evaluation_buckets
         bucket_of_row = self._assign(index, self.evaluation_min_side, buckets)
-        shorter_side = resizing.ShorterSide(self.evaluation_min_side, None, self.max_side)
 
         def describe(bucket, rows):
             candidates = rows[:, np.newaxis]
             stored = slots.stored_sizes(index, candidates)
-            place = shorter_side.place(stored, np.zeros([len(rows), 1, 1]), bucket)
+            place = self._evaluation_side.place(stored, np.zeros([len(rows), 1, 1]), bucket)
             return slots.describe(
                 index, rows, candidates, bucket, np.zeros([len(rows), 1], bool), place
             )
@@ -291,6 +328,20 @@ class Pipeline:
         """How many global batches `evaluation` gives."""
         bucket_of_row = self._assign(index, self.evaluation_min_side, self.evaluation_buckets)
         return sum(1 for _ in plan.evaluation_batches(bucket_of_row, global_batch_size))
+
+    def _choose(self, source, num_images, setting):
+        """The index of a directory, or an index, restricted to a subset where a number is given."""
+        index = source if isinstance(source, records.RecordIndex) else records.load_index(source)
+        if num_images is None:
+            return index
+        where = index.directory
+        if self.include_keypoints:
+            index, where = index.select(index.num_keypoints > 0), f"{where}'s images with keypoints"
+        try:
+            chosen = subsets.select_image_ids(index.image_id, num_images)
+        except ValueError as error:
+            raise ValueError(f"Pipeline.{setting}, for {where}: {error}") from error
+        return index.select(np.isin(index.image_id, chosen))
 
     def _assign(self, index, min_side, buckets):
         shapes = plan.resized_shapes(index.height, index.width, min_side, self.max_side)
@@ -322,18 +373,6 @@ class Pipeline:
 
 def _static_shape(buckets):
     return buckets[0] if len(buckets) == 1 else None
-
-
-def _choose(source, num_images, setting):
-    """The index of a directory, or an index, restricted to a subset where a number is given."""
-    index = source if isinstance(source, records.RecordIndex) else records.load_index(source)
-    if num_images is None:
-        return index
-    try:
-        chosen = subsets.select_image_ids(index.image_id, num_images)
-    except ValueError as error:
-        raise ValueError(f"Pipeline.{setting}, for {index.directory}: {error}") from error
-    return index.select(np.isin(index.image_id, chosen))
 
 
 class _Share:

@@ -202,6 +202,11 @@ class Report:
                     f"{self._name(row)} has {value} masks, not one an object; bind "
                     "Pipeline.include_masks = False to train on boxes alone"
                 )
+            if problem == decode.KEYPOINTS_MISSING:
+                raise ValueError(
+                    f"{self._name(row)} has {value} keypoints, not as many for each object as the "
+                    "manifest names; convert the data set again"
+                )
             if cut:
                 image_id = int(self._index.image_id[row])
                 self._counters.add_cut(int(cut), image_id, self._max_objects)

@@ -36,7 +36,10 @@ _ROW_DTYPES = {
     "height": np.int32,
     "width": np.int32,
     "num_objects": np.int32,
+    "num_keypoints": np.int32,
 }
+# Of records that were indexed before they could have any, and of sources without.
+_ROW_DEFAULTS = {"num_keypoints": 0}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,6 +56,7 @@ class RecordIndex:
         height: int32 [N], pixels of the stored image.
         width: int32 [N], pixels of the stored image.
         num_objects: int32 [N], objects that are not crowds.
+        num_keypoints: int32 [N], labelled keypoints of these objects.
     """
 
     directory: str
@@ -64,12 +68,16 @@ class RecordIndex:
     height: np.ndarray
     width: np.ndarray
     num_objects: np.ndarray
+    num_keypoints: np.ndarray
 
     @classmethod
     def from_rows(cls, directory: str, paths: Sequence[str], rows: Sequence[dict]) -> "RecordIndex":
-        """Builds an index from one dict a record with the array names as keys."""
+        """Builds an index from one dict a record with the array names as keys.
+
+        A row without num_keypoints has none.
+        """
         arrays = {
-            name: np.array([row[name] for row in rows], dtype)
+            name: np.array([(_ROW_DEFAULTS | row)[name] for row in rows], dtype)
             for name, dtype in _ROW_DTYPES.items()
         }
         return cls(directory=os.fspath(directory), paths=list(paths), **arrays)
@@ -107,6 +115,7 @@ def encode_example(
     areas: Sequence[float],
     masks: Sequence[bytes] | None = None,
     difficult: Sequence[int] | None = None,
+    keypoints: Any = None,
 ) -> bytes:
     """Serializes one image and its N objects; the same input gives the same bytes.
 
@@ -122,6 +131,8 @@ def encode_example(
         areas: N areas in square pixels.
         masks: N PNGs of [height, width] with values 0 and 1, or None for a data set without.
         difficult: N values of 0 or 1 (PASCAL VOC), or None for a data set without.
+        keypoints: float [N, K, 3], (y, x, visibility), pixels of the stored image, or None for a
+            data set without.
 
     Returns:
         The serialized `tf.train.Example`.
@@ -129,12 +140,13 @@ def encode_example(
     Raises:
         ValueError: if the lists differ in length.
 
-    Source: the schema of Model Garden's `tf_example_decoder`; "difficult" is of the object
-    detection API before it, whose records are the same else.
+    Source: the schema of Model Garden's `tf_example_decoder`, which passes over keypoints;
+    "difficult" and the names of keypoints are of the object detection API before it, whose records
+    are the same else.
     """
     normalised = np.asarray(boxes, np.float64).reshape(-1, 4) / [height, width, height, width]
     lists = {"labels": labels, "names": names, "is_crowd": is_crowd, "areas": areas}
-    given = {"masks": masks, "difficult": difficult}
+    given = {"masks": masks, "difficult": difficult, "keypoints": keypoints}
     lists |= {name: values for name, values in given.items() if values is not None}
     for name, values in lists.items():
         if len(values) != len(normalised):
@@ -157,6 +169,12 @@ def encode_example(
         features["image/object/mask"] = _bytes_feature(masks)
     if difficult is not None:
         features["image/object/difficult"] = _int_feature(difficult)
+    if keypoints is not None:
+        y, x, visibility = np.moveaxis(np.asarray(keypoints, np.float64), -1, 0)
+        features["image/object/keypoint/y"] = _float_feature(y.ravel() / height)
+        features["image/object/keypoint/x"] = _float_feature(x.ravel() / width)
+        features["image/object/keypoint/visibility"] = _int_feature(visibility.ravel())
+        features["image/object/keypoint/num"] = _int_feature((visibility > 0).sum(-1))
     example = tf.train.Example(features=tf.train.Features(feature=features))
     return example.SerializeToString(deterministic=True)  # else in any order of the keys
 
@@ -303,7 +321,9 @@ def _read_index(directory: str) -> RecordIndex:
     try:
         with tf.io.gfile.GFile(index_path, "rb") as file:
             loaded = np.load(io.BytesIO(file.read()), allow_pickle=False)
-            arrays = {name: loaded[name].astype(dtype) for name, dtype in _ROW_DTYPES.items()}
+            rows = {k: np.full_like(loaded["shard"], v) for k, v in _ROW_DEFAULTS.items()}
+            rows |= dict(loaded)
+            arrays = {name: rows[name].astype(dtype) for name, dtype in _ROW_DTYPES.items()}
     except Exception as error:  # zip, npz and key errors alike: the file is no index
         raise ValueError(
             f"{index_path} cannot be read ({error}); delete it to have the shards scanned"
@@ -350,12 +370,16 @@ def _describe_example(payload: bytes, where: str) -> dict:
         if len(value) != 1 or value[0] <= 0:
             raise ValueError(f"{where}: image/{side} is {value}, not one positive integer")
     labels = len(feature["image/object/class/label"].int64_list.value)
-    crowds = sum(value != 0 for value in feature["image/object/is_crowd"].int64_list.value)
+    is_crowd = list(feature["image/object/is_crowd"].int64_list.value) or [0] * labels
+    labelled = feature["image/object/keypoint/num"].int64_list.value or [0] * labels
     return {
         "image_id": int(source_id),
         "height": sizes["height"][0],
         "width": sizes["width"][0],
-        "num_objects": labels - crowds,
+        "num_objects": labels - sum(value != 0 for value in is_crowd),
+        "num_keypoints": sum(
+            count for count, crowd in zip(labelled, is_crowd, strict=False) if not crowd
+        ),
     }
 
 

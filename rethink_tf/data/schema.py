@@ -1,7 +1,7 @@
 """The batch contract: what travels from data to model, and nothing else does.
 
 Letters: B images of one replica's batch, H x W the fixed input shape of the batch's bucket,
-M object rows an image, S side of a mask crop.
+M object rows an image, S side of a mask crop, K keypoints an object.
 
 | key | dtype | shape | what |
 | --- | --- | --- | --- |
@@ -13,9 +13,12 @@ M object rows an image, S side of a mask crop.
 | boxes | float32 | [B, M, 4] | (y1, x1, y2, x2), pixels of the content, zero = padding |
 | classes | int32 | [B, M] | 1..C in the order of the sorted category ids, 0 = padding |
 | masks | uint8 | [B, M, S, S] | the object's mask cropped to its box, 0..255 (soft) |
+| keypoints | float32 | [B, M, K, 3] | (y, x, visibility), pixels of the content |
 
-Training batches have all keys (`masks` unless the pipeline leaves them out); evaluation batches
-end at `image_id`. The padding image of an evaluation batch is black, with both sizes 1.
+A keypoint's visibility is 0 (not labelled; y and x are 0), 1 (hidden) or 2 (visible).
+Training batches have all keys (`masks` unless the pipeline leaves them out, `keypoints` if it
+includes them); evaluation batches end at `image_id`. The padding image of an evaluation batch is
+black, with both sizes 1.
 
 The content is the resized image, in training cut to H x W where it is larger (`resizing`), and
 larger itself where objects of another image were pasted beside it (`copy_paste`).
@@ -35,6 +38,7 @@ IMAGE_ID = "image_id"
 BOXES = "boxes"
 CLASSES = "classes"
 MASKS = "masks"
+KEYPOINTS = "keypoints"
 
 PADDING_IMAGE_ID = -1
 MAX_OBJECTS = 100
@@ -65,6 +69,7 @@ def training_spec(
     image_shape: tuple[int, int] | None = None,
     max_objects: int = MAX_OBJECTS,
     mask_size: int | None = MASK_SIZE,
+    num_keypoints: int | None = None,
 ) -> dict[str, tf.TensorSpec]:
     """Element spec of a training batch.
 
@@ -73,6 +78,7 @@ def training_spec(
         image_shape: (H, W) of a bucket, pixels; None leaves both open.
         max_objects: M.
         mask_size: S; None for batches without `masks`.
+        num_keypoints: K; None for batches without `keypoints`.
     """
     spec = evaluation_spec(batch_size, image_shape)
     spec[BOXES] = tf.TensorSpec([batch_size, max_objects, 4], tf.float32)
@@ -80,6 +86,8 @@ def training_spec(
     if mask_size is not None:
         shape = [batch_size, max_objects, mask_size, mask_size]
         spec[MASKS] = tf.TensorSpec(shape, tf.uint8)
+    if num_keypoints is not None:
+        spec[KEYPOINTS] = tf.TensorSpec([batch_size, max_objects, num_keypoints, 3], tf.float32)
     return spec
 
 
@@ -136,6 +144,14 @@ def _check_values(batch: dict[str, np.ndarray], num_classes: int | None) -> None
     _require(inside, BOXES, "leaves the image", ids)
     if MASKS in batch:
         _require(not batch[MASKS][padded].any(), MASKS, "is not zero where classes is 0", ids)
+    if KEYPOINTS in batch:
+        keypoints = batch[KEYPOINTS]
+        visibility = keypoints[..., 2]
+        _require(not keypoints[padded].any(), KEYPOINTS, "is not zero where classes is 0", ids)
+        known = np.isin(visibility, [0, 1, 2]).all()
+        _require(known, KEYPOINTS, "has a visibility other than 0, 1 and 2", ids)
+        no_place = not keypoints[visibility == 0].any()
+        _require(no_place, KEYPOINTS, "is not zero where its visibility is 0", ids)
 
 
 def _require(holds: Any, key: str, fault: str, image_ids: np.ndarray) -> None:

@@ -3,7 +3,8 @@
 Four classes (circle, rectangle, triangle, star) of varied size, rotation and colour overlap one
 another on backgrounds of gradients and noise. Masks and boxes are those of the visible pixels. An
 image is drawn from the seed and its id alone, so the same arguments give the same bytes, and the
-validation images do not change with the number of training images.
+validation images do not change with the number of training images. Every shape has four keypoints:
+the ends of its visible part.
 """
 
 import functools
@@ -25,7 +26,8 @@ from rethink_tf.data import coco
 
 CATEGORIES = ("circle", "rectangle", "triangle", "star")  # category ids 1 to 4
 PARAMETERS_FILE = "shapes.json"
-FORMAT_VERSION = 1  # raise it when the same seed gives other images
+KEYPOINTS = ("top_end", "left_end", "bottom_end", "right_end")
+FORMAT_VERSION = 2  # raise it when the same seed gives other images or annotations
 
 MIN_IMAGE_SIZE = 48  # below it, the smallest shapes have too few pixels to be told apart
 # Diameter of a shape's circumscribed circle, as a part of the image's side.
@@ -138,7 +140,10 @@ def write_shapes(
         os.makedirs(folder, exist_ok=True)
         dataset = {
             "info": {"description": f"shapes drawn from seed {seed}"},
-            "categories": [{"id": i, "name": name} for i, name in enumerate(CATEGORIES, start=1)],
+            "categories": [
+                {"id": i, "name": name, "keypoints": list(KEYPOINTS)}
+                for i, name in enumerate(CATEGORIES, start=1)
+            ],
             "images": [],
             "annotations": [],
         }
@@ -351,9 +356,21 @@ def _annotations(image_id: int, labels: np.ndarray, masks: np.ndarray) -> list[d
                 "area": int(mask.sum()),
                 "iscrowd": 0,
                 "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
+                "keypoints": [number for x, y in _ends(mask) for number in (x, y, 2)],
+                "num_keypoints": len(KEYPOINTS),
             }
         )
     return annotations
+
+
+def _ends(mask: np.ndarray) -> list[tuple[float, float]]:
+    """Pixels (x, y) of a mask that are highest, leftmost, lowest and rightmost, as `KEYPOINTS`.
+
+    Of several, their middle.
+    """
+    y, x = np.nonzero(mask)
+    at_ends = (y == y.min(), x == x.min(), y == y.max(), x == x.max())
+    return [(float(x[each].mean()), float(y[each].mean())) for each in at_ends]
 
 
 def _ramp(size: int, angle: float) -> np.ndarray:

@@ -7,6 +7,7 @@ import os
 import tensorflow as tf
 
 from rethink_tf.data import records
+from rethink_tf.data.keypoints import KeypointLayout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,12 +19,14 @@ class Split:
         index: `records.RecordIndex` of the images.
         category_ids: sorted ids of the data set's categories.
         has_masks: bool, whether its objects have masks.
+        keypoints: `KeypointLayout` of its objects, None where they have none.
     """
 
     directory: str
     index: records.RecordIndex
     category_ids: list
     has_masks: bool
+    keypoints: KeypointLayout | None = None
 
     def ground_truth(self):
         """Returns the ground truth of its images, a dict in COCO form; see `load_ground_truth`."""
@@ -44,28 +47,37 @@ def open_split(data_dir, name, pipeline, is_training):
         `Split`.
 
     Raises:
-        ValueError: if the directory is not complete or has fewer images than are to be chosen;
-            the message says what is wrong with it.
+        ValueError: if the directory is not complete, has fewer images than are to be chosen, or no
+            keypoints where the pipeline includes them; the message says what is wrong with it.
     """
     directory = os.path.join(data_dir, name)
     manifest = records.load_manifest(directory)
     category_ids = sorted(each["id"] for each in records.load_categories(directory))
+    keypoints = KeypointLayout.from_manifest(manifest)
+    if pipeline.include_keypoints and keypoints is None:
+        raise ValueError(
+            f"{directory} has no keypoints, and Pipeline.include_keypoints asks for them: convert "
+            "the data again from a file whose categories and annotations have 'keypoints', as by "
+            "python -m rethink_tf.data.coco --annotations=person_keypoints_train2017.json ..."
+        )
     index = (pipeline.selected_index if is_training else pipeline.evaluation_index)(directory)
-    return Split(directory, index, category_ids, manifest.get("has_masks", True))
+    return Split(directory, index, category_ids, manifest.get("has_masks", True), keypoints)
 
 
-def check_splits(splits, needs_masks):
+def check_splits(splits, needs_masks, needs_keypoints=False):
     """Checks that splits fit each other and the detector.
 
     Args:
         splits: list of `Split`, at least one.
         needs_masks: bool, whether the detector has a mask head.
+        needs_keypoints: bool, whether it has a keypoint head.
 
     Returns:
         The sorted category ids that all of them have.
 
     Raises:
-        ValueError: if their categories differ, or one has no masks where they are needed.
+        ValueError: if their categories differ, one has no masks where they are needed, or their
+            keypoints differ where those are.
     """
     first = splits[0]
     for split in splits:
@@ -74,6 +86,12 @@ def check_splits(splits, needs_masks):
                 f"{first.directory} and {split.directory} have different categories, ids "
                 f"{first.category_ids} and {split.category_ids}: convert both from files with the "
                 "same 'categories'."
+            )
+        if needs_keypoints and split.keypoints != first.keypoints:
+            names = [each.keypoints.names if each.keypoints else () for each in (first, split)]
+            raise ValueError(
+                f"{first.directory} and {split.directory} have different keypoints, {names[0]} and "
+                f"{names[1]}: convert both from files with the same 'keypoints'."
             )
         if needs_masks and not split.has_masks:
             raise ValueError(

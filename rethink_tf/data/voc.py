@@ -5,7 +5,7 @@
 
 Each --set is a folder of one year (JPEGImages, Annotations, ImageSets/Main) and a list in it; all
 are joined into one data set of boxes. The entries are brought into COCO's form and then checked,
-skipped and written as `coco` does.
+skipped and written as those of `coco` are.
 
 VOC's boxes (xmin, ymin, xmax, ymax) are 1-based pixels and hold the last one: xmin = 1, xmax = 500
 are all columns of an image 500 wide. In continuous coordinates that is (xmin - 1, ymin - 1, xmax,
@@ -28,7 +28,7 @@ if __name__ != "__mp_main__":
     # A worker process does without TensorFlow, see `coco`.
     import tensorflow as tf
 
-    from rethink_tf.data import coco
+    from rethink_tf.data import writing
 
 # In the order of the devkit; category ids 1 to 20.
 CLASSES = tuple(
@@ -80,7 +80,7 @@ def convert(
         for name in tqdm.tqdm(names, "annotations", unit="image", disable=not progress):
             reader.read(folder, split, name)
     checked = coco_checks.check_dataset(reader.dataset, skips, reader.object_names)
-    return coco.write_records(
+    return writing.write_records(
         checked,
         lambda image: reader.parents[image["id"]],
         skips,
@@ -300,13 +300,13 @@ def _define_flags() -> None:
         list(CLASSES),
         "Names of the classes, separated by commas; their ids count from 1.",
     )
-    coco.define_output_flags()
+    writing.define_output_flags()
 
 
 def main(argv: list[str]) -> None:
     """Converts what the flags say, and prints what was kept and skipped."""
     values = flags.FLAGS
-    coco.run_with_flags(convert, argv, sets=values.set, classes=values.classes)
+    writing.run_with_flags(convert, argv, sets=values.set, classes=values.classes)
 
 
 if __name__ == "__main__":

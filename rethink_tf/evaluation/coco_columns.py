@@ -14,6 +14,8 @@ from operator import itemgetter
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from rethink_tf.evaluation import keypoints
+
 _NO_BOX = (np.nan,) * 4
 # pycocotools 2.0.11 fails on longer lists of masks with NumPy 2.
 _MASKS_AT_ONCE = 255
@@ -21,15 +23,18 @@ _MASKS_AT_ONCE = 255
 
 @dataclasses.dataclass(frozen=True)
 class Instances:
-    """Objects or detections as they are compared by box or by mask.
+    """Objects or detections as they are compared by box, mask or keypoints.
 
     Fields:
         images: int64 [N], 0 to I - 1.
         categories: int64 [N], 0 to K - 1.
-        areas: float64 [N], pixels: of the box or of the mask.
-        shapes: float64 [N, 4], (x, y, width, height), or N compressed run lengths.
+        areas: float64 [N], pixels: of the box, of the mask or of the box around the keypoints.
+        shapes: float64 [N, 4], (x, y, width, height), or N compressed run lengths, or float64
+            [N, 3 * number of keypoints], (x, y, visibility or score) of each.
         scores: float64 [N], None for ground truth.
         crowds: int64 [N], 1 for a crowd region, None for detections.
+        boxes: float64 [N, 4], of ground truth compared by keypoints, else None.
+        num_keypoints: int64 [N], how many of its keypoints are labelled, likewise.
     """
 
     images: np.ndarray
@@ -38,6 +43,8 @@ class Instances:
     shapes: np.ndarray | list
     scores: np.ndarray | None = None
     crowds: np.ndarray | None = None
+    boxes: np.ndarray | None = None
+    num_keypoints: np.ndarray | None = None
 
     def take(self, rows):
         """Returns the instances of these rows, in their order."""
@@ -77,28 +84,40 @@ class GroundTruth:
             [self.image_positions[entry["image_id"]] for entry in self._annotations], np.int64
         )
         self._lengths = [None] * len(self._annotations)
+        # Of each object that has any: three numbers a keypoint.
+        self.keypoints_length = max(
+            (len(e.get("keypoints") or ()) for e in self._annotations), default=0
+        )
 
     def instances(self, iou_type, kept):
         """Returns the objects of some images.
 
         Args:
-            iou_type: "bbox" or "segm".
+            iou_type: "bbox", "segm" or "keypoints".
             kept: bool [I], the images.
 
         Returns:
-            `Instances`; None where there are objects, but no mask for any of them.
+            `Instances`; None where there are objects, but no mask, or no keypoints, for any of
+            them. An object without keypoints among others that have some has none labelled.
 
         Raises:
-            ValueError: if an annotation has no box or no mask, or its image no size.
+            ValueError: if an annotation has no box or no mask, its image no size, or two
+                annotations a different number of keypoints.
         """
         rows = np.flatnonzero(kept[self._images])
         entries = [self._annotations[row] for row in rows.tolist()]
-        if iou_type == "bbox":
+        more = {}
+        if iou_type != "segm":
             for entry in entries:
                 _check_has(entry, "bbox", iou_type)
             shapes = np.array([entry["bbox"] for entry in entries], np.float64).reshape([-1, 4])
             areas = (shapes[:, 2] * shapes[:, 3]).tolist()
-        else:
+        if iou_type == "keypoints":
+            if entries and not any(entry.get("keypoints") for entry in entries):
+                return None
+            more["boxes"] = shapes
+            shapes, more["num_keypoints"] = keypoints.of_objects(entries, self.keypoints_length)
+        elif iou_type == "segm":
             if entries and not any(entry.get("segmentation") for entry in entries):
                 return None
             shapes = [self._run_lengths(row) for row in rows.tolist()]
@@ -113,6 +132,7 @@ class GroundTruth:
             np.array(areas, np.float64),
             shapes,
             crowds=np.array([int(entry.get("iscrowd", 0)) for entry in entries], np.int64),
+            **more,
         )
 
     def flags(self, key, kept):
@@ -166,7 +186,7 @@ class Results:
         """Returns the detections of some images and categories.
 
         Args:
-            iou_type: "bbox" or "segm".
+            iou_type: "bbox", "segm" or "keypoints".
             kept: bool [I], the images.
             categories: int64, the categories; detections of others are only checked.
 
@@ -174,7 +194,8 @@ class Results:
             `Instances`. For "bbox", a detection without a box has the one around its mask.
 
         Raises:
-            ValueError: if a detection has neither, or no mask of its image's size for "segm".
+            ValueError: if a detection has neither, no mask of its image's size for "segm", or not
+                the ground truth's number of keypoints for "keypoints".
         """
         rows = np.flatnonzero(kept[self.images])
         wanted = np.isin(self._categories[rows], categories)
@@ -184,6 +205,9 @@ class Results:
                 shapes[position] = self._box_around_mask(int(rows[position]))
             shapes = shapes[wanted]
             areas = shapes[:, 2] * shapes[:, 3]
+        elif iou_type == "keypoints":
+            shapes = self._keypoints(rows)[wanted]
+            areas = keypoints.extents(shapes)
         else:
             shapes = list(itertools.compress(self._masks(rows), wanted.tolist()))
             areas = mask_areas(shapes)
@@ -216,6 +240,22 @@ class Results:
             for row, mask in zip(rows.tolist(), masks, strict=True):
                 _check_mask(row, mask, self._image(row))
         return masks
+
+    def _keypoints(self, rows):
+        """Returns the keypoints of these rows, float64 [N, 3 K], checked."""
+        length = self._truth.keypoints_length
+        if not length:
+            return np.zeros([len(rows), 0])
+        found = [self._results[row].get("keypoints", ()) for row in rows.tolist()]
+        try:
+            values = _rows_of(found, length, np.float64)
+            valid = np.isfinite(values).all()
+        except (TypeError, ValueError):
+            valid = False
+        if not valid:
+            for row, each in zip(rows.tolist(), found, strict=True):
+                keypoints.check(row, each, self._image(row), length)
+        return values
 
     def _image(self, row):
         return self._truth.images[self._results[row]["image_id"]]

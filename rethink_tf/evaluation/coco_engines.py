@@ -15,10 +15,14 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from rethink_tf.evaluation import keypoints
+
 # Pairs of an image and a category that faster-coco-eval sees at once, and categories: it takes
 # about 1 kB for each pair and 200 kB for each category.
 _CELLS_AT_ONCE = 1 << 16
 _CATEGORIES_AT_ONCE = 1 << 7
+# What pycocotools reads of an annotation.
+_SHAPE_KEYS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 
 
 def choose():
@@ -44,7 +48,7 @@ def by_pycocotools(iou_type, truth, found, num_images, num_categories):
     """Measures with pycocotools.
 
     Args:
-        iou_type: "bbox" or "segm".
+        iou_type: "bbox", "segm" or "keypoints".
         truth: `coco_columns.Instances` of the ground truth.
         found: `coco_columns.Instances` of detections.
         num_images: int I.
@@ -60,6 +64,8 @@ def by_pycocotools(iou_type, truth, found, num_images, num_categories):
             _as_coco(iou_type, found, num_images, num_categories),
             iou_type,
         )
+        if iou_type == "keypoints":
+            evaluator.params.kpt_oks_sigmas = keypoints.sigmas(truth.shapes.shape[1] // 3)
         evaluator.evaluate()
         evaluator.accumulate()
     return evaluator
@@ -71,7 +77,10 @@ def _as_coco(iou_type, instances, num_images, num_categories):
     crowds = np.zeros(len(shapes), int) if instances.crowds is None else instances.crowds
     scores = np.zeros(len(shapes)) if instances.scores is None else instances.scores
     columns = [instances.images, instances.categories, instances.areas, crowds, scores]
-    names = ("image_id", "category_id", "area", "iscrowd", "score")
+    names = ["image_id", "category_id", "area", "iscrowd", "score"]
+    if instances.boxes is not None:
+        columns += [instances.boxes, instances.num_keypoints]
+        names += ["bbox", "num_keypoints"]
     coco = COCO()
     coco.dataset = {
         # It reads an image's size also where the masks are run lengths, and does not use it.
@@ -79,8 +88,7 @@ def _as_coco(iou_type, instances, num_images, num_categories):
         "categories": [{"id": k} for k in range(num_categories)],
         # It takes the id 0 for "no match".
         "annotations": [
-            {"id": number, "segmentation" if iou_type == "segm" else "bbox": shape}
-            | dict(zip(names, values, strict=True))
+            {"id": number, _SHAPE_KEYS[iou_type]: shape} | dict(zip(names, values, strict=True))
             for number, (shape, values) in enumerate(
                 zip(shapes, _rows(*columns), strict=True), start=1
             )
@@ -159,15 +167,17 @@ def _measure_block(params, found, found_cuts, truth, truth_cuts):
         found_entries += _by_image(category, ours, dicts)
         columns = truth.crowds[theirs[0] : theirs[-1]], truth.areas[theirs[0] : theirs[-1]]
         dicts = [{"id": 1, "area": a, "iscrowd": c, "ignore": c} for c, a in _rows(*columns)]
+        if truth.num_keypoints is not None:
+            labelled = truth.num_keypoints[theirs[0] : theirs[-1]].tolist()
+            dicts = [
+                d | {"ignore": d["ignore"] or not n} for d, n in zip(dicts, labelled, strict=True)
+            ]
         truth_entries += _by_image(category, theirs, dicts)
         spans = zip(itertools.pairwise(ours), itertools.pairwise(theirs), strict=True)
         for image, ((begin, end), (first, last)) in enumerate(spans):
             if begin < end and first < last:
-                overlaps[image][category] = coco_mask.iou(
-                    found.shapes[begin : min(end, begin + limit)],
-                    truth.shapes[first:last],
-                    truth.crowds[first:last],
-                ).tolist()
+                best = slice(begin, min(end, begin + limit))
+                overlaps[image][category] = _overlaps(found, best, truth, slice(first, last))
     datasets = []
     for entries in (truth_entries, found_entries):
         datasets.append(Dataset())
@@ -175,6 +185,14 @@ def _measure_block(params, found, found_cuts, truth, truth_cuts):
     return COCOevalEvaluateAccumulate(
         params, overlaps, *datasets, params.imgIds, params.catIds, True
     )
+
+
+def _overlaps(found, best, truth, objects):
+    """Returns the overlaps of some detections with some objects, as a list of lists."""
+    shapes = found.shapes[best], truth.shapes[objects]
+    if truth.boxes is None:
+        return coco_mask.iou(*shapes, truth.crowds[objects]).tolist()
+    return keypoints.similarity(*shapes, truth.boxes[objects], truth.areas[objects]).tolist()
 
 
 def _rows(*columns):

@@ -1,4 +1,4 @@
-"""COCO's box and mask metrics, and the files and tables that hold them.
+"""COCO's box, mask and keypoint metrics, and the files and tables that hold them.
 
 Boxes are converted here from (y1, x1, y2, x2) to COCO's (x, y, width, height); class indices have
 been mapped to the data set's category ids by the caller. Letters: N detections of one image.
@@ -18,14 +18,19 @@ from absl import logging
 
 from rethink_tf import files
 from rethink_tf.evaluation import coco_columns, coco_engines
+from rethink_tf.evaluation import keypoints as keypoint_lib
 
 # The order of pycocotools' `COCOeval.stats`. AP is over IoU 0.50:0.05:0.95; s, m and l are objects
 # below 32^2, below 96^2 and from 96^2 pixels on; AR1, AR10, AR100 allow that many detections.
 METRIC_NAMES = tuple("AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl".split())
+# The same for keypoints, whose similarity takes the place of IoU; there are no small objects, and
+# 20 detections are allowed.
+KEYPOINT_METRIC_NAMES = tuple("AP AP50 AP75 APm APl AR AR50 AR75 ARm ARl".split())
 # pycocotools' names of what is compared, and ours.
-METRIC_PREFIXES = {"bbox": "box", "segm": "mask"}
+METRIC_PREFIXES = {"bbox": "box", "segm": "mask", "keypoints": "keypoints"}
 _PER_CLASS = "AP_per_class"
 _TABLE_COLUMNS = 3
+_LABEL_WIDTH = 9
 
 
 @gin.register
@@ -33,22 +38,25 @@ class CocoMetrics:
     """COCO's metrics, for the evaluator.
 
     Attributes:
-        headline: name of the number that the best checkpoint is chosen by.
+        headline: name of the number that the best checkpoint is chosen by: the AP of what the
+            detector finds last, keypoints, else masks, else boxes.
     """
 
-    def __init__(self, ground_truth, has_masks):
+    def __init__(self, ground_truth, has_masks, has_keypoints=False):
         """Takes the ground truth.
 
         Args:
             ground_truth: dict in COCO form, of exactly the images to evaluate.
             has_masks: bool, whether detections have masks.
+            has_keypoints: bool, whether they have keypoints.
 
         Raises:
             ValueError: if the ground truth is not in COCO form.
         """
         self._truth = coco_columns.GroundTruth(ground_truth)
-        self._iou_types = ("bbox", "segm") if has_masks else ("bbox",)
-        self.headline = "mask/AP" if has_masks else "box/AP"
+        found = {"bbox": True, "segm": has_masks, "keypoints": has_keypoints}
+        self._iou_types = [iou_type for iou_type, is_found in found.items() if is_found]
+        self.headline = f"{METRIC_PREFIXES[self._iou_types[-1]]}/{METRIC_NAMES[0]}"
 
     def evaluate(self, results):
         """Returns {metric: float}; see the function `evaluate`."""
@@ -59,7 +67,12 @@ class CocoMetrics:
         return format_table(metrics)
 
 
-def detections_to_coco(image_id, boxes, scores, category_ids, rles=None):
+def metric_names(iou_type):
+    """Returns the names of the summary of "bbox", "segm" or "keypoints", in pycocotools' order."""
+    return KEYPOINT_METRIC_NAMES if iou_type == "keypoints" else METRIC_NAMES
+
+
+def detections_to_coco(image_id, boxes, scores, category_ids, rles=None, keypoints=None):
     """Converts one image's detections to COCO's result form.
 
     Args:
@@ -68,6 +81,7 @@ def detections_to_coco(image_id, boxes, scores, category_ids, rles=None):
         scores: float [N], 0 to 1.
         category_ids: int [N], the data set's own category ids.
         rles: None, or N compressed run lengths as `pasting.encode_mask` returns them.
+        keypoints: None, or float [N, K, 3], (y, x, score), pixels of the original image.
 
     Returns:
         A list of N dicts of plain Python values, ready for JSON.
@@ -79,12 +93,13 @@ def detections_to_coco(image_id, boxes, scores, category_ids, rles=None):
     scores = np.asarray(scores, np.float64).reshape([-1])
     category_ids = np.asarray(category_ids).reshape([-1])
     lengths = [len(boxes), len(scores), len(category_ids)]
-    lengths += [] if rles is None else [len(rles)]
+    lengths += [len(each) for each in (rles, keypoints) if each is not None]
     if len(set(lengths)) > 1:
         raise ValueError(
-            f"image {image_id}: boxes, scores, category ids (and masks) must have one length, "
-            f"found {lengths}"
+            f"image {image_id}: boxes, scores, category ids (and masks, keypoints) must have one "
+            f"length, found {lengths}"
         )
+    flat = None if keypoints is None else keypoint_lib.to_coco(keypoints)
     results = []
     for row, (y1, x1, y2, x2) in enumerate(boxes.tolist()):
         result = {
@@ -95,6 +110,8 @@ def detections_to_coco(image_id, boxes, scores, category_ids, rles=None):
         }
         if rles is not None:
             result["segmentation"] = rles[row]
+        if flat is not None:
+            result["keypoints"] = flat[row]
         results.append(result)
     return results
 
@@ -103,26 +120,29 @@ def evaluate(ground_truth, results, iou_types=("bbox", "segm"), image_ids=None, 
     """Computes COCO's metrics, by faster-coco-eval where it is installed.
 
     Crowd regions are ignored as COCO does: a detection inside of one counts neither as right nor as
-    wrong. A metric without any ground truth is -1. Where the ground truth has no masks at all, all
-    mask metrics are -1, with a warning.
+    wrong; for keypoints, so are objects without a labelled one. A metric without any ground truth
+    is -1. Where the ground truth has no masks at all, all mask metrics are -1, with a warning, and
+    so with keypoints.
 
     Args:
         ground_truth: dict in COCO's form, or the path of its JSON file, or
             `coco_columns.GroundTruth`, whose masks are made once for all calls. Not changed.
         results: list of dicts in COCO's result form, for these images. Not changed. For "bbox" a
             result without "bbox" gets the box around its mask.
-        iou_types: of "bbox" and "segm".
+        iou_types: of "bbox", "segm" and "keypoints".
         image_ids: ids of the images to count, None for all of the ground truth.
         class_names: {category id: name}, None for the names in the ground truth.
 
     Returns:
         {metric: float}: for "bbox" `box/AP`, `box/AP50`, ... in the order of `METRIC_NAMES`, then
-        `box/AP_per_class/<name>`; for "segm" the same under `mask/`. Fractions of 1.
+        `box/AP_per_class/<name>`; for "segm" the same under `mask/`; for "keypoints" under
+        `keypoints/`, with the names of `KEYPOINT_METRIC_NAMES`. Fractions of 1.
 
     Raises:
         ValueError: if a result names an image or a category that the ground truth lacks, has a
-            score or box that is not finite, or no mask (for "segm") of the image's size; if an
-            entry of `image_ids` or `iou_types` is unknown; if the ground truth is not in COCO form.
+            score or box that is not finite, no mask (for "segm") of the image's size, or not the
+            ground truth's number of keypoints (for "keypoints"); if an entry of `image_ids` or
+            `iou_types` is unknown; if the ground truth is not in COCO form.
     """
     unknown = [iou_type for iou_type in iou_types if iou_type not in METRIC_PREFIXES]
     if unknown:
@@ -139,7 +159,7 @@ def evaluate(ground_truth, results, iou_types=("bbox", "segm"), image_ids=None, 
         metrics = {}
         for iou_type in iou_types:
             evaluator, present = _measure(measure, iou_type, truth, found, kept)
-            metrics.update(_collect(evaluator, present, METRIC_PREFIXES[iou_type], names))
+            metrics.update(_collect(evaluator, present, iou_type, names))
     logging.info(
         "COCO metrics of %d detections in %d images by %s took %.1f s",
         np.count_nonzero(kept[found.images]),
@@ -185,7 +205,8 @@ def _measure(measure, iou_type, truth, found, kept):
     """
     objects = truth.instances(iou_type, kept)
     if objects is None:
-        logging.warning("The ground truth has no masks: all mask metrics are -1")
+        kind = {"segm": "mask"}.get(iou_type, "keypoint")
+        logging.warning("The ground truth has no %ss: all %s metrics are -1", kind, kind)
         return None, []
     present = np.unique(objects.categories)
     detections = found.instances(iou_type, kept, present)
@@ -202,14 +223,15 @@ def _measure(measure, iou_type, truth, found, kept):
     return evaluator, [ids[position] for position in present.tolist()]
 
 
-def _collect(evaluator, present, prefix, names):
+def _collect(evaluator, present, iou_type, names):
     """Returns the summary and the per-class AP of an evaluator, -1 where there is nothing."""
-    metrics = {}
-    for index, name in enumerate(METRIC_NAMES):
+    metrics, prefix = {}, METRIC_PREFIXES[iou_type]
+    for index, name in enumerate(metric_names(iou_type)):
         metrics[f"{prefix}/{name}"] = -1.0 if evaluator is None else float(evaluator.stats[index])
     averages = {}
     for index, category_id in enumerate(present):
-        # [IoU thresholds, recalls, classes, areas, numbers of detections]; all areas, 100.
+        # [IoU thresholds, recalls, classes, areas, numbers of detections]; all areas, the most
+        # detections.
         precision = evaluator.eval["precision"][:, :, index, 0, -1]
         if (precision > -1).any():
             averages[category_id] = float(precision[precision > -1].mean())
@@ -278,11 +300,16 @@ def format_table(metrics):
     Returns:
         str of several lines, without a newline at its end; "-" stands for -1, no ground truth.
     """
-    prefixes = [p for p in METRIC_PREFIXES.values() if f"{p}/{METRIC_NAMES[0]}" in metrics]
-    lines = ["      " + "".join(f"{name:>7}" for name in METRIC_NAMES)]
-    for prefix in prefixes:
-        numbers = [_number(metrics[f"{prefix}/{name}"]) for name in METRIC_NAMES]
-        lines.append(f"{prefix:<6}" + "".join(numbers))
+    present = {k: p for k, p in METRIC_PREFIXES.items() if f"{p}/{METRIC_NAMES[0]}" in metrics}
+    prefixes, lines, header = present.values(), [], None
+    for iou_type, prefix in (present or {"bbox": None}).items():
+        names = metric_names(iou_type)
+        if names != header:
+            lines.append(" " * _LABEL_WIDTH + "".join(f"{name:>7}" for name in names))
+            header = names
+        if prefix:
+            numbers = [_number(metrics[f"{prefix}/{name}"]) for name in names]
+            lines.append(f"{prefix:<{_LABEL_WIDTH}}" + "".join(numbers))
 
     classes = []
     for key in metrics:
@@ -295,10 +322,10 @@ def format_table(metrics):
     cells = []
     for name in classes:
         numbers = [_number(metrics.get(f"{p}/{_PER_CLASS}/{name}", -1.0)) for p in prefixes]
-        cells.append(f"{name:<{width}}" + "".join(numbers))
+        cells.append(f"{name:<{width}}" + "".join(f"{number:>10}" for number in numbers))
     columns = min(_TABLE_COLUMNS, len(cells))
     rows = -(-len(cells) // columns)
-    header = f"{'AP by class':<{width}}" + "".join(f"{prefix:>7}" for prefix in prefixes)
+    header = f"{'AP by class':<{width}}" + "".join(f"{prefix:>10}" for prefix in prefixes)
     lines += ["", "   ".join([header] * (-(-len(cells) // rows)))]
     # Down the columns, so that the classes keep their order.
     lines += ["   ".join(cells[row::rows]) for row in range(rows)]

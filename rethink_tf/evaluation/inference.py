@@ -33,6 +33,7 @@ class Predictor:
         """
         self.strategy = strategy
         self.has_masks = detector.mask_head is not None
+        self.has_keypoints = detector.keypoint_head is not None
         self._detector = detector
         self._run = tf.function(
             self._on_all_replicas, jit_compile=jit_compile or None, autograph=False
@@ -91,15 +92,19 @@ class Evaluator(orbit.AbstractEvaluator):
                 checkpoint is the best.
             pictures: callable or None, called for the first images of each evaluation with the
                 image's id, its resized pixels uint8 [h, w, 3], and a dict of detections in those
-                pixels: boxes, scores, category_ids and an iterator over masks [h, w].
-            metrics: callable taking ground_truth and has_masks, returns an object with `evaluate`,
-                `format_table` and `headline`, such as `CocoMetrics`.
+                pixels: boxes, scores, category_ids, keypoints and an iterator over masks [h, w].
+            metrics: callable taking ground_truth, has_masks and has_keypoints, returns an object
+                with `evaluate`, `format_table` and `headline`, such as `CocoMetrics`.
         """
         self._predictor, self._make_batches = predictor, make_batches
         self._num_batches, self._num_images = num_batches, len(ground_truth["images"])
         # The object keeps the ground truth: Orbit's base class would wrap every list and dict of it
         # here, and pycocotools takes plain ones only.
-        self._measure = metrics(ground_truth=ground_truth, has_masks=predictor.has_masks)
+        self._measure = metrics(
+            ground_truth=ground_truth,
+            has_masks=predictor.has_masks,
+            has_keypoints=predictor.has_keypoints,
+        )
         self._category_ids = np.asarray(sorted(category_ids))
         self._model_dir, self._step, self._is_chief = model_dir, step, is_chief
         self.pictures = pictures
@@ -154,6 +159,7 @@ class Evaluator(orbit.AbstractEvaluator):
             found["scores"],
             found["category_ids"],
             rles,
+            found.get("keypoints"),
         )
 
     def _detections(self, outputs, row, height, width, scale):
@@ -168,7 +174,8 @@ class Evaluator(orbit.AbstractEvaluator):
 
         Returns:
             dict: boxes float [N, 4], clipped to the image, scores float [N], category_ids int [N]
-            and, with a mask head, masks float [N, S, S], in their boxes.
+            and, with a mask head, masks float [N, S, S], in their boxes, with a keypoint head
+            keypoints float [N, K, 3], (y, x, score).
         """
         valid = outputs["classes"][row] > 0
         boxes = outputs["boxes"][row][valid] / np.tile(scale, 2)
@@ -179,6 +186,8 @@ class Evaluator(orbit.AbstractEvaluator):
         }
         if self._predictor.has_masks:
             found["masks"] = outputs["masks"][row][valid]
+        if self._predictor.has_keypoints:
+            found["keypoints"] = outputs["keypoints"][row][valid] / [*scale, 1]
         return found
 
     def _show(self, batch, outputs):

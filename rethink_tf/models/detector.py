@@ -1,6 +1,7 @@
-"""Mask R-CNN: wires backbone, FPN if any, RPN, box head and mask head.
+"""Mask R-CNN: wires backbone, FPN if any, RPN, box head, mask head and keypoint head.
 
-Shapes: B images, M objects, R RoIs an image, C object classes, D detections, P positives.
+Shapes: B images, M objects, R RoIs an image, C object classes, D detections, P positives, K
+keypoints.
 """
 
 import gin
@@ -13,6 +14,7 @@ from rethink_tf.models.mask_head import MaskHead
 from rethink_tf.models.resnet import ResNet
 from rethink_tf.models.rpn import RPN
 from rethink_tf.ops import draws, matching, ordering
+from rethink_tf.ops import keypoints as keypoint_ops
 from rethink_tf.ops import masks as mask_ops
 from rethink_tf.ops.roi_align import RoIAlign
 
@@ -27,7 +29,7 @@ RPN_DRAWS, ROI_DRAWS = 1, 2
 
 @gin.register
 class MaskRCNN(tf_keras.Model):
-    """The detector; without a mask head it is Faster R-CNN."""
+    """The detector; without mask and keypoint heads it is Faster R-CNN."""
 
     def __init__(
         self,
@@ -37,6 +39,8 @@ class MaskRCNN(tf_keras.Model):
         rpn=RPN,
         box_head=BoxHead,
         mask_head=MaskHead,
+        keypoint_head=None,
+        num_keypoints=17,
         pixel_mean=PIXEL_MEAN,
         pixel_std=PIXEL_STD,
         static_shapes=False,
@@ -51,18 +55,29 @@ class MaskRCNN(tf_keras.Model):
                 many channels.
             rpn: the same for the RPN.
             box_head: callable taking num_classes, makes a `BoxHead` or `CascadeBoxHead`.
-            mask_head: callable taking num_classes, or None for boxes only.
+            mask_head: callable taking num_classes, or None for no masks.
+            keypoint_head: callable taking num_keypoints, or None for no keypoints.
+            num_keypoints: int K, of the data set; COCO's persons have 17.
             pixel_mean: three floats, RGB, subtracted from the pixels.
             pixel_std: three floats, RGB; the rest is divided by them.
-            static_shapes: bool; True (XLA, TPU) runs the mask head on a fixed number of RoIs, False
-                on those that need it. The numbers are the same.
+            static_shapes: bool; True (XLA, TPU) runs the mask and keypoint heads on a fixed number
+                of RoIs, False on those that need it. The numbers are the same.
             **kwargs: of the Keras model.
+
+        Raises:
+            ValueError: if there is a keypoint head and the data has no keypoints.
         """
         super().__init__(autocast=False, **kwargs)
+        if keypoint_head and not num_keypoints:
+            raise ValueError(
+                "The detector has a keypoint head, and the data no keypoints: convert a file with "
+                "keypoints (person_keypoints_*.json), or bind MaskRCNN.keypoint_head = None."
+            )
         self.backbone, self.rpn = backbone(), rpn()
         self.fpn = fpn() if fpn else None
         self.box_head = box_head(num_classes=num_classes)
         self.mask_head = mask_head(num_classes=num_classes) if mask_head else None
+        self.keypoint_head = keypoint_head(num_keypoints=num_keypoints) if keypoint_head else None
         self.num_classes = num_classes
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
         self.static_shapes = static_shapes
@@ -78,24 +93,28 @@ class MaskRCNN(tf_keras.Model):
             stage(pool(roi, stage.roi_size))
         if self.mask_head:
             self.mask_head(pool(roi, self.mask_head.roi_size)[0], tf.ones([1], tf.int32))
+        if self.keypoint_head:
+            self.keypoint_head(pool(roi, self.keypoint_head.roi_size)[0])
 
     def call(self, batch, training=False, seed=None, num_stages=None):
         """Predicts, or in training computes what the losses need.
 
         Args:
             batch: dict as in `data.schema`: image uint8 [B, H, W, 3] and image_size int32 [B, 2],
-                in training also image_id, boxes, classes and masks. B, H and W are static, H and W
-                multiples of the coarsest backbone stride.
+                in training also image_id, boxes, classes, and masks and keypoints where there is a
+                head for them. B, H and W are static, H and W multiples of the coarsest backbone
+                stride.
             training: bool.
             seed: int32 [2], of the run and the step; needed in training.
             num_stages: int, how many stages of the box head train; None for all.
 
         Returns:
             In training a dict of the RPN's and the heads' sampled outputs and targets (see
-            `RPN.sample`, `BoxHead.sample` and `train`, and `_train_masks`). Otherwise a dict: boxes
-            float32 [B, D, 4] in pixels of the input image, scores float32 [B, D], classes int32
-            [B, D] (0 is padding) and, with a mask head, masks float32 [B, D, S, S], probabilities
-            (0 for padding).
+            `RPN.sample`, `BoxHead.sample` and `train`, `_train_masks` and `_train_keypoints`).
+            Otherwise a dict: boxes float32 [B, D, 4] in pixels of the input image, scores float32
+            [B, D], classes int32 [B, D] (0 is padding) and, with a mask head, masks float32
+            [B, D, S, S], probabilities, with a keypoint head keypoints float32 [B, D, K, 3],
+            (y, x, score), pixels of the input image (both 0 for padding).
         """
         features = self.features(batch["image"], batch["image_size"], training)
         if training:
@@ -186,7 +205,9 @@ class MaskRCNN(tf_keras.Model):
         pooled = pool(sampled["rois"], self.box_head.roi_size)
         if self.mask_head:
             outputs |= self._train_masks(pool, sampled, boxes, masks)
-        for key in ("rpn_logits", "rpn_deltas", "mask_logits"):
+        if self.keypoint_head:
+            outputs |= self._train_keypoints(pool, sampled, batch["keypoints"])
+        for key in ("rpn_logits", "rpn_deltas", "mask_logits", "keypoint_logits"):
             if key in outputs:
                 outputs[key], pooled = ordering.in_turn(outputs[key], pooled)
         return outputs | self.box_head.train(
@@ -211,13 +232,13 @@ class MaskRCNN(tf_keras.Model):
             filled[key] = tf.ensure_shape(value, [None, num_rois] + value.shape[2:].as_list())
         return filled
 
-    def _train_masks(self, pool, sampled, boxes, masks):
-        """Runs the mask head on the positives, which come first among the RoIs.
+    def _positives(self, sampled):
+        """Cuts a sample to its positives, which come first among the RoIs.
 
         Returns:
-            dict: mask_logits and mask_targets float32 [P, S, S], mask_valid bool [P].
+            rois float32 [B, N, 4], class_targets int32 [B, N] and roi_matches int32 [B, N]; an
+            image with fewer than N positives has other RoIs behind them, of class 0 or -1.
         """
-        head = self.mask_head
         limit = int(self.box_head.num_samples * self.box_head.positive_fraction)
         rois, classes = sampled["rois"][:, :limit], sampled["class_targets"][:, :limit]
         matches = sampled["roi_matches"][:, :limit]
@@ -226,6 +247,16 @@ class MaskRCNN(tf_keras.Model):
             used = tf.reduce_max(tf.reduce_sum(tf.cast(classes > 0, tf.int32), axis=1))
             used = tf.maximum(used, 1)
             rois, classes, matches = rois[:, :used], classes[:, :used], matches[:, :used]
+        return rois, classes, matches
+
+    def _train_masks(self, pool, sampled, boxes, masks):
+        """Runs the mask head on the positives.
+
+        Returns:
+            dict: mask_logits and mask_targets float32 [P, S, S], mask_valid bool [P].
+        """
+        head = self.mask_head
+        rois, classes, matches = self._positives(sampled)
         pooled = pool(rois, head.roi_size)
         pooled = tf.reshape(pooled, [-1, *pooled.shape[2:]])
         flat_boxes, flat_classes = tf.reshape(rois, [-1, 4]), tf.reshape(classes, [-1])
@@ -235,9 +266,7 @@ class MaskRCNN(tf_keras.Model):
         crops = tf.gather(masks, matches, batch_dims=1)
         crops = tf.reshape(crops, [-1, *masks.shape[2:]])
         if not self.static_shapes:
-            # Without positives one empty place stays: oneDNN's gradient of a deconvolution of
-            # nothing has a wrong shape, which stops the step.
-            keep = valid | (~tf.reduce_any(valid) & (tf.range(tf.size(valid)) == 0))
+            keep = _those_or_first(valid)
             pooled, flat_boxes, flat_classes, object_boxes, crops, valid = (
                 tf.boolean_mask(value, keep)
                 for value in (pooled, flat_boxes, flat_classes, object_boxes, crops, valid)
@@ -248,6 +277,37 @@ class MaskRCNN(tf_keras.Model):
             "mask_valid": valid,
         }
 
+    def _train_keypoints(self, pool, sampled, keypoints):
+        """Runs the keypoint head on the positives with a labelled keypoint inside of them.
+
+        Args:
+            pool: `RoIAlign`.
+            sampled: of `BoxHead.sample`.
+            keypoints: float32 [B, M, K, 3], as in `data.schema`.
+
+        Returns:
+            dict: keypoint_logits float32 [P, K, S, S], keypoint_targets int32 [P, K], cells as of
+            `ops.keypoints.encode`, keypoint_valid bool [P, K].
+        """
+        head = self.keypoint_head
+        rois, classes, matches = self._positives(sampled)
+        pooled = pool(rois, head.roi_size)
+        pooled = tf.reshape(pooled, [-1, *pooled.shape[2:]])
+        matched = tf.gather(keypoints, matches, batch_dims=1)
+        matched = tf.reshape(matched, [-1, *keypoints.shape[2:]])
+        targets, valid = keypoint_ops.encode(matched, tf.reshape(rois, [-1, 4]), head.size)
+        valid &= tf.reshape(classes, [-1, 1]) > 0
+        if not self.static_shapes:
+            keep = _those_or_first(tf.reduce_any(valid, axis=-1))
+            pooled, targets, valid = (
+                tf.boolean_mask(value, keep) for value in (pooled, targets, valid)
+            )
+        return {
+            "keypoint_logits": head(pooled, training=True),
+            "keypoint_targets": targets,
+            "keypoint_valid": valid,
+        }
+
     def _predict(self, features, batch):
         head = self.rpn(features)
         proposals, valid = self.rpn.propose(*head, batch["image_size"], training=False)
@@ -255,6 +315,8 @@ class MaskRCNN(tf_keras.Model):
         detections = self.box_head.predict(pool, proposals, valid, batch["image_size"])
         if self.mask_head:
             detections["masks"] = self._predict_masks(pool, detections)
+        if self.keypoint_head:
+            detections["keypoints"] = self._predict_keypoints(pool, detections)
         return detections
 
     def _predict_masks(self, pool, detections):
@@ -273,3 +335,28 @@ class MaskRCNN(tf_keras.Model):
             shape = tf.stack([tf.shape(classes, tf.int64)[0], size, size])
             masks = tf.scatter_nd(rows, masks, shape)
         return tf.reshape(masks, [-1, boxes.shape[1], size, size])
+
+    def _predict_keypoints(self, pool, detections):
+        """Returns the keypoints of the detections, (y, x, score), float32 [B, D, K, 3]."""
+        head, boxes, classes = self.keypoint_head, detections["boxes"], detections["classes"]
+        pooled = pool(boxes, head.roi_size)
+        pooled = tf.reshape(pooled, [-1, *pooled.shape[2:]])
+        boxes, detected = tf.reshape(boxes, [-1, 4]), tf.reshape(classes > 0, [-1])
+        if not self.static_shapes:
+            rows = tf.where(_those_or_first(detected))
+            pooled, boxes = tf.gather_nd(pooled, rows), tf.gather_nd(boxes, rows)
+        keypoints = keypoint_ops.decode(head(pooled), boxes)
+        if not self.static_shapes:
+            shape = tf.stack([tf.size(detected, tf.int64), head.num_keypoints, 3])
+            keypoints = tf.scatter_nd(rows, keypoints, shape)
+        keypoints = tf.where(detected[:, tf.newaxis, tf.newaxis], keypoints, 0.0)
+        return tf.reshape(keypoints, [-1, classes.shape[1], head.num_keypoints, 3])
+
+
+def _those_or_first(rows):
+    """Returns bool [P], the given rows, or the first one where there is none.
+
+    Of nothing, oneDNN's convolutions that change the number of channels have a wrong shape, and so
+    has its gradient of a deconvolution, which stops the step.
+    """
+    return rows | (~tf.reduce_any(rows) & (tf.range(tf.size(rows)) == 0))

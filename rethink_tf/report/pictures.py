@@ -1,7 +1,7 @@
-"""Pictures of objects on photographs: boxes, translucent masks and labels.
+"""Pictures of objects on photographs: boxes, translucent masks, keypoints and labels.
 
 Pillow and NumPy only. Letters: N objects, H and W the given image's size, K the whole number by
-which a small image is enlarged so that its labels can be read.
+which a small image is enlarged so that its labels can be read, P keypoints of an object.
 """
 
 import colorsys
@@ -16,6 +16,7 @@ from rethink_tf import files
 
 _MIN_LONG_SIDE = 480  # pixels; below that a label of 13 pixels hides what it names
 _MASK_OPACITY = 0.45
+_MIN_KEYPOINT_SCORE = 0.05  # Detectron2's
 _TITLE_COLOUR = (32, 34, 38)
 # Hues of 20 classes, far apart first; more classes repeat them, lighter and darker.
 _HUES = [(slot * 0.381966) % 1.0 for slot in range(20)]
@@ -28,6 +29,7 @@ class Objects(NamedTuple):
     class_names: list
     scores: np.ndarray | None = None
     masks: np.ndarray | None = None
+    keypoints: np.ndarray | None = None
 
 
 def class_colours(class_names):
@@ -58,8 +60,8 @@ def class_colours(class_names):
     return colours
 
 
-def draw_objects(image, boxes, class_names, scores=None, masks=None, colours=None):
-    """Draws objects with their class, score and mask, small ones in front.
+def draw_objects(image, boxes, class_names, scores=None, masks=None, keypoints=None, colours=None):
+    """Draws objects with their class, score, mask and keypoints, small ones in front.
 
     Args:
         image: uint8 [H, W, 3], RGB.
@@ -67,6 +69,8 @@ def draw_objects(image, boxes, class_names, scores=None, masks=None, colours=Non
         class_names: N names.
         scores: float [N], 0 to 1, or None.
         masks: [N, H, W], not zero inside of the object, or None.
+        keypoints: float [N, P, 3], (y, x, visibility or score), pixels of the image, or None;
+            those of a score below 0.05 are not drawn.
         colours: what `class_colours` returned for these names and others, or None.
 
     Returns:
@@ -76,7 +80,7 @@ def draw_objects(image, boxes, class_names, scores=None, masks=None, colours=Non
         ValueError: if the image is not uint8 [H, W, 3] or the lengths or sizes differ.
     """
     boxes = np.asarray(boxes, np.float64).reshape([-1, 4])
-    _check(image, boxes, class_names, scores, masks)
+    _check(image, boxes, class_names, scores, masks, keypoints)
     colours = colours or class_colours(class_names)
     height, width = image.shape[:2]
     factor = max(1, -(-_MIN_LONG_SIDE // max(height, width)))
@@ -91,6 +95,9 @@ def draw_objects(image, boxes, class_names, scores=None, masks=None, colours=Non
     draw = ImageDraw.Draw(canvas)
     for i in order:
         _draw_frame(draw, boxes[i], colours[class_names[i]], size)
+        for y, x, shown in [] if keypoints is None else keypoints[i]:
+            if shown >= _MIN_KEYPOINT_SCORE:
+                _draw_point(draw, x * factor, y * factor, colours[class_names[i]], size)
     font = _font(size)
     # Labels keep clear of each other and of objects that one would hide.
     placed = [(x1, y1, x2, y2) for y1, x1, y2, x2 in boxes if y2 - y1 < 3 * font.size]
@@ -145,13 +152,14 @@ def save_png(path, image):
     files.write_whole(path, encoded.getvalue())
 
 
-def _check(image, boxes, class_names, scores, masks):
+def _check(image, boxes, class_names, scores, masks, keypoints):
     """Raises ValueError where the parts do not belong together."""
     is_image = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3
     if not is_image or image.shape[2] != 3 or not image.size:
         found = getattr(image, "dtype", type(image).__name__)
         raise ValueError(f"image must be uint8 [H, W, 3], found {found} {np.shape(image)}")
-    for name, values in (("class_names", class_names), ("scores", scores), ("masks", masks)):
+    named = {"class_names": class_names, "scores": scores, "masks": masks, "keypoints": keypoints}
+    for name, values in named.items():
         if values is not None and len(values) != len(boxes):
             raise ValueError(f"{name} has {len(values)} entries for {len(boxes)} boxes")
     for mask in [] if masks is None else masks:
@@ -191,6 +199,13 @@ def _draw_frame(draw, box, colour, size):
         return
     draw.rectangle((left, top, right, bottom), outline=(0, 0, 0), width=line + 1)
     draw.rectangle((left, top, right, bottom), outline=colour, width=line)
+
+
+def _draw_point(draw, x, y, colour, size):
+    """Draws a keypoint in its object's colour, on a dark rim."""
+    radius = max(3, round(max(size) / 200))
+    around = (x - radius, y - radius, x + radius, y + radius)
+    draw.ellipse(around, colour, outline=(0, 0, 0))
 
 
 def _draw_label(draw, font, label, box, colour, size, placed):

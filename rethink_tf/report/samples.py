@@ -7,6 +7,7 @@ import tensorflow as tf
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from rethink_tf.data.keypoints import read_keypoints
 from rethink_tf.report import pictures
 
 # Detections below are not drawn: COCO's AP wants them, the eye does not.
@@ -43,7 +44,8 @@ class SamplePictures:
             image_id: int.
             image: uint8 [h, w, 3], the image as the network saw it, without padding.
             found: dict of detections in its pixels: boxes float [N, 4], scores float [N],
-                category_ids int [N] and, where there are masks, an iterable of masks [h, w].
+                category_ids int [N] and, where the detector finds them, an iterable of masks
+                [h, w] and keypoints float [N, P, 3].
         """
         step = int(self._step.numpy())
         position = self._drawn.get(step, 0)
@@ -57,20 +59,23 @@ class SamplePictures:
             class_names=[self._names[found["category_ids"][row]] for row in shown],
             scores=found["scores"][shown],
             masks=None if masks is None else [masks[row] for row in shown],
+            keypoints=found["keypoints"][shown] if "keypoints" in found else None,
         )
-        picture = pictures.side_by_side(image, self._truth(image_id, image.shape[:2]), detections)
+        truth = self._truth(image_id, image.shape[:2], "keypoints" in found)
+        picture = pictures.side_by_side(image, truth, detections)
         folder = os.path.join(self._model_dir, "pictures")
         path = os.path.join(folder, f"step-{step}-image-{image_id}.png")
         pictures.save_png(path, picture)
         self.newest = path if position == 0 else self.newest
         tf.summary.image(f"detections/{position}", picture[np.newaxis], step=step)
 
-    def _truth(self, image_id, shape):
+    def _truth(self, image_id, shape, with_keypoints):
         """Returns the `Objects` of an image's annotations, resized to the shape (h, w)."""
         height, width = self._sizes[image_id]
         scale = np.array([shape[0] / height, shape[1] / width] * 2)
         boxes, names, masks = [], [], []
-        for annotation in self._annotations.get(image_id, []):
+        annotations = self._annotations.get(image_id, [])
+        for annotation in annotations:
             x, y, w, h = annotation["bbox"]
             boxes.append(np.array([y, x, y + h, x + w]) * scale)
             names.append(self._names[annotation["category_id"]])
@@ -78,7 +83,9 @@ class SamplePictures:
                 mask = Image.fromarray(_decode(annotation["segmentation"], height, width))
                 masks.append(np.asarray(mask.resize(shape[::-1], Image.Resampling.NEAREST)))
         boxes = np.reshape(boxes, [-1, 4])
-        return pictures.Objects(boxes, names, None, masks if len(masks) == len(boxes) else None)
+        keypoints = read_keypoints(annotations) * [*scale[:2], 1] if with_keypoints else None
+        masks = masks if len(masks) == len(boxes) else None
+        return pictures.Objects(boxes, names, None, masks, keypoints)
 
 
 def _decode(segmentation, height, width):

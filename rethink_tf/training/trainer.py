@@ -9,7 +9,7 @@ from absl import logging
 from rethink_tf.training import health
 
 # Shown in this order in the log line; the rest goes to TensorBoard only.
-LOGGED = ("total", "rpn_objectness", "rpn_box", "box_class", "box_regression", "mask")
+LOGGED = tuple("total rpn_objectness rpn_box box_class box_regression mask keypoint".split())
 
 
 class Trainer(orbit.AbstractTrainer):

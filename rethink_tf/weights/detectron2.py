@@ -65,9 +65,8 @@ def parameters(detector, input_format="BGR"):
     for level, lateral, output in zip(fpn.levels, fpn.laterals, fpn.outputs, strict=True):
         pairs += _conv_norm(f"backbone.fpn_lateral{level}", lateral, _kernel)
         pairs += _conv_norm(f"backbone.fpn_output{level}", output, _kernel)
-    return (
-        pairs + _rpn(detector.rpn) + _box_heads(detector.box_head) + _mask_head(detector.mask_head)
-    )
+    pairs += _rpn(detector.rpn) + _box_heads(detector.box_head) + _mask_head(detector.mask_head)
+    return pairs + _keypoint_head(detector.keypoint_head)
 
 
 def load(detector, arrays, input_format="BGR"):
@@ -135,6 +134,15 @@ def num_classes(arrays):
     raise ValueError(f"No {name} in the checkpoint: it is not one of a Detectron2 detector.")
 
 
+def num_keypoints(arrays):
+    """Returns the number of keypoints of a checkpoint, 0 for one without a keypoint head.
+
+    Args:
+        arrays: as of `load`.
+    """
+    return len(arrays.get("model", arrays).get("roi_heads.keypoint_head.score_lowres.bias", ()))
+
+
 def _rpn(rpn):
     name = "proposal_generator.rpn_head"
     # A single convolution has no number.
@@ -194,6 +202,15 @@ def _mask_head(head):
         Parameter(f"{name}.predictor.weight", head.kernel, lambda a: a.reshape(a.shape[:2])),
         Parameter(f"{name}.predictor.bias", head.bias, np.asarray),
     ]
+
+
+def _keypoint_head(head):
+    if head is None:
+        return []
+    pairs, name = [], "roi_heads.keypoint_head"
+    for index, layer in enumerate(head.convs, start=1):
+        pairs += _conv_norm(f"{name}.conv_fcn{index}", layer, _kernel)
+    return pairs + _conv(f"{name}.score_lowres", head.deconv, _kernel)
 
 
 def _conv(name, layer, convert):

@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 from pycocotools.coco import COCO
 
-from rethink_tf.data import coco, records, subsets
+from rethink_tf.data import coco, records, subsets, writing
 from rethink_tf.data.pipeline import Pipeline
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -84,10 +84,10 @@ def test_model_gardens_decoder_reads_the_records(coco_source):
 
 def test_killed_worker_is_an_error(monkeypatch):
     # The work of a child that ends at once, as one does that runs out of memory.
-    monkeypatch.setattr(coco.coco_images, "prepare_image", os._exit)
+    monkeypatch.setattr(writing.coco_images, "prepare_image", os._exit)
 
     with pytest.raises(ChildProcessError, match="fewer --num_workers"):
-        list(coco._prepare_all([(1,)], 1))
+        list(writing._prepare_all([(1,)], 1))
 
 
 def test_killed_conversion_is_refused_and_can_be_repeated(coco_source):
@@ -230,7 +230,7 @@ def test_command_line_ends_with_one_clear_line(coco_source, monkeypatch):
     values = {"images": str(folder), "annotations": str(path), "output": str(output)}
     values |= {"num_shards": 2, "num_workers": 0, "strict": True, "overwrite": False}
     values |= {"num_images": None}
-    monkeypatch.setattr(coco.flags, "FLAGS", types.SimpleNamespace(**values))
+    monkeypatch.setattr(writing.flags, "FLAGS", types.SimpleNamespace(**values))
 
     with pytest.raises(SystemExit, match="error: unknown_category: annotation 99 of image 1"):
         coco.main(["coco"])

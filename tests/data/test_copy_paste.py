@@ -228,6 +228,8 @@ def test_a_damaged_record_is_named_wherever_it_was_to_be_pasted(tmp_path):
     assert counters.skipped_records > 8
 
 
-def test_it_needs_masks():
+def test_it_needs_masks_and_takes_no_keypoints():
     with pytest.raises(ValueError, match="copy_paste needs masks, and include_masks is False"):
         Pipeline(copy_paste=True, include_masks=False)
+    with pytest.raises(ValueError, match="copy_paste and include_keypoints are both set"):
+        Pipeline(copy_paste=True, include_keypoints=True)

@@ -91,6 +91,27 @@ def test_boxes_by_hand(load, flip, view, box):
         assert (pasted & expected).sum() / (pasted | expected).sum() > 0.9
 
 
+@pytest.mark.parametrize(
+    ("flip", "expected"),
+    [
+        # At twice the size (20, 30) is in view and (20, 16) left of it.
+        (False, [[16, 10, 2], [0, 0, 0], [0, 0, 0]]),
+        # Mirrored, the first two change places, and the second lies right of the view.
+        (True, [[0, 0, 0], [16, 30, 2], [0, 0, 0]]),
+    ],
+)
+def test_keypoints_out_of_view_are_not_labelled(flip, expected):
+    keypoints = [[[10.0, 15, 2], [10, 8, 1], [0, 0, 0]]]
+    chosen = {"boxes": [[2.0, 12, 18, 28]], "classes": [1], "keypoints": keypoints}
+    chosen = {key: tf.constant(value) for key, value in chosen.items()}
+    place = {"size": [40, 80], "view": [4, 20, 36, 60], "stored": STORED}
+    place = {key: tf.constant(value) for key, value in place.items()} | {"flip": tf.constant(flip)}
+
+    placed = decode.place_objects(chosen, place, tf.constant([2.0, 2]), None, flip_order=[1, 0, 2])
+
+    assert placed["keypoints"].numpy().tolist() == [expected]
+
+
 def test_against_numpy(load):
     """Many sizes, views and mirrors of one image against a composition on whole images."""
     jitter = LargeScaleJitter(0.4, 3.0, (48, 64))

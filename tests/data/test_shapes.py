@@ -66,6 +66,20 @@ def test_validation_images_do_not_follow_the_number_of_training_images(made, tmp
     assert _record_bytes(made, "val") == _record_bytes(more, "val")
 
 
+def test_keypoints_are_the_ends_of_the_visible_part(made):
+    manifest = records.load_manifest(os.path.join(made, "train"))
+    assert manifest["keypoints"] == {"names": list(shapes.KEYPOINTS), "flip_pairs": [[1, 3]]}
+    assert manifest["num_keypoints"] == 4 * manifest["num_objects"]
+    truth = COCO(os.path.join(made, "train", records.GROUND_TRUTH_FILE))
+    for annotation in truth.anns.values():
+        rows, columns = np.nonzero(truth.annToMask(annotation))
+        top, left, bottom, right = np.reshape(annotation["keypoints"], [4, 3])[:, :2]
+        assert top[1] == rows.min() and bottom[1] == rows.max()
+        assert left[0] == columns.min() and right[0] == columns.max()
+        assert top[0] == columns[rows == rows.min()].mean()
+        assert right[1] == rows[columns == columns.max()].mean()
+
+
 def test_boxes_and_areas_are_those_of_the_visible_pixels(made):
     truth = COCO(os.path.join(made, "train", records.GROUND_TRUTH_FILE))
 

@@ -222,8 +222,8 @@ def test_box_only_detections(truth, perfect):
 
 
 def test_unknown_iou_type_and_bad_ground_truth(truth, tmp_path):
-    with pytest.raises(ValueError, match="keypoints"):
-        coco_metrics.evaluate(truth, [], iou_types=["keypoints"])
+    with pytest.raises(ValueError, match="found .*captions"):
+        coco_metrics.evaluate(truth, [], iou_types=["captions"])
     path = tmp_path / "truth.json"
     path.write_text('{"images": []}')
     with pytest.raises(ValueError, match=r"truth\.json .*annotations"):

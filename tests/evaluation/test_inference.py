@@ -18,6 +18,7 @@ class FixedPredictor:
     """Gives a batch's own arrays back, as a detector's outputs."""
 
     has_masks = True
+    has_keypoints = False
     strategy = tf.distribute.get_strategy()
 
     def __call__(self, batch):
@@ -132,6 +133,31 @@ def test_a_detector_without_masks(tmp_path):
     found = coco_metrics.read_results(evaluator.results_path)
     assert found and all(set(r) == {"image_id", "category_id", "bbox", "score"} for r in found)
     assert "mask/AP" not in evaluator.metrics
+
+
+def test_keypoints_are_brought_into_the_stored_image(tmp_path):
+    class KeypointPredictor(FixedPredictor):
+        has_masks, has_keypoints = False, True
+
+    batches = make_batches()
+    generator = np.random.default_rng(1)
+    for batch in batches:
+        batch["keypoints"] = generator.uniform(1, 60, [BATCH, DETECTIONS, 2, 3]).astype(np.float32)
+    shown = []
+
+    def pictures(image_id, image, found):
+        shown.append(found["keypoints"])
+
+    evaluator = make_evaluator(tmp_path, batches, KeypointPredictor(), pictures=pictures)
+    evaluator.evaluate(-1)
+    first = coco_metrics.read_results(evaluator.results_path)[0]
+    k = np.flatnonzero(batches[0]["classes"][0])[0]
+    y, x, score = batches[0]["keypoints"][0, k].T
+    # Half a pixel back to COCO's indices; the network saw the image at 1.5 of its size.
+    expected = np.stack([x / 1.5 - 0.5, y / 1.5 - 0.5, score], -1)
+    np.testing.assert_allclose(np.reshape(first["keypoints"], [2, 3]), expected, rtol=1e-5)
+    np.testing.assert_allclose(shown[0][0], batches[0]["keypoints"][0, k], rtol=1e-6)
+    assert evaluator.metrics["keypoints/AP"] == -1.0
 
 
 def test_pictures_get_whole_masks_of_the_first_batch(tmp_path):

@@ -44,6 +44,18 @@ def test_mask_box_and_label_are_drawn():
     np.testing.assert_array_equal(image, grey())  # the input is untouched
 
 
+def test_keypoints_are_drawn_where_they_are_seen():
+    keypoints = np.array([[[200, 400, 2], [300, 100, 0.9], [50, 50, 0]]])
+    picture = pictures.draw_objects(grey(), one_object().boxes, ["cat"], keypoints=keypoints)
+    colour = pictures.class_colours(["cat"])["cat"]
+    for y, x, _ in keypoints[0].astype(int)[:2]:
+        np.testing.assert_array_equal(picture[y, x], colour)
+        assert (picture[y - 8 : y + 8, x - 8 : x + 8].max(axis=-1) < 40).any()  # the dark rim
+    np.testing.assert_array_equal(picture[50, 50], [90, 90, 90])
+    with pytest.raises(ValueError, match="keypoints has 2 entries for 1 boxes"):
+        pictures.draw_objects(grey(), one_object().boxes, ["cat"], keypoints=[keypoints[0]] * 2)
+
+
 def test_without_masks_and_scores():
     boxes = one_object().boxes
     picture = pictures.draw_objects(grey(), boxes, ["cat"])

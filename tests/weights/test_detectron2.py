@@ -10,6 +10,7 @@ from rethink_tf.models.box_head import BoxHead
 from rethink_tf.models.cascade import CascadeBoxHead
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.models.fpn import FPN
+from rethink_tf.models.keypoint_head import KeypointHead
 from rethink_tf.models.mask_head import MaskHead
 from rethink_tf.models.resnet import ResNet
 from rethink_tf.models.rpn import RPN
@@ -18,7 +19,7 @@ from rethink_tf.weights import detectron2
 NUM_CLASSES = 3
 
 
-def make_detector(normalizer="gn", mask_head=True, backbone=None):
+def make_detector(normalizer="gn", mask_head=True, backbone=None, keypoint_head=None):
     partial = functools.partial
     counts = dict(test_pre_nms=16, test_proposals=16)
     detector = MaskRCNN(
@@ -36,6 +37,7 @@ def make_detector(normalizer="gn", mask_head=True, backbone=None):
             max_detections=8,
         ),
         partial(MaskHead, num_convs=1, channels=32, normalizer=normalizer) if mask_head else None,
+        keypoint_head,
     )
     detector.create_variables()
     return detector
@@ -261,8 +263,31 @@ def test_resnext():
         np.testing.assert_array_equal(value, expected)
 
 
+def test_keypoint_head():
+    head = functools.partial(KeypointHead, num_convs=2, channels=32, normalizer="none")
+    detector = make_detector("none", mask_head=False, keypoint_head=head)
+    before, state = snapshot(detector), checkpoint(detector)
+    name = "roi_heads.keypoint_head"
+    shapes = {key: value.shape for key, value in state.items() if key.startswith(name)}
+    assert shapes == {
+        f"{name}.conv_fcn1.weight": (32, 32, 3, 3),
+        f"{name}.conv_fcn1.bias": (32,),
+        f"{name}.conv_fcn2.weight": (32, 32, 3, 3),
+        f"{name}.conv_fcn2.bias": (32,),
+        f"{name}.score_lowres.weight": (32, 17, 4, 4),
+        f"{name}.score_lowres.bias": (17,),
+    }
+    assert detectron2.num_keypoints({"model": state}) == 17
+    for variable in detector.variables:
+        variable.assign(variable + 1.0)
+    detectron2.load(detector, state)
+    for value, expected in zip(snapshot(detector), before, strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
 def test_number_of_classes(detector):
     state = checkpoint(detector)
     assert detectron2.num_classes(state) == detectron2.num_classes({"model": state}) == 3
     with pytest.raises(ValueError, match="cls_score.bias.*not one of a Detectron2 detector"):
         detectron2.num_classes({"model": {"conv1_w": np.zeros(3)}})
+    assert detectron2.num_keypoints({"model": state}) == 0
