@@ -31,11 +31,15 @@ def count(function, *shapes):
 
 
 class Forward(NamedTuple):
-    """Operations of the trunk (backbone, FPN, RPN), and of a RoI in the box and the mask head."""
+    """Operations of the trunk (backbone, FPN, RPN), and of a RoI in each head.
+
+    A RoI goes through all stages of a cascade.
+    """
 
     trunk: int
     roi: int
     mask: int
+    keypoints: int
 
 
 def forward(detector, num_images, height, width):
@@ -48,9 +52,9 @@ def forward(detector, num_images, height, width):
         width: int, pixels.
 
     Returns:
-        `Forward`; 0 a mask without a mask head.
+        `Forward`; 0 for a head that is not there.
     """
-    box, mask = detector.box_head, detector.mask_head
+    mask, keypoints = detector.mask_head, detector.keypoint_head
 
     def trunk(images):
         return detector.rpn(detector.pyramid(images))[:2]
@@ -58,11 +62,18 @@ def forward(detector, num_images, height, width):
     # A blank image that every stride divides tells the channels.
     features = detector.pyramid(tf.zeros([1, 64, 64, 3]))
     channels = features[max(features)].shape[-1]
-    per_roi = count(lambda pooled: box(pooled), [1, 1, box.roi_size, box.roi_size, channels])
+    per_roi = sum(
+        count(lambda pooled, stage=stage: stage(pooled), [1, 1, *[stage.roi_size] * 2, channels])
+        for stage in detector.box_head.stages
+    )
     per_mask = 0
     if mask:
         per_mask = count(
             lambda pooled: mask(pooled, tf.ones([1], tf.int32)),
             [1, mask.roi_size, mask.roi_size, channels],
         )
-    return Forward(count(trunk, [num_images, height, width, 3]), per_roi, per_mask)
+    per_pose = 0
+    if keypoints:
+        side = keypoints.roi_size
+        per_pose = count(lambda pooled: keypoints(pooled), [1, side, side, channels])
+    return Forward(count(trunk, [num_images, height, width, 3]), per_roi, per_mask, per_pose)

@@ -1,10 +1,11 @@
-"""Turns a Detectron2 checkpoint (.pkl) into one that our experiments start from.
+"""Turns a checkpoint (.pkl) of Detectron2 or of an ImageNet classifier into one to start from.
 
     python -m rethink_tf.convert --gin_file=gin_configs/scratch_r50.gin \
         --checkpoint=model_final.pkl --output=/weights/r50
 
 Then train or evaluate with --gin_param='run.init_checkpoint="/weights/r50"'. The gin files say what
-the detector is; a checkpoint of another one is refused with every difference named.
+the detector is; a checkpoint of another one is refused with every difference named. Of a
+classifier, such as Detectron's R-50-GN.pkl, the backbone is taken; see base/pretrained.gin.
 """
 
 import os
@@ -21,7 +22,10 @@ _GIN_PARAM = flags.DEFINE_multi_string(
     "gin_param", [], "A gin binding that wins over the files; may be given several times."
 )
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "The checkpoint to read, a .pkl of Detectron2.", required=True
+    "checkpoint",
+    None,
+    "The checkpoint to read, a .pkl of Detectron2 or of a classifier.",
+    required=True,
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Path of the checkpoint to write, without an ending.", required=True
@@ -41,13 +45,14 @@ def main(argv):
     logging.set_verbosity(logging.INFO)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from rethink_tf import experiment
+    from rethink_tf.weights import conversion
 
     try:
         # The weights do not depend on where a run would read and write.
         places = ["MODEL_DIR=''", "DATA_DIR=''"]
         config.parse(_GIN_FILE.value, places + _GIN_PARAM.value)
-        count = experiment.convert_detectron2(
-            checkpoint=_CHECKPOINT.value, output=_OUTPUT.value, input_format=_INPUT_FORMAT.value
+        count = conversion.convert(
+            _CHECKPOINT.value, _OUTPUT.value, _INPUT_FORMAT.value, experiment.detector_builder()
         )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -5,6 +5,8 @@ checkpoint, else `init_checkpoint`, else random), the check of the gin bindings,
 evaluation in turns.
 """
 
+import contextlib
+import functools
 import os
 
 import gin
@@ -28,10 +30,10 @@ from rethink_tf.models import keypoint_head as _keypoint_head  # noqa: F401  reg
 from rethink_tf.models import vgg as _vgg  # noqa: F401  registered for gin files
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.report import samples
+from rethink_tf.training import averaging as _averaging  # noqa: F401  registered for gin files
 from rethink_tf.training import checkpoints, distribution, step, trainer
 from rethink_tf.training import schedules as _schedules  # noqa: F401  registered for gin files
 from rethink_tf.training.optimizer import MomentumSGD
-from rethink_tf.weights import detectron2, pickles
 
 MODES = ("train", "evaluate", "train_and_evaluate")
 
@@ -53,6 +55,9 @@ def run(
     losses=DetectionLosses,
     optimizer=MomentumSGD,
     weight_decay=1e-4,
+    clip_norm=None,
+    accumulate_steps=1,
+    weight_average=None,
     cascade_steps=None,
     metrics=CocoMetrics,
     test_augmentation=None,
@@ -66,6 +71,7 @@ def run(
     precision="float32",
     jit_compile=False,
     deterministic=None,
+    when_built=None,
 ):
     """Trains and evaluates one experiment.
 
@@ -86,6 +92,10 @@ def run(
         losses: callable without arguments, returns `DetectionLosses`.
         optimizer: callable taking learning_rate, returns a Keras optimizer.
         weight_decay: float, of kernels.
+        clip_norm: float, largest norm of the whole gradient, or None; see `TrainStep`.
+        accumulate_steps: int, micro-batches that the images of a step come in; see `TrainStep`.
+        weight_average: callable taking the detector, makes the `WeightAverage` to evaluate in place
+            of the weights, or None.
         cascade_steps: int, how many of the schedule's last steps train the later stages of a
             cascade, by the schedule's rule (`PaperSchedule` counts them for 16 images); None for
             all steps.
@@ -106,6 +116,8 @@ def run(
         jit_compile: bool, whether XLA compiles the step; shapes are then static.
         deterministic: bool, whether equal runs give equal numbers to the last bit; None for yes
             on a CPU without jit_compile, where it costs nothing, and no elsewhere.
+        when_built: callable without arguments, called once everything is built and checked, before
+            the first step; or None.
 
     Returns:
         dict of the last evaluation's metrics; empty if there was none.
@@ -121,19 +133,14 @@ def run(
     strategy = strategy()
     set_up_tensorflow(seed, precision, jit_compile, deterministic)
     test_batch_size = evaluation_batch_size or batch_size
-    _check_batch_size(strategy, "batch_size", batch_size)
-    _check_batch_size(strategy, "evaluation_batch_size", test_batch_size)
-    static_shapes = _needs_static_shapes(strategy, jit_compile)
+    distribution.check_batch_size(strategy, "batch_size", batch_size, accumulate_steps)
+    distribution.check_batch_size(strategy, "evaluation_batch_size", test_batch_size)
+    static_shapes = distribution.needs_static_shapes(strategy, jit_compile)
 
     if prepare_data:
         prepare_data(output=data_dir)
     pipeline, losses = pipeline(), losses()
-    augmentation = test_augmentation() if test_augmentation else None
-    train_data = test_data = None
-    if mode != "evaluate":
-        train_data = splits.open_split(data_dir, train_split, pipeline, is_training=True)
-    if mode != "train":
-        test_data = splits.open_split(data_dir, evaluation_split, pipeline, is_training=False)
+    train_data, test_data = _open_splits(mode, data_dir, train_split, evaluation_split, pipeline)
     opened = [each for each in (train_data, test_data) if each]
     category_ids = splits.check_splits(opened, False, pipeline.include_keypoints)
     keypoints = opened[0].keypoints
@@ -148,59 +155,69 @@ def run(
         model.create_variables()
         optimizer = optimizer(learning_rate=schedule)
         optimizer.build(model.trainable_variables)
+        average = weight_average(model) if weight_average else None
+    global_step = optimizer.iterations
     _check_keypoints_included(pipeline, model)
     splits.check_splits(opened, model.mask_head is not None, pipeline.include_keypoints)
-    checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
-    folder = os.path.join(model_dir, "checkpoints")
-    checkpoints.load_weights(checkpoint, folder, init_checkpoint, required=mode == "evaluate")
+    checkpoint = checkpoints.make_checkpoint(model, optimizer, average)
+    folder, best_folder = (os.path.join(model_dir, name) for name in ("checkpoints", "best"))
+    checkpoints.load_weights(checkpoint, folder, init_checkpoint, mode == "evaluate", average)
 
-    train_loop = evaluator = augmented = None
+    loop = evaluator = augmented = None
     if train_data:
         train_step = step.TrainStep(
-            model, losses, optimizer, strategy, seed, weight_decay, jit_compile, cascade_from
+            model,
+            losses,
+            optimizer,
+            strategy,
+            seed,
+            weight_decay,
+            jit_compile,
+            cascade_from,
+            accumulate_steps,
+            clip_norm,
+            average,
         )
-        train_loop = _make_trainer(
+        loop = _make_trainer(
             train_step, strategy, pipeline, train_data, batch_size, seed, schedule.num_steps
         )
     if test_data:
-        parts = pipeline, test_data, test_batch_size, model_dir, optimizer.iterations, metrics
-        if augmentation:
-            predictor = tta.AugmentedPredictor(
-                model, strategy, augmentation, jit_compile, keypoints
-            )
-            augmented = _make_evaluator(predictor, *parts, augmentation)
-        evaluator = augmented if mode == "evaluate" else None
-        if not evaluator:
-            evaluator = _make_evaluator(inference.Predictor(model, strategy, jit_compile), *parts)
+        predictor = inference.Predictor(model, strategy, jit_compile)
+        evaluate_with = functools.partial(
+            _make_evaluator,
+            pipeline=pipeline,
+            data=test_data,
+            ground_truth=test_data.ground_truth(),
+            batch_size=test_batch_size,
+            model_dir=model_dir,
+            global_step=global_step,
+            metrics=metrics,
+            average=average,
+        )
+        evaluator = evaluate_with(predictor)
+        if test_augmentation:
+            views = test_augmentation()
+            predictor = tta.AugmentedPredictor(model, strategy, views, jit_compile, keypoints)
+            augmented = evaluate_with(predictor, augmentation=views)
     is_chief = checkpoints.is_chief(strategy)
     config.check_all_used()
     if is_chief and mode != "evaluate":
         config.write_operative_config(model_dir)
+    if when_built:
+        when_built()
 
-    controller = orbit.Controller(
-        global_step=optimizer.iterations,
-        trainer=train_loop,
-        evaluator=evaluator,
-        strategy=strategy,
-        # Loops end at multiples of log_every, also after a resumption between two.
-        steps_per_loop=lambda done: log_every - int(done) % log_every,
-        summary_interval=1,  # whenever the trainer writes, which is once a loop
-        summary_dir=os.path.join(model_dir, "tensorboard") if is_chief else None,
+    controller = _make_controller(loop, evaluator, global_step, strategy, log_every, model_dir)
+    manage = functools.partial(
+        checkpoints.make_manager, checkpoint, strategy=strategy, step=global_step
     )
-
-    def make_manager(directory, interval, keep):
-        return checkpoints.make_manager(
-            checkpoint, directory, strategy, optimizer.iterations, interval, keep
-        )
-
     # Set only now: given to the constructor, Orbit would restore the newest checkpoint, also one
     # that does not read.
-    controller.checkpoint_manager = make_manager(folder, checkpoint_every, keep_newest)
+    controller.checkpoint_manager = manage(folder, interval=checkpoint_every, keep=keep_newest)
     if mode == "evaluate":
+        controller.evaluator = augmented or evaluator
         controller.evaluate()
     else:
-        best_folder = os.path.join(model_dir, "best")
-        best_manager = make_manager(best_folder, None, keep_best)
+        best_manager = manage(best_folder, keep=keep_best)
         best = checkpoints.BestKeeper(best_manager, best_folder, is_chief)
         stops = _stops(schedule.num_steps, evaluate_every if evaluator else None)
         _train_and_evaluate(controller, evaluator, best, stops, model_dir)
@@ -211,6 +228,16 @@ def run(
     if is_chief:
         _say_where(model_dir, controller.evaluator)
     return controller.evaluator.metrics if controller.evaluator else {}
+
+
+def _open_splits(mode, data_dir, train_split, evaluation_split, pipeline):
+    """Returns the data to train on and the data to evaluate, None for what the mode needs not."""
+    train_data = test_data = None
+    if mode != "evaluate":
+        train_data = splits.open_split(data_dir, train_split, pipeline, is_training=True)
+    if mode != "train":
+        test_data = splits.open_split(data_dir, evaluation_split, pipeline, is_training=False)
+    return train_data, test_data
 
 
 def _make_trainer(train_step, strategy, pipeline, data, batch_size, seed, num_steps):
@@ -227,6 +254,7 @@ def _make_trainer(train_step, strategy, pipeline, data, batch_size, seed, num_st
             context,
             counters,
             data.keypoints,
+            train_step.accumulate_steps,
         )
 
     batches = iter(strategy.distribute_datasets_from_function(make_dataset))
@@ -234,10 +262,19 @@ def _make_trainer(train_step, strategy, pipeline, data, batch_size, seed, num_st
 
 
 def _make_evaluator(
-    predictor, pipeline, data, batch_size, model_dir, global_step, metrics, augmentation=None
+    predictor,
+    pipeline,
+    data,
+    ground_truth,
+    batch_size,
+    model_dir,
+    global_step,
+    metrics,
+    average,
+    augmentation=None,
 ):
-    """Returns the evaluator of a split."""
-    ground_truth, strategy = data.ground_truth(), predictor.strategy
+    """Returns the evaluator of a split, with the averaged weights where there are any."""
+    strategy = predictor.strategy
     further_sizes = augmentation.further_sizes if augmentation else ()
 
     def make_dataset(context):
@@ -260,35 +297,28 @@ def _make_evaluator(
         pictures=samples.SamplePictures(ground_truth, model_dir, global_step, label),
         metrics=metrics,
         is_augmented=augmentation is not None,
+        weights=average.in_use if average else contextlib.nullcontext,
     )
 
 
-def convert_detectron2(checkpoint, output, input_format):
-    """Writes a checkpoint of the parsed experiment's detector with Detectron2's weights.
-
-    Args:
-        checkpoint: str, Detectron2's `.pkl`.
-        output: str, path of the checkpoint to write, without an ending.
-        input_format: "BGR" or "RGB", the order of the channels it was trained with.
-
-    Returns:
-        int, the number of variables written.
-
-    Raises:
-        ValueError: if the file is not such a checkpoint, or not one of this detector.
-    """
-    arrays = pickles.load_arrays(checkpoint)
-    build = gin.get_bindings("experiment.run").get("detector", MaskRCNN)
-    model = build(
-        num_classes=detectron2.num_classes(arrays),
-        num_keypoints=detectron2.num_keypoints(arrays),
-        static_shapes=False,
+def _make_controller(loop, evaluator, global_step, strategy, log_every, model_dir):
+    """Returns Orbit's controller, still without a checkpoint manager."""
+    is_chief = checkpoints.is_chief(strategy)
+    return orbit.Controller(
+        global_step=global_step,
+        trainer=loop,
+        evaluator=evaluator,
+        strategy=strategy,
+        # Loops end at multiples of log_every, also after a resumption between two.
+        steps_per_loop=lambda done: log_every - int(done) % log_every,
+        summary_interval=1,  # whenever the trainer writes, which is once a loop
+        summary_dir=os.path.join(model_dir, "tensorboard") if is_chief else None,
     )
-    model.create_variables()
-    detectron2.load(model, arrays, input_format)
-    tf.io.gfile.makedirs(os.path.dirname(output) or ".")
-    tf.train.Checkpoint(model=model).write(output)
-    return len(model.variables)
+
+
+def detector_builder():
+    """Returns the parsed experiment's `detector`; see `run`."""
+    return gin.get_bindings("experiment.run").get("detector", MaskRCNN)
 
 
 def _train_and_evaluate(controller, evaluator, best, stops, model_dir):
@@ -346,15 +376,6 @@ def _check_stages(model, cascade_steps):
         )
 
 
-def _check_batch_size(strategy, name, size):
-    replicas = strategy.num_replicas_in_sync
-    if size < 1 or size % replicas:
-        raise ValueError(
-            f"{name} = {size} images cannot be shared equally by {replicas} replicas: take a "
-            f"multiple of {replicas}."
-        )
-
-
 def _check_keypoints_included(pipeline, model):
     has_keypoints = model.keypoint_head is not None
     if pipeline.include_keypoints != has_keypoints:
@@ -363,19 +384,6 @@ def _check_keypoints_included(pipeline, model):
             f"Pipeline.include_keypoints is {pipeline.include_keypoints}, and the detector has "
             f"{head}: include 'base/keypoint_rcnn.gin', which sets both."
         )
-
-
-def _needs_static_shapes(strategy, jit_compile):
-    """Tells whether XLA compiles the step; refuses what it cannot compile."""
-    replicas = strategy.num_replicas_in_sync
-    on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
-    if jit_compile and replicas > 1 and not on_tpu:
-        raise ValueError(
-            f"jit_compile compiles the step of one device, and the strategy has {replicas} "
-            "replicas: take the one_device strategy, a TPU, or jit_compile = False."
-        )
-    logging.info("%d replica(s).", replicas)
-    return jit_compile or on_tpu
 
 
 def _say_where(model_dir, evaluator):

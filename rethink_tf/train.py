@@ -8,6 +8,7 @@ A run that was stopped goes on where it was when it is started again with the sa
 """
 
 import os
+import re
 import sys
 
 from absl import app, flags, logging
@@ -48,11 +49,22 @@ def main(argv):
     from rethink_tf import experiment
     from rethink_tf.training.health import NonFiniteLossError
 
+    built = []
     try:
         config.parse(_GIN_FILE.value, _GIN_PARAM.value)
-        experiment.run(mode=_MODE.value)
-    except (config.ConfigError, NonFiniteLossError) as error:
-        sys.exit(f"error: {error}")
+        experiment.run(mode=_MODE.value, when_built=lambda: built.append(True))
+    except (ValueError, OSError, NonFiniteLossError) as error:
+        # What is wrong with the experiment or its data shows before the first step. From then on
+        # only a diverged run is one of the user's errors.
+        if built and not isinstance(error, NonFiniteLossError):
+            raise
+        logging.debug("Where it was raised:", exc_info=True)
+        sys.exit(f"error: {_without_calls(error)}")
+
+
+def _without_calls(error):
+    """Returns an error's message without the lines on calls that gin adds to it."""
+    return re.sub(r"\n\s*In call to configurable .*", "", str(error))
 
 
 if __name__ == "__main__":

@@ -4,32 +4,29 @@ import shutil
 
 import numpy as np
 import pytest
-import tf_keras
 from experiment_runs import read_metrics, read_scalars, read_weights, tiny
-from tensorflow.python.framework import config as framework_config
 
 from rethink_tf import config, experiment
 
+pytestmark = pytest.mark.usefixtures("fresh_tensorflow_settings")
+
 # 2 of 3 parts of the schedule come before the switch: it is at step 2.
-SHORT = ("STEPS=3", "ResNet.depth=18", "run.checkpoint_every=1")
+SHORT = ("STEPS=3", "run.checkpoint_every=1")
+
+# What must go on as it was, too.
+AVERAGED = ("run.weight_average=@WeightAverage", "run.accumulate_steps=2", "run.clip_norm=0.5")
 
 
-@pytest.fixture(autouse=True)
-def fresh_tensorflow_settings():
-    """Puts back what a run sets for its whole process."""
-    yield
-    tf_keras.mixed_precision.set_global_policy("float32")
-    framework_config.disable_op_determinism()
+def parse(params):
+    config.parse(["scratch_r101_cascade.gin", "overlays/tiny.gin"], params)
 
 
-def run(params, mode="train_and_evaluate", gin_file="scratch_r101_cascade.gin"):
-    config.parse([gin_file, "overlays/tiny.gin"], params)
-    return experiment.run(mode=mode)
-
-
-def test_one_file_trains_without_and_then_with_the_cascade(tmp_path):
+def test_one_file_trains_without_and_then_with_the_cascade(tmp_path, caplog):
     whole, killed, data_dir = tmp_path / "whole", tmp_path / "killed", tmp_path / "data"
-    metrics = run(tiny(whole, data_dir, *SHORT))
+    parse(tiny(whole, data_dir, *SHORT, *AVERAGED))
+    with caplog.at_level("INFO", logger="absl"):
+        metrics = experiment.run()
+    assert "Evaluating averaged weights (decay 0.9998)." in caplog.messages
     assert "box/AP" in metrics and "mask/AP" in metrics
     scalars = read_scalars(whole)
     for stage in ("_stage2", "_stage3"):
@@ -44,8 +41,10 @@ def test_one_file_trains_without_and_then_with_the_cascade(tmp_path):
     shutil.copy(whole / "config.json", killed)
     for path in (whole / "checkpoints").glob("step-1.*"):
         shutil.copy(path, killed / "checkpoints")
-    run(tiny(killed, data_dir, *SHORT), mode="train")
+    parse(tiny(killed, data_dir, *SHORT, *AVERAGED))
+    experiment.run(mode="train")
     expected, found = read_weights(whole, 3), read_weights(killed, 3)
+    assert any(name.startswith("averages/") for name in expected)
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
@@ -59,9 +58,12 @@ def test_one_file_trains_without_and_then_with_the_cascade(tmp_path):
         (["run.cascade_steps=0"], r"run\.cascade_steps = 0 .* at step 3 of a schedule of 3"),
         (["MaskRCNN.box_head=@BoxHead"], "the box head has one stage: include base/cascade.gin"),
         (["CascadeBoxHead.positive_from=(0.5, 0.45, 0.7)"], r"0\.45, must be above"),
+        # Each stage has its own, the first the foreground's of the whole.
+        (["BoxHead.positive_from=0.6"], r"no effect.*\n.*BoxHead\.positive_from = 0\.6"),
     ],
 )
 def test_a_cascade_that_cannot_be_is_refused(tmp_path, params, message):
     with pytest.raises(ValueError, match=message):
-        run(tiny(tmp_path / "run", tmp_path / "data", *SHORT, *params))
+        parse(tiny(tmp_path / "run", tmp_path / "data", *SHORT, *params))
+        experiment.run()
     assert not (tmp_path / "run" / "checkpoints").exists()

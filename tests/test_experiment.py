@@ -7,23 +7,15 @@ import gin
 import numpy as np
 import pytest
 import tensorflow as tf
-import tf_keras
 from experiment_runs import read_metrics, read_scalars, read_weights, tiny
-from tensorflow.python.framework import config as framework_config
 
 from rethink_tf import config, experiment
 from rethink_tf.data import coco
 from rethink_tf.training.health import NonFiniteLossError
 
+pytestmark = pytest.mark.usefixtures("fresh_tensorflow_settings")
+
 LOSSES = ("rpn_objectness", "rpn_box", "box_class", "box_regression", "mask", "weight_decay")
-
-
-@pytest.fixture(autouse=True)
-def fresh_tensorflow_settings():
-    """Puts back what a run sets for its whole process."""
-    yield
-    tf_keras.mixed_precision.set_global_policy("float32")
-    framework_config.disable_op_determinism()
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +137,19 @@ def test_evaluating_an_empty_folder_says_what_to_do(tmp_path, data_dir):
         run("quickstart.gin", tiny(tmp_path, data_dir), mode="evaluate")
 
 
+def test_evaluating_averages_that_a_run_does_not_have_is_refused(finished, data_dir):
+    params = tiny(finished[0], data_dir, "run.weight_average=@WeightAverage")
+    with pytest.raises(ValueError, match="step-4 holds no averaged weights"):
+        run("quickstart.gin", params, mode="evaluate")
+
+
+def test_one_gpu_takes_the_papers_batch_in_parts():
+    config.parse(["scratch_r50.gin", "overlays/one_gpu.gin"], tiny("/nowhere", "/nowhere"))
+    schedule = gin.get_configurable("PaperSchedule")()
+    assert schedule.num_steps == 540_000 and schedule.peak_learning_rate == 0.02
+    assert gin.query_parameter("experiment.run.accumulate_steps") == 8  # of 2 images each
+
+
 def test_a_misspelt_macro_stops_the_run_before_the_first_step(tmp_path, data_dir):
     with pytest.raises(config.ConfigError, match=r"BATCHSIZE = 4 \(did you mean BATCH_SIZE"):
         run("quickstart.gin", tiny(tmp_path, data_dir, "BATCHSIZE=4"))
@@ -219,17 +224,48 @@ def test_faster_rcnn_trains_on_boxes_alone(tmp_path, boxes_only):
     assert ("train/mask", 2) not in read_scalars(tmp_path / "model")
 
 
-@pytest.mark.parametrize("name", ["scratch_r50", "scratch_r101", "scratch_x152", "vgg16"])
-def test_the_papers_recipes_train_and_evaluate(tmp_path, data_dir, name):
-    run(f"{name}.gin", tiny(tmp_path, data_dir, "STEPS=2", "run.log_every=2"))
+def test_large_scale_jitter_with_copy_paste_trains_and_evaluates(tmp_path, data_dir):
+    params = tiny(tmp_path, data_dir, "STEPS=2", "ResNet.depth=18", "run.log_every=2")
+    overlays = ["overlays/copy_paste.gin", "overlays/tiny.gin"]
+    config.parse(["lsj_r50.gin", *overlays], params)
+    experiment.run()
     (line,) = read_metrics(tmp_path)
-    assert line["step"] == 2 and ("mask/AP" in line) == (name != "vgg16")
-    record = (tmp_path / "config.gin").read_text()
-    if name == "vgg16":
-        assert "VGG16.normalizer = 'none'" in record and "FPN." not in record
-    else:
-        assert "ResNet.normalizer = 'gn'" in record or "NORMALIZER = 'gn'" in record
-    assert "MomentumSGD.bias_rate = 2.0" in record
+    assert line["step"] == 2 and "mask/AP" in line
+    names = read_weights(tmp_path, 2)
+    assert any("further_convs" in name for name in names)
+    assert any("moving_mean" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("name", "jitters", "sides", "num_steps", "drops"),
+    [
+        ("lsj_r50", True, [800], 184_375, (163_889, 177_546)),
+        ("lsj_r101", True, [800], 184_375, (163_889, 177_546)),
+        ("scratch_r101_scale_jitter", False, [640, 800], 810_000, (750_000, 790_000)),
+        ("scratch_r101_cascade", False, [640, 800], 810_000, (750_000, 790_000)),
+    ],
+)
+def test_sizes_and_schedules_of_jittered_experiments(name, jitters, sides, num_steps, drops):
+    config.parse([f"{name}.gin"], tiny("/nowhere", "/nowhere"))
+    pipeline = gin.get_configurable("Pipeline")()
+    assert pipeline.evaluation_min_side == 800 and pipeline.max_side == 1333
+    assert pipeline.evaluation_buckets == [(832, 1344), (1344, 832)]
+    assert pipeline.training_buckets == ([(1024, 1024)] if jitters else pipeline.evaluation_buckets)
+    sampling = None if jitters else "range"
+    assert (pipeline.shorter_side.sides, pipeline.shorter_side.sampling) == (sides, sampling)
+    if jitters:
+        assert (pipeline.jitter.min_scale, pipeline.jitter.max_scale) == (0.1, 2.0)
+    schedule = gin.query_parameter("experiment.run.schedule").scoped_configurable_fn()
+    assert (schedule.num_steps, schedule.drop_steps) == (num_steps, drops)
+    assert schedule.peak_learning_rate == pytest.approx(0.1 if jitters else 0.02)
+
+
+def test_overfitting_leaves_out_the_jitter():
+    config.parse(["lsj_r50.gin", "overlays/overfit.gin"], tiny("/nowhere", "/nowhere"))
+    pipeline = gin.get_configurable("Pipeline")()
+    assert pipeline.jitter is None and pipeline.training_buckets == [(320, 448), (448, 320)]
+    schedule = gin.query_parameter("experiment.run.schedule").scoped_configurable_fn()
+    assert schedule.num_steps == 700 and schedule.peak_learning_rate == pytest.approx(0.02)
 
 
 def test_the_whole_step_compiles_with_xla(tmp_path, data_dir, finished):

@@ -5,9 +5,7 @@ import json
 import gin
 import numpy as np
 import pytest
-import tf_keras
 from experiment_runs import read_metrics, read_scalars, tiny
-from tensorflow.python.framework import config as framework_config
 
 from rethink_tf import config, experiment
 from rethink_tf.data import coco, shapes
@@ -16,12 +14,7 @@ from rethink_tf.data import coco, shapes
 SMALL = ["STEPS=2", "run.log_every=2", "ResNet.depth=18"]
 
 
-@pytest.fixture(autouse=True)
-def fresh_tensorflow_settings():
-    """Puts back what a run sets for its whole process."""
-    yield
-    tf_keras.mixed_precision.set_global_policy("float32")
-    framework_config.disable_op_determinism()
+pytestmark = pytest.mark.usefixtures("fresh_tensorflow_settings")
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +118,8 @@ def test_the_shipped_experiment_is_the_papers(schedule, num_steps):
     assert schedule.num_steps == num_steps
     assert schedule.drop_steps == (num_steps - 60_000, num_steps - 20_000)
     pipeline = built("Pipeline")()
-    assert pipeline.min_sides == [640, 672, 704, 736, 768, 800]
+    sides, sampling = pipeline.shorter_side.sides, pipeline.shorter_side.sampling
+    assert (sides, sampling) == ([640, 672, 704, 736, 768, 800], "choice")
     assert pipeline.evaluation_min_side == 800 and pipeline.max_side == 1333
     assert pipeline.include_keypoints and pipeline.mask_size is None
     detector = built("MaskRCNN")(num_classes=1, num_keypoints=17)

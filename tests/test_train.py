@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -49,6 +50,17 @@ def test_bad_flags_are_one_clear_message(flags, message):
     assert done.returncode != 0
     assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_experiment_that_cannot_be_is_one_line_before_the_first_step(tmp_path):
+    params = tiny(tmp_path / "run", tmp_path / "data", "Pipeline.num_images=17")
+    process = start_run("quickstart.gin", params)
+    output, _ = process.communicate()
+    assert process.returncode == 1 and "Traceback" not in output
+    (line,) = (line for line in output.splitlines() if line.startswith("error: "))
+    assert re.search(r"Pipeline\.num_images, for .*train: a subset of 17 images was asked", line)
+    assert output.splitlines()[-1] == line
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_killed_run_ends_like_one_that_was_not(tmp_path):

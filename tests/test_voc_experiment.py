@@ -5,14 +5,14 @@ import json
 import gin
 import numpy as np
 import pytest
-import tf_keras
 from experiment_runs import read_metrics, tiny
-from tensorflow.python.framework import config as framework_config
 from voc_source import VocSource, voc_object
 
 from rethink_tf import config, experiment
 from rethink_tf.data import records
 from rethink_tf.evaluation import voc_metrics
+
+pytestmark = pytest.mark.usefixtures("fresh_tensorflow_settings")
 
 SMALL = """
 include 'base/run.gin'
@@ -38,14 +38,6 @@ run.log_every = 1
 run.checkpoint_every = 2
 run.evaluate_every = 2
 """
-
-
-@pytest.fixture(autouse=True)
-def fresh_tensorflow_settings():
-    """Puts back what a run sets for its whole process."""
-    yield
-    tf_keras.mixed_precision.set_global_policy("float32")
-    framework_config.disable_op_determinism()
 
 
 @pytest.fixture(scope="module")
@@ -101,24 +93,6 @@ def test_a_subset_larger_than_the_data_stops_before_training(tmp_path, voc_data)
     assert not (tmp_path / "model" / "checkpoints").exists()
 
 
-def test_the_overfit_overlay_evaluates_what_it_trains_on():
-    config.parse(["scratch_r50.gin", "overlays/overfit.gin"], tiny("/nowhere", "/nowhere"))
-    bound = gin.query_parameter
-    assert bound("Pipeline.num_images") == bound("Pipeline.evaluation_num_images") == 8
-    assert bound("experiment.run.evaluation_split") == "train"
-
-
-@pytest.mark.parametrize(
-    ("name", "overlay", "first"),
-    [("voc_r101", "tiny", "voc/mAP"), ("coco_1k", "tiny", "box/AP")],
-)
-def test_shipped_experiments_run_with_their_overlay(tmp_path, name, overlay, first):
-    params = ["STEPS=1", "run.evaluation_batch_size=4", "ResNet.depth=18"]
-    params = tiny(tmp_path / "model", tmp_path / "shapes", *params)
-    config.parse([f"{name}.gin", f"overlays/{overlay}.gin"], params)
-    assert list(experiment.run())[0] == first
-
-
 @pytest.mark.parametrize(
     ("name", "num_images", "num_steps", "drops", "factor"),
     [
@@ -127,17 +101,24 @@ def test_shipped_experiments_run_with_their_overlay(tmp_path, name, overlay, fir
         ("coco_3500", 3_500, 77_000, (56_000, 70_000), 0.02),
         ("coco_1k", 1_000, 22_000, (16_000, 20_000), 0.02),
         ("voc_r101", None, 144_000, (128_000, 138_667), 0.1),
+        # From pre-trained weights: the same drops as shares of fewer steps.
+        ("pretrained_coco_10k", 10_000, 60_000, (43_636, 54_545), 0.02),
+        ("pretrained_coco_3500", 3_500, 21_000, (15_273, 19_091), 0.02),
+        ("pretrained_coco_1k", 1_000, 6_000, (4_364, 5_455), 0.02),
+        ("pretrained_voc_r101", None, 18_000, (16_000, 17_333), 0.1),
     ],
 )
 def test_schedules_of_the_shipped_experiments(name, num_images, num_steps, drops, factor):
-    config.parse([f"{name}.gin"], tiny("/nowhere", "/nowhere"))
+    params = ["INIT_CHECKPOINT='/nowhere'"] if name.startswith("pretrained") else []
+    config.parse([f"{name}.gin"], tiny("/nowhere", "/nowhere", *params))
     schedule = gin.get_configurable("PaperSchedule")()
     assert (schedule.num_steps, schedule.drop_steps) == (num_steps, drops)
-    rate = 0.02 if name == "voc_r101" else 0.04
+    rate = 0.04 if num_images else 0.02
     rates = [rate, rate * factor, rate * factor**2]
     found = [float(schedule(step)) for step in (drops[0] - 1, drops[0], drops[1])]
     np.testing.assert_allclose(found, rates, rtol=1e-6)
     pipeline = gin.get_configurable("Pipeline")()
     assert pipeline.num_images == num_images and pipeline.evaluation_num_images is None
     assert pipeline.evaluation_min_side == 800
-    assert pipeline.min_sides == ([800] if num_images is None else [*range(512, 801, 32)])
+    sides, sampling = pipeline.shorter_side.sides, pipeline.shorter_side.sampling
+    assert (sides, sampling) == (([800], None) if num_images is None else ([512, 800], "range"))

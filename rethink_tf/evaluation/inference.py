@@ -5,6 +5,7 @@ While a batch is predicted, a thread pastes and encodes the masks of the one bef
 Letters: B images, D detections an image, S side of a mask.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -77,6 +78,7 @@ class Evaluator(orbit.AbstractEvaluator):
         pictures=None,
         metrics=coco_metrics.CocoMetrics,
         is_augmented=False,
+        weights=contextlib.nullcontext,
     ):
         """Takes the parts.
 
@@ -99,6 +101,8 @@ class Evaluator(orbit.AbstractEvaluator):
             is_augmented: bool, whether the predictor is one of `test_time_augmentation`. Its lines
                 of `metrics.jsonl` then have "test_augmentation": true, its results' file another
                 name, and its summaries another prefix, for they are no later values of the same.
+            weights: callable without arguments, returns a context in which the detector holds the
+                weights to measure; by default those it has.
         """
         self._predictor, self._make_batches = predictor, make_batches
         self._num_batches, self._num_images = num_batches, len(ground_truth["images"])
@@ -111,7 +115,7 @@ class Evaluator(orbit.AbstractEvaluator):
         )
         self._category_ids = np.asarray(sorted(category_ids))
         self._model_dir, self._step, self._is_chief = model_dir, step, is_chief
-        self.pictures, self._is_augmented = pictures, is_augmented
+        self.pictures, self._is_augmented, self._weights = pictures, is_augmented, weights
         self.metrics, self.results_path = {}, None
 
     @property
@@ -134,7 +138,7 @@ class Evaluator(orbit.AbstractEvaluator):
         batches = tqdm.tqdm(
             self._make_batches(), title, self._num_batches, disable=not self._is_chief
         )
-        with overlap.InOrder(self._results) as background:
+        with self._weights(), overlap.InOrder(self._results) as background:
             for position, batch in enumerate(batches):
                 outputs = self._predictor(batch)
                 for row, image_id in enumerate(outputs[schema.IMAGE_ID]):

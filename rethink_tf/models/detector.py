@@ -158,6 +158,17 @@ class MaskRCNN(tf_keras.Model):
         left_out = {each.ref() for stage in later for each in stage.trainable_variables}
         return [each for each in self.trainable_variables if each.ref() not in left_out]
 
+    def pretrained_parts(self):
+        """Returns what a classifier of the same backbone shares: {name: layer or list of layers}.
+
+        Those are the backbone and, where the classifier's fully connected layers follow the
+        features (VGG-16), these.
+        """
+        parts = {"backbone": self.backbone}
+        if self.backbone.classifier_goes_on:
+            parts["fcs"] = self.box_head.stages[0].fcs
+        return parts
+
     def features(self, image, image_size, training=False):
         """Normalizes the pixels and computes the feature maps.
 

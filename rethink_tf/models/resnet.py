@@ -55,7 +55,17 @@ class _Block(tf_keras.layers.Layer):
 class ResNet(tf_keras.layers.Layer):
     """The backbone, with groups ResNeXt; nothing of it is frozen, the stem included."""
 
-    def __init__(self, depth=50, normalizer="gn", groups=1, width_per_group=64, **kwargs):
+    classifier_goes_on = False  # A classifier averages the features and has one layer more.
+
+    def __init__(
+        self,
+        depth=50,
+        normalizer="gn",
+        groups=1,
+        width_per_group=64,
+        blocks_per_stage=None,
+        **kwargs,
+    ):
         """Makes the layers.
 
         ResNeXt-50-32x4d is depth 50 with 32 groups of width 4, ResNeXt-101-32x8d and 152-32x8d have
@@ -67,11 +77,14 @@ class ResNet(tf_keras.layers.Layer):
             groups: int, of the 3x3 convolutions of bottlenecks.
             width_per_group: int, channels of each group in the first stage; every further stage has
                 twice as many.
+            blocks_per_stage: four ints, in place of those of the depth, which then says what the
+                blocks are alone; None for those of the depth.
             **kwargs: of the Keras layer.
 
         Raises:
-            ValueError: if the depth is not one of the above, a number is below 1, or a depth
-                without bottlenecks is to have groups or a width of its own.
+            ValueError: if the depth is not one of the above, a number is below 1, there are not
+                four numbers of blocks, or a depth without bottlenecks is to have groups or a width
+                of its own.
         """
         super().__init__(**kwargs)
         if depth not in DEPTHS:
@@ -82,6 +95,12 @@ class ResNet(tf_keras.layers.Layer):
                 "least 1."
             )
         counts, bottleneck = DEPTHS[depth]
+        if blocks_per_stage is not None:
+            counts = blocks_per_stage
+            if len(counts) != 4 or min(counts) < 1:
+                raise ValueError(
+                    f"ResNet: blocks_per_stage = {counts}: give four numbers of at least 1."
+                )
         if not bottleneck and (groups, width_per_group) != (1, STEM_WIDTH):
             raise ValueError(
                 f"ResNet: depth {depth} has no bottlenecks, which groups = {groups} and "

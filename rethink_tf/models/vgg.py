@@ -25,6 +25,9 @@ class VGG16(tf_keras.layers.Layer):
     without normalization (He et al. 2018, arXiv:1811.08883, section 3).
     """
 
+    # The fully connected layers of the box head, fc6 and fc7, are a classifier's too.
+    classifier_goes_on = True
+
     def __init__(self, normalizer="none", **kwargs):
         """Makes the layers.
 

@@ -5,6 +5,7 @@ deltas (dx, dy, dw, dh); ours are HWIO, RGB, background first and (dy, dx, dh, d
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -40,32 +41,61 @@ def parameters(detector, input_format="BGR"):
         ValueError: if the input format is unknown, or the detector is not one of ResNet or ResNeXt
             with FPN.
     """
-    if input_format not in ("BGR", "RGB"):
-        raise ValueError(f"The input format must be BGR or RGB, got {input_format!r}.")
     if not (isinstance(detector.backbone, ResNet) and detector.fpn):
         raise ValueError(
             "Detectron2's checkpoints are read into detectors of ResNet with FPN; this one has "
             f"{type(detector.backbone).__name__} {'with' if detector.fpn else 'without'} FPN."
         )
-    pairs = []
-    bottom_up = "backbone.bottom_up"
-    pairs += _conv_norm(f"{bottom_up}.stem.conv1", detector.backbone.stem, _kernel)
-    if input_format == "BGR":
-        first = pairs[0]
-        pairs[0] = dataclasses.replace(first, convert=lambda a: _kernel(a)[:, :, ::-1])
-    for level, blocks in enumerate(detector.backbone.stages, start=2):
-        for position, block in enumerate(blocks):
-            name = f"{bottom_up}.res{level}.{position}"
-            if block.shortcut is not None:
-                pairs += _conv_norm(f"{name}.shortcut", block.shortcut, _kernel)
-            for index, layer in enumerate(block.convs, start=1):
-                pairs += _conv_norm(f"{name}.conv{index}", layer, _kernel)
+    pairs = resnet_parameters(detector.backbone, "backbone.bottom_up.", input_format)
     fpn = detector.fpn
     for level, lateral, output in zip(fpn.levels, fpn.laterals, fpn.outputs, strict=True):
-        pairs += _conv_norm(f"backbone.fpn_lateral{level}", lateral, _kernel)
-        pairs += _conv_norm(f"backbone.fpn_output{level}", output, _kernel)
+        pairs += conv_norm(f"backbone.fpn_lateral{level}", lateral)
+        pairs += conv_norm(f"backbone.fpn_output{level}", output)
     pairs += _rpn(detector.rpn) + _box_heads(detector.box_head) + _mask_head(detector.mask_head)
     return pairs + _keypoint_head(detector.keypoint_head)
+
+
+def resnet_parameters(resnet, prefix="", input_format="BGR"):
+    """Pairs Detectron2's parameters with the variables of a ResNet or ResNeXt.
+
+    Args:
+        resnet: `ResNet` whose variables exist.
+        prefix: str, what the names begin with; in an ImageNet checkpoint nothing.
+        input_format: "BGR" or "RGB".
+
+    Returns:
+        list of Parameter, one for every variable of the backbone.
+
+    Raises:
+        ValueError: if the input format is unknown.
+    """
+    pairs = conv_norm(f"{prefix}stem.conv1", resnet.stem)
+    for level, blocks in enumerate(resnet.stages, start=2):
+        for position, block in enumerate(blocks):
+            name = f"{prefix}res{level}.{position}"
+            if block.shortcut is not None:
+                pairs += conv_norm(f"{name}.shortcut", block.shortcut)
+            for index, layer in enumerate(block.convs, start=1):
+                pairs += conv_norm(f"{name}.conv{index}", layer)
+    return to_rgb(pairs, input_format)
+
+
+def to_rgb(pairs, input_format):
+    """Returns parameters of which the first, the kernel that sees the image, takes RGB.
+
+    Args:
+        pairs: list of Parameter.
+        input_format: "BGR" or "RGB", what it took.
+
+    Raises:
+        ValueError: if the input format is unknown.
+    """
+    if input_format not in ("BGR", "RGB"):
+        raise ValueError(f"The input format must be BGR or RGB, got {input_format!r}.")
+    if input_format == "RGB":
+        return pairs
+    first = dataclasses.replace(pairs[0], convert=lambda a: _kernel(a)[:, :, ::-1])
+    return [first, *pairs[1:]]
 
 
 def load(detector, arrays, input_format="BGR"):
@@ -79,9 +109,21 @@ def load(detector, arrays, input_format="BGR"):
     Raises:
         ValueError: if a name is missing or left over, or a shape differs; every one is named.
     """
-    state = arrays.get("model", arrays)
+    assign(parameters(detector, input_format), arrays.get("model", arrays))
+
+
+def assign(pairs, state):
+    """Assigns arrays to variables, all of them or none.
+
+    Args:
+        pairs: list of Parameter.
+        state: dict {name: array}; `CONSTANTS` and `COUNTERS` in it are passed over.
+
+    Raises:
+        ValueError: as of `load`.
+    """
     problems, values, known = [], [], set()
-    for pair in parameters(detector, input_format):
+    for pair in pairs:
         known.add(pair.name)
         if pair.name not in state:
             problems.append(f"{pair.name}: not in the checkpoint")
@@ -130,7 +172,10 @@ def num_classes(arrays):
     ):
         if name in state:
             return len(state[name]) - 1
-    raise ValueError(f"No {name} in the checkpoint: it is not one of a Detectron2 detector.")
+    raise ValueError(
+        f"No {name} in the checkpoint: it is not one of a Detectron2 detector. It is no ImageNet "
+        "classifier either, for it has no stem.conv1.weight, conv1_w or conv1_1_w."
+    )
 
 
 def num_keypoints(arrays):
@@ -144,9 +189,15 @@ def num_keypoints(arrays):
 
 def _rpn(rpn):
     name = "proposal_generator.rpn_head"
+    # A single convolution has no number.
+    numbers = [f".conv{place}" for place in range(len(rpn.convs))] if rpn.further_convs else [""]
+    convs = [
+        _conv(f"{name}.conv{number}", layer)
+        for number, layer in zip(numbers, rpn.convs, strict=True)
+    ]
     return [
-        *_conv(f"{name}.conv", rpn.conv, _kernel),
-        *_conv(f"{name}.objectness_logits", rpn.objectness, _kernel),
+        *itertools.chain(*convs),
+        *_conv(f"{name}.objectness_logits", rpn.objectness),
         Parameter(
             f"{name}.anchor_deltas.weight",
             rpn.deltas.kernel,
@@ -168,12 +219,8 @@ def _box_head(head, stage):
     """Pairs one head; stage is what follows "box_head" and "box_predictor" in the names."""
     pairs = []
     for index, layer in enumerate(head.convs, start=1):
-        pairs += _conv_norm(f"roi_heads.box_head{stage}.conv{index}", layer, _kernel)
-    for index, layer in enumerate(head.fcs, start=1):
-        convert = _flattened(head.roi_size) if index == 1 else np.transpose
-        name = f"roi_heads.box_head{stage}.fc{index}"
-        pairs.append(Parameter(f"{name}.weight", layer.kernel, convert))
-        pairs.append(Parameter(f"{name}.bias", layer.bias, np.asarray))
+        pairs += conv_norm(f"roi_heads.box_head{stage}.conv{index}", layer)
+    pairs += fc_parameters(f"roi_heads.box_head{stage}.fc", head)
     name, logits, deltas = f"roi_heads.box_predictor{stage}", head.class_logits, head.deltas
     return pairs + [
         Parameter(f"{name}.cls_score.weight", logits.kernel, lambda a: np.roll(a, 1, axis=0).T),
@@ -183,12 +230,32 @@ def _box_head(head, stage):
     ]
 
 
+def fc_parameters(prefix, head, first=1):
+    """Pairs the parameters of the fully connected layers of a box head.
+
+    Args:
+        prefix: str, what their numbers follow in the names.
+        head: `BoxHead` whose variables exist.
+        first: int, the number of the first.
+
+    Returns:
+        list of Parameter.
+    """
+    pairs = []
+    for index, layer in enumerate(head.fcs):
+        convert = np.transpose if index else _flattened(head.roi_size)
+        name = f"{prefix}{first + index}"
+        pairs.append(Parameter(f"{name}.weight", layer.kernel, convert))
+        pairs.append(Parameter(f"{name}.bias", layer.bias, np.asarray))
+    return pairs
+
+
 def _mask_head(head):
     if head is None:
         return []
     pairs, name = [], "roi_heads.mask_head"
     for index, layer in enumerate(head.convs, start=1):
-        pairs += _conv_norm(f"{name}.mask_fcn{index}", layer, _kernel)
+        pairs += conv_norm(f"{name}.mask_fcn{index}", layer)
     return pairs + [
         Parameter(f"{name}.deconv.weight", head.upsample_kernel, _kernel),
         Parameter(f"{name}.deconv.bias", head.upsample_bias, np.asarray),
@@ -202,19 +269,28 @@ def _keypoint_head(head):
         return []
     pairs, name = [], "roi_heads.keypoint_head"
     for index, layer in enumerate(head.convs, start=1):
-        pairs += _conv_norm(f"{name}.conv_fcn{index}", layer, _kernel)
-    return pairs + _conv(f"{name}.score_lowres", head.deconv, _kernel)
+        pairs += conv_norm(f"{name}.conv_fcn{index}", layer)
+    return pairs + _conv(f"{name}.score_lowres", head.deconv)
 
 
-def _conv(name, layer, convert):
-    pairs = [Parameter(f"{name}.weight", layer.kernel, convert)]
+def _conv(name, layer):
+    pairs = [Parameter(f"{name}.weight", layer.kernel, _kernel)]
     if layer.use_bias:
         pairs.append(Parameter(f"{name}.bias", layer.bias, np.asarray))
     return pairs
 
 
-def _conv_norm(name, layer, convert):
-    pairs = _conv(name, layer.conv, convert)
+def conv_norm(name, layer):
+    """Pairs the parameters of a `ConvNorm`.
+
+    Args:
+        name: str, of the convolution; the normalization's is f"{name}.norm".
+        layer: `ConvNorm` whose variables exist.
+
+    Returns:
+        list of Parameter, the kernel first.
+    """
+    pairs = _conv(name, layer.conv)
     if layer.norm is not None:
         pairs += [
             Parameter(f"{name}.norm.weight", layer.norm.gamma, np.asarray),

@@ -1,0 +1,118 @@
+"""Loads ImageNet classifiers (.pkl of Detectron and Detectron2) into detectors, as far as they go.
+
+That is the backbone, of VGG-16 also fc6 and fc7, the first layers of the box head. Kernels and
+channels are laid out as `detectron2` says. Detectron's names are Caffe2's, such as
+res2_0_branch2a_gn_s; they are translated to Detectron2's, here res2.0.conv1.norm.weight.
+"""
+
+import re
+
+import numpy as np
+
+from rethink_tf.models.vgg import VGG16
+from rethink_tf.weights import detectron2
+
+# The classifier's own last layer in the files' several names, and the optimizer's state.
+_OTHER_NAME = re.compile(r"(pred|fc1000|fc8)_[wb]|(stem\.fc|linear)\..*|.*_momentum|lr")
+_CAFFE2_NAME = re.compile(
+    r"(conv1|res_conv1|res[2-5]_\d+_branch(?:1|2[abc])|conv[1-5]_[1-3]|fc[67])"
+    r"_(w|b|gn_s|gn_b|bn_s|bn_b|bn_rm|bn_riv)"
+)
+_PARTS = {
+    "w": "weight",
+    "b": "bias",
+    "gn_s": "norm.weight",
+    "gn_b": "norm.bias",
+    "bn_s": "norm.weight",
+    "bn_b": "norm.bias",
+    "bn_rm": "norm.running_mean",
+    "bn_riv": "norm.running_var",  # the variance, whatever its name says
+}
+_BRANCHES = {
+    "branch1": "shortcut",
+    "branch2a": "conv1",
+    "branch2b": "conv2",
+    "branch2c": "conv3",
+}
+
+
+def is_classifier(arrays):
+    """Tells whether a checkpoint begins at the backbone, as those of classifiers do.
+
+    Args:
+        arrays: dict of a checkpoint: {"blobs": ...} of Detectron, {"model": ...} of Detectron2, or
+            the inner dict.
+    """
+    return not {"stem.conv1.weight", "conv1_1.weight"}.isdisjoint(_translated(arrays))
+
+
+def parameters(detector, input_format="BGR"):
+    """Pairs a classifier's parameters with variables of the detector.
+
+    Args:
+        detector: `MaskRCNN` whose variables exist.
+        input_format: "BGR" or "RGB", the channel order that the classifier was trained with.
+
+    Returns:
+        list of `detectron2.Parameter`, one for every variable of `detector.pretrained_parts()`.
+
+    Raises:
+        ValueError: if the input format is unknown.
+    """
+    backbone = detector.backbone
+    if not isinstance(backbone, VGG16):
+        return detectron2.resnet_parameters(backbone, "", input_format)
+    pairs = []
+    for stage, layers in enumerate(backbone.stages, start=1):
+        for index, layer in enumerate(layers, start=1):
+            pairs += detectron2.conv_norm(f"conv{stage}_{index}", layer)
+    pairs += detectron2.fc_parameters("fc", detector.box_head.stages[0], first=6)
+    return detectron2.to_rgb(pairs, input_format)
+
+
+def load(detector, arrays, input_format="BGR"):
+    """Assigns a classifier's arrays to what the detector shares with it, all of them or none.
+
+    Args:
+        detector: `MaskRCNN` whose variables exist.
+        arrays: as of `is_classifier`.
+        input_format: "BGR" or "RGB".
+
+    Raises:
+        ValueError: if a name is missing or left over, or a shape differs, every one of which is
+            named; or if batch normalization comes without statistics.
+    """
+    state = _translated(arrays)
+    norms = [name for name in _state(arrays) if name.endswith("_bn_s")]
+    if norms and "stem.conv1.norm.running_mean" not in state:
+        raise ValueError(
+            f"The batch normalization of the checkpoint, such as {norms[0]}, has a scale and a "
+            "shift but no statistics, so that it cannot be trained: take a classifier with group "
+            "normalization, such as Detectron's R-50-GN.pkl, or one with statistics, such as "
+            "torchvision's in Detectron2's form."
+        )
+    kept = {name: value for name, value in state.items() if not _OTHER_NAME.fullmatch(name)}
+    detectron2.assign(parameters(detector, input_format), kept)
+
+
+def _state(arrays):
+    state = arrays.get("blobs", arrays.get("model", arrays))
+    return state if isinstance(state, dict) else {}
+
+
+def _translated(arrays):
+    """Returns {name of Detectron2: array}; names that are no layer's stay as they are."""
+    return {_translate(name): np.asarray(value) for name, value in _state(arrays).items()}
+
+
+def _translate(name):
+    match = _CAFFE2_NAME.fullmatch(str(name))
+    if not match:
+        return str(name)
+    layer, part = match.groups()
+    if layer in ("conv1", "res_conv1"):
+        layer = "stem.conv1"
+    elif layer.startswith("res"):
+        stage, block, branch = layer.split("_")
+        layer = f"{stage}.{block}.{_BRANCHES[branch]}"
+    return f"{layer}.{_PARTS[part]}"

@@ -1,0 +1,210 @@
+"""ImageNet classifiers of Detectron and Detectron2 in a detector: names, layout, refusals."""
+
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from rethink_tf.models.box_head import BoxHead
+from rethink_tf.models.detector import MaskRCNN
+from rethink_tf.models.fpn import FPN
+from rethink_tf.models.mask_head import MaskHead
+from rethink_tf.models.resnet import ResNet
+from rethink_tf.models.rpn import RPN
+from rethink_tf.models.vgg import VGG16
+from rethink_tf.training import checkpoints
+from rethink_tf.weights import imagenet
+
+SHALLOW = dict(depth=50, blocks_per_stage=(2, 1, 1, 1))
+BRANCHES = {"branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3", "branch1": "shortcut"}
+
+
+def make_detector(normalizer="gn", backbone=None):
+    partial = functools.partial
+    detector = MaskRCNN(
+        3,
+        backbone or partial(ResNet, normalizer=normalizer, **SHALLOW),
+        None if backbone else partial(FPN, 32),
+        partial(RPN, 32, 4, ((32,),)) if backbone else partial(RPN, 32),
+        partial(BoxHead, num_convs=0, num_fcs=2, fc_channels=16),
+        None if backbone else partial(MaskHead, num_convs=0, channels=32),
+    )
+    detector.create_variables()
+    return detector
+
+
+@pytest.fixture(scope="module")
+def detector():
+    tf_keras.utils.set_random_seed(1)
+    return make_detector()
+
+
+def caffe2_resnet(norm="gn"):
+    """Returns made-up {"blobs": ...} of Detectron, with the names and shapes of its R-50-GN.pkl."""
+    generator, blobs = np.random.default_rng(1), {}
+
+    def add(name, inputs, outputs, size, normalization=None):
+        blobs[f"{name}_w"] = generator.normal(size=(outputs, inputs, size, size)).astype("f")
+        for part in "sb":
+            array = generator.normal(size=outputs).astype("f")
+            blobs[f"{normalization or name}_{norm}_{part}"] = array
+
+    add("conv1", 3, 64, 7, "res_conv1" if norm == "bn" else None)
+    inputs = 64
+    for stage, blocks in enumerate(SHALLOW["blocks_per_stage"]):
+        width = 64 * 2**stage
+        for block in range(blocks):
+            name = f"res{stage + 2}_{block}"
+            add(f"{name}_branch2a", inputs, width, 1)
+            add(f"{name}_branch2b", width, width, 3)
+            add(f"{name}_branch2c", width, 4 * width, 1)
+            if block == 0:
+                add(f"{name}_branch1", inputs, 4 * width, 1)
+            inputs = 4 * width
+    blobs |= {"pred_w": np.zeros([1000, 2048], "f"), "pred_b": np.zeros([1000], "f")}
+    blobs["conv1_w_momentum"] = np.zeros([64, 3, 7, 7], "f")
+    return {"blobs": blobs}
+
+
+def to_detectron2(arrays):
+    """The same with Detectron2's names, by replacement apart from the importer's own."""
+    state = {}
+    for name, array in arrays["blobs"].items():
+        name = name.replace("pred_w", "stem.fc.weight").replace("pred_b", "stem.fc.bias")
+        name = name.replace("_gn_s", ".norm.weight").replace("_gn_b", ".norm.bias")
+        name = name.removesuffix("_w") + ".weight" if name.endswith("_w") else name
+        for branch, layer in BRANCHES.items():
+            name = name.replace(f"_{branch}", f".{layer}")
+        if name.startswith("res"):
+            name = f"{name[:4]}.{name[5:]}"
+        state["stem." + name if name.startswith("conv1") else name] = array
+    return {"model": state, "__author__": "a test", "matching_heuristics": True}
+
+
+def snapshot(layer):
+    return [variable.numpy() for variable in layer.variables]
+
+
+def check_resnet(backbone, blobs, rgb=False):
+    """Compares by another path than names: a few layers by hand."""
+    block = backbone.stages[0][1]
+    for layer, name in (
+        (block.convs[0], "res2_1_branch2a"),
+        (block.convs[2], "res2_1_branch2c"),
+        (backbone.stages[3][0].convs[1], "res5_0_branch2b"),
+        (backbone.stages[2][0].shortcut, "res4_0_branch1"),
+    ):
+        np.testing.assert_array_equal(
+            layer.conv.kernel, np.einsum("oihw->hwio", blobs[f"{name}_w"])
+        )
+        np.testing.assert_array_equal(layer.norm.gamma, blobs[f"{name}_gn_s"])
+        np.testing.assert_array_equal(layer.norm.beta, blobs[f"{name}_gn_b"])
+    stem = np.einsum("oihw->hwio", blobs["conv1_w"])
+    np.testing.assert_array_equal(backbone.stem.conv.kernel, stem if rgb else stem[:, :, ::-1])
+    np.testing.assert_array_equal(backbone.stem.norm.gamma, blobs["conv1_gn_s"])
+
+
+@pytest.mark.parametrize("form", ["detectron", "detectron2"])
+def test_the_backbone_is_read_and_nothing_else(detector, form):
+    arrays = caffe2_resnet()
+    assert imagenet.is_classifier(arrays)
+    for variable in detector.backbone.variables:
+        variable.assign(tf.zeros_like(variable))
+    others = [detector.fpn, detector.rpn, detector.box_head, detector.mask_head]
+    before = [snapshot(layer) for layer in others]
+    given = arrays if form == "detectron" else to_detectron2(arrays)
+    assert imagenet.is_classifier(given)
+    imagenet.load(detector, given, "BGR" if form == "detectron" else "RGB")
+    check_resnet(detector.backbone, arrays["blobs"], rgb=form == "detectron2")
+    for layer, expected in zip(others, before, strict=True):
+        for value, old in zip(snapshot(layer), expected, strict=True):
+            np.testing.assert_array_equal(value, old)
+
+
+def test_what_does_not_fit_is_named_and_nothing_assigned(detector):
+    arrays = caffe2_resnet()
+    del arrays["blobs"]["res3_0_branch2b_w"]
+    arrays["blobs"]["res2_2_branch2a_w"] = np.zeros([64, 256, 1, 1], "f")
+    before = snapshot(detector.backbone)
+    with pytest.raises(ValueError) as raised:
+        imagenet.load(detector, arrays)
+    assert str(raised.value).splitlines()[1:] == [
+        "  res3.0.conv2.weight: not in the checkpoint",
+        "  res2.2.conv1.weight: in the checkpoint, not in the detector",
+    ]
+    for value, old in zip(snapshot(detector.backbone), before, strict=True):
+        np.testing.assert_array_equal(value, old)
+    assert not imagenet.is_classifier({"model": {"backbone.bottom_up.stem.conv1.weight": 0}})
+    assert not imagenet.is_classifier({"blobs": None})
+
+
+def test_batch_normalization_needs_its_statistics(detector):
+    arrays = caffe2_resnet("bn")
+    with pytest.raises(ValueError, match="such as res_conv1_bn_s, has .* no statistics.*R-50-GN"):
+        imagenet.load(detector, arrays)
+    arrays["blobs"] |= {
+        name.removesuffix("s") + part: np.full_like(array, value)
+        for name, array in arrays["blobs"].items()
+        if name.endswith("_bn_s")
+        for part, value in (("rm", 3.0), ("riv", 5.0))
+    }
+    with pytest.raises(ValueError, match=r"stem\.conv1\.norm\.running_mean: in the checkpoint"):
+        imagenet.load(detector, arrays)
+    synchronised = make_detector("syncbn")
+    imagenet.load(synchronised, arrays)
+    norm = synchronised.backbone.stages[1][0].convs[1].norm
+    assert (norm.moving_mean.numpy() == 3.0).all() and (norm.moving_variance.numpy() == 5.0).all()
+    np.testing.assert_array_equal(norm.gamma, arrays["blobs"]["res3_0_branch2b_bn_s"])
+
+
+def test_vgg16_with_its_fully_connected_layers():
+    detector, generator = make_detector(backbone=VGG16), np.random.default_rng(1)
+    blobs, inputs = {"fc8_w": np.zeros([1000, 16], "f"), "fc8_b": np.zeros([1000], "f")}, 3
+    for stage, (count, channels) in enumerate(((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)), 1):
+        for index in range(1, count + 1):
+            name = f"conv{stage}_{index}"
+            blobs[f"{name}_w"] = generator.normal(size=(channels, inputs, 3, 3)).astype("f")
+            blobs[f"{name}_b"] = generator.normal(size=channels).astype("f")
+            inputs = channels
+    for name, inputs in (("fc6", 7 * 7 * 512), ("fc7", 16)):
+        blobs[f"{name}_w"] = generator.normal(size=(16, inputs)).astype("f")
+        blobs[f"{name}_b"] = generator.normal(size=16).astype("f")
+    deltas = detector.box_head.deltas.kernel.numpy()
+    imagenet.load(detector, {"blobs": blobs})
+    stages, (fc6, fc7) = detector.backbone.stages, detector.box_head.fcs
+    first, last = stages[0][0].conv, stages[4][2].conv
+    np.testing.assert_array_equal(
+        first.kernel, np.einsum("oihw->hwio", blobs["conv1_1_w"])[:, :, ::-1]
+    )
+    np.testing.assert_array_equal(last.kernel, np.einsum("oihw->hwio", blobs["conv5_3_w"]))
+    np.testing.assert_array_equal(last.bias, blobs["conv5_3_b"])
+    spatial = np.reshape(fc6.kernel, (7, 7, 512, 16))
+    np.testing.assert_array_equal(np.einsum("hwco->ochw", spatial).reshape(16, -1), blobs["fc6_w"])
+    np.testing.assert_array_equal(np.transpose(fc7.kernel), blobs["fc7_w"])
+    np.testing.assert_array_equal(detector.box_head.deltas.kernel, deltas)
+
+
+def test_a_run_starts_from_it_with_all_else_random(tmp_path, detector, caplog):
+    caplog.set_level("INFO", logger="absl")
+    imagenet.load(detector, caffe2_resnet())
+    path = str(tmp_path / "classifier")
+    tf.train.Checkpoint(**detector.pretrained_parts()).write(path)
+    expected = snapshot(detector.backbone)
+    other = make_detector()
+    others = snapshot(other.fpn) + snapshot(other.box_head)
+    checkpoint, folder = tf.train.Checkpoint(model=other), str(tmp_path / "run")
+    checkpoints.load_weights(checkpoint, folder, path, required=False)
+    for value, old in zip(snapshot(other.backbone), expected, strict=True):
+        np.testing.assert_array_equal(value, old)
+    for value, old in zip(snapshot(other.fpn) + snapshot(other.box_head), others, strict=True):
+        np.testing.assert_array_equal(value, old)
+    counts = f"Read {len(expected)} of {len(other.variables)} variables from {path}"
+    assert counts in caplog.text
+    assert "random are those of: RPN, FPN, BoxHead, MaskHead." in caplog.text
+    with pytest.raises(ValueError, match="with random RPN, FPN, BoxHead, MaskHead says"):
+        checkpoints.load_weights(checkpoint, folder, path, required=True)
+    synchronised = tf.train.Checkpoint(model=make_detector("syncbn"))
+    with pytest.raises(ValueError, match=r"does not fit the detector that the gin files describe"):
+        checkpoints.load_weights(synchronised, folder, path, required=False)
