@@ -1,6 +1,7 @@
 """Whole experiments with the tiny overlay, in this process."""
 
 import json
+import shutil
 
 import gin
 import numpy as np
@@ -79,6 +80,51 @@ def test_evaluation_alone_repeats_the_numbers(finished, data_dir):
     assert again == pytest.approx(metrics, abs=1e-6)
     lines = read_metrics(model_dir)
     assert [line["step"] for line in lines] == [4] * len(lines) and len(lines) >= 2
+
+
+def test_test_augmentation_comes_once_after_training_and_alone(finished, data_dir, tmp_path):
+    shutil.copytree(finished[0] / "checkpoints", tmp_path / "checkpoints")
+
+    def augmented(mode, **settings):
+        params = [f"TestTimeAugmentation.{name}={value!r}" for name, value in settings.items()]
+        files = ["quickstart.gin", "overlays/tiny.gin", "overlays/test_augmentation.gin"]
+        config.parse(files, tiny(tmp_path, data_dir, *params))
+        return experiment.run(mode=mode)
+
+    def results(suffix=""):
+        return json.loads((tmp_path / "results" / f"detections-4{suffix}.json").read_text())
+
+    metrics = augmented("train_and_evaluate", scales=(160,), max_side=192)
+    plain, line = read_metrics(tmp_path)
+    assert plain["step"] == line["step"] == 4
+    assert "test_augmentation" not in plain and line["test_augmentation"] is True
+    assert {name: line[name] for name in metrics} == dict(metrics)
+    assert metrics.keys() <= plain.keys()
+    best = json.loads((tmp_path / "best" / "best.json").read_text())
+    assert best["score"] == plain["mask/AP"]
+    scalars = read_scalars(tmp_path)
+    assert scalars["evaluation/box/AP", 4] == pytest.approx(plain["box/AP"])
+    assert scalars["test_augmentation/box/AP", 4] == pytest.approx(metrics["box/AP"])
+    pictures = {path.name.partition("image")[2] for path in (tmp_path / "pictures").iterdir()}
+    assert {"-1000001.png", "-1000001-augmented.png"} <= pictures
+    assert results("-augmented") != results()
+    for result in results("-augmented"):
+        assert set(result["segmentation"]) == {"size", "counts"}
+
+    # Started again, there is nothing left to do.
+    augmented("train_and_evaluate", scales=(160,), max_side=192)
+    assert len(read_metrics(tmp_path)) == 2
+
+    # Every image twice in the same size, and nobody votes: as if there were no augmentation.
+    metrics = augmented("evaluate", scales=(128,), max_side=128, flip=False, vote_iou=1.0)
+    assert dict(metrics) == pytest.approx({name: plain[name] for name in metrics}, abs=1e-6)
+    assert len(results()) == len(results("-augmented")) > 0
+    for result, expected in zip(results("-augmented"), results(), strict=True):
+        assert result["bbox"] == pytest.approx(expected["bbox"], abs=1e-3)
+        assert result["score"] == pytest.approx(expected["score"], abs=1e-6)
+        for key in ("image_id", "category_id", "segmentation"):
+            assert result[key] == expected[key]
+    assert read_metrics(tmp_path)[2]["test_augmentation"]
 
 
 def test_a_folder_of_another_experiment_is_refused(finished, data_dir):
