@@ -5,7 +5,8 @@ checkpoint, else `init_checkpoint`, else random), the check of the gin bindings,
 evaluation in turns.
 """
 
-import json
+import contextlib
+import functools
 import os
 
 import gin
@@ -20,6 +21,7 @@ from rethink_tf.data import reading, splits
 from rethink_tf.data import shapes as _shapes  # noqa: F401  registered for gin files
 from rethink_tf.data.pipeline import Pipeline
 from rethink_tf.evaluation import inference
+from rethink_tf.evaluation import test_time_augmentation as tta
 from rethink_tf.evaluation import voc_metrics as _voc_metrics  # noqa: F401  registered for gin files
 from rethink_tf.evaluation.coco_metrics import CocoMetrics
 from rethink_tf.losses import DetectionLosses
@@ -28,6 +30,7 @@ from rethink_tf.models import keypoint_head as _keypoint_head  # noqa: F401  reg
 from rethink_tf.models import vgg as _vgg  # noqa: F401  registered for gin files
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.report import samples
+from rethink_tf.training import averaging as _averaging  # noqa: F401  registered for gin files
 from rethink_tf.training import checkpoints, distribution, step, trainer
 from rethink_tf.training import schedules as _schedules  # noqa: F401  registered for gin files
 from rethink_tf.training.optimizer import MomentumSGD
@@ -52,8 +55,12 @@ def run(
     losses=DetectionLosses,
     optimizer=MomentumSGD,
     weight_decay=1e-4,
+    clip_norm=None,
+    accumulate_steps=1,
+    weight_average=None,
     cascade_steps=None,
     metrics=CocoMetrics,
+    test_augmentation=None,
     init_checkpoint=None,
     evaluation_batch_size=None,
     log_every=20,
@@ -85,11 +92,18 @@ def run(
         losses: callable without arguments, returns `DetectionLosses`.
         optimizer: callable taking learning_rate, returns a Keras optimizer.
         weight_decay: float, of kernels.
+        clip_norm: float, largest norm of the whole gradient, or None; see `TrainStep`.
+        accumulate_steps: int, micro-batches that the images of a step come in; see `TrainStep`.
+        weight_average: callable taking the detector, makes the `WeightAverage` to evaluate in place
+            of the weights, or None.
         cascade_steps: int, how many of the schedule's last steps train the later stages of a
             cascade, by the schedule's rule (`PaperSchedule` counts them for 16 images); None for
             all steps.
         metrics: callable taking ground_truth, has_masks and has_keypoints, returns what measures
             detections: `CocoMetrics` or `VocMetrics`.
+        test_augmentation: callable without arguments, returns a `TestTimeAugmentation`, or None.
+            "train_and_evaluate" uses it once, after the last of the plain evaluations, which alone
+            choose the best checkpoint; "evaluate" uses it alone.
         init_checkpoint: str or None, weights to start from where the folder has no checkpoint.
         evaluation_batch_size: int, images over all replicas; None for batch_size.
         log_every: int, steps from one log line (and summary) to the next.
@@ -119,18 +133,14 @@ def run(
     strategy = strategy()
     set_up_tensorflow(seed, precision, jit_compile, deterministic)
     test_batch_size = evaluation_batch_size or batch_size
-    _check_batch_size(strategy, "batch_size", batch_size)
-    _check_batch_size(strategy, "evaluation_batch_size", test_batch_size)
-    static_shapes = _needs_static_shapes(strategy, jit_compile)
+    distribution.check_batch_size(strategy, "batch_size", batch_size, accumulate_steps)
+    distribution.check_batch_size(strategy, "evaluation_batch_size", test_batch_size)
+    static_shapes = distribution.needs_static_shapes(strategy, jit_compile)
 
     if prepare_data:
         prepare_data(output=data_dir)
     pipeline, losses = pipeline(), losses()
-    train_data = test_data = None
-    if mode != "evaluate":
-        train_data = splits.open_split(data_dir, train_split, pipeline, is_training=True)
-    if mode != "train":
-        test_data = splits.open_split(data_dir, evaluation_split, pipeline, is_training=False)
+    train_data, test_data = _open_splits(mode, data_dir, train_split, evaluation_split, pipeline)
     opened = [each for each in (train_data, test_data) if each]
     category_ids = splits.check_splits(opened, False, pipeline.include_keypoints)
     keypoints = opened[0].keypoints
@@ -145,31 +155,50 @@ def run(
         model.create_variables()
         optimizer = optimizer(learning_rate=schedule)
         optimizer.build(model.trainable_variables)
+        average = weight_average(model) if weight_average else None
+    global_step = optimizer.iterations
     _check_keypoints_included(pipeline, model)
     splits.check_splits(opened, model.mask_head is not None, pipeline.include_keypoints)
-    checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
-    folder = os.path.join(model_dir, "checkpoints")
-    checkpoints.load_weights(checkpoint, folder, init_checkpoint, required=mode == "evaluate")
+    checkpoint = checkpoints.make_checkpoint(model, optimizer, average)
+    folder, best_folder = (os.path.join(model_dir, name) for name in ("checkpoints", "best"))
+    checkpoints.load_weights(checkpoint, folder, init_checkpoint, mode == "evaluate", average)
 
-    train_loop = evaluator = None
+    loop = evaluator = augmented = None
     if train_data:
         train_step = step.TrainStep(
-            model, losses, optimizer, strategy, seed, weight_decay, jit_compile, cascade_from
+            model,
+            losses,
+            optimizer,
+            strategy,
+            seed,
+            weight_decay,
+            jit_compile,
+            cascade_from,
+            accumulate_steps,
+            clip_norm,
+            average,
         )
-        train_loop = _make_trainer(
+        loop = _make_trainer(
             train_step, strategy, pipeline, train_data, batch_size, seed, schedule.num_steps
         )
     if test_data:
         predictor = inference.Predictor(model, strategy, jit_compile)
-        evaluator = _make_evaluator(
-            predictor,
-            pipeline,
-            test_data,
-            test_batch_size,
-            model_dir,
-            optimizer.iterations,
-            metrics,
+        evaluate_with = functools.partial(
+            _make_evaluator,
+            pipeline=pipeline,
+            data=test_data,
+            ground_truth=test_data.ground_truth(),
+            batch_size=test_batch_size,
+            model_dir=model_dir,
+            global_step=global_step,
+            metrics=metrics,
+            average=average,
         )
+        evaluator = evaluate_with(predictor)
+        if test_augmentation:
+            views = test_augmentation()
+            predictor = tta.AugmentedPredictor(model, strategy, views, jit_compile, keypoints)
+            augmented = evaluate_with(predictor, augmentation=views)
     is_chief = checkpoints.is_chief(strategy)
     config.check_all_used()
     if is_chief and mode != "evaluate":
@@ -177,36 +206,38 @@ def run(
     if when_built:
         when_built()
 
-    controller = orbit.Controller(
-        global_step=optimizer.iterations,
-        trainer=train_loop,
-        evaluator=evaluator,
-        strategy=strategy,
-        # Loops end at multiples of log_every, also after a resumption between two.
-        steps_per_loop=lambda done: log_every - int(done) % log_every,
-        summary_interval=1,  # whenever the trainer writes, which is once a loop
-        summary_dir=os.path.join(model_dir, "tensorboard") if is_chief else None,
+    controller = _make_controller(loop, evaluator, global_step, strategy, log_every, model_dir)
+    manage = functools.partial(
+        checkpoints.make_manager, checkpoint, strategy=strategy, step=global_step
     )
-
-    def make_manager(directory, interval, keep):
-        return checkpoints.make_manager(
-            checkpoint, directory, strategy, optimizer.iterations, interval, keep
-        )
-
     # Set only now: given to the constructor, Orbit would restore the newest checkpoint, also one
     # that does not read.
-    controller.checkpoint_manager = make_manager(folder, checkpoint_every, keep_newest)
+    controller.checkpoint_manager = manage(folder, interval=checkpoint_every, keep=keep_newest)
     if mode == "evaluate":
+        controller.evaluator = augmented or evaluator
         controller.evaluate()
     else:
-        best_folder = os.path.join(model_dir, "best")
-        best_manager = make_manager(best_folder, None, keep_best)
+        best_manager = manage(best_folder, keep=keep_best)
         best = checkpoints.BestKeeper(best_manager, best_folder, is_chief)
         stops = _stops(schedule.num_steps, evaluate_every if evaluator else None)
         _train_and_evaluate(controller, evaluator, best, stops, model_dir)
+        done = inference.evaluated_steps(model_dir, is_augmented=True)
+        if augmented and int(optimizer.iterations.numpy()) not in done:
+            controller.evaluator = augmented
+            controller.evaluate()
     if is_chief:
-        _say_where(model_dir, evaluator)
-    return evaluator.metrics if evaluator else {}
+        _say_where(model_dir, controller.evaluator)
+    return controller.evaluator.metrics if controller.evaluator else {}
+
+
+def _open_splits(mode, data_dir, train_split, evaluation_split, pipeline):
+    """Returns the data to train on and the data to evaluate, None for what the mode needs not."""
+    train_data = test_data = None
+    if mode != "evaluate":
+        train_data = splits.open_split(data_dir, train_split, pipeline, is_training=True)
+    if mode != "train":
+        test_data = splits.open_split(data_dir, evaluation_split, pipeline, is_training=False)
+    return train_data, test_data
 
 
 def _make_trainer(train_step, strategy, pipeline, data, batch_size, seed, num_steps):
@@ -223,30 +254,65 @@ def _make_trainer(train_step, strategy, pipeline, data, batch_size, seed, num_st
             context,
             counters,
             data.keypoints,
+            train_step.accumulate_steps,
         )
 
     batches = iter(strategy.distribute_datasets_from_function(make_dataset))
     return trainer.Trainer(train_step, batches, num_steps, batch_size, counters.as_dict)
 
 
-def _make_evaluator(predictor, pipeline, data, batch_size, model_dir, global_step, metrics):
-    """Returns the evaluator of a split."""
-    ground_truth, strategy = data.ground_truth(), predictor.strategy
+def _make_evaluator(
+    predictor,
+    pipeline,
+    data,
+    ground_truth,
+    batch_size,
+    model_dir,
+    global_step,
+    metrics,
+    average,
+    augmentation=None,
+):
+    """Returns the evaluator of a split, with the averaged weights where there are any."""
+    strategy = predictor.strategy
+    further_sizes = augmentation.further_sizes if augmentation else ()
 
     def make_dataset(context):
-        return pipeline.evaluation(data.index, batch_size, context)
+        return pipeline.evaluation(data.index, batch_size, context, further_sizes)
 
+    def make_batches():
+        batches = strategy.distribute_datasets_from_function(make_dataset)
+        return augmentation.group(batches) if augmentation else batches
+
+    label = "-augmented" if augmentation else ""
     return inference.Evaluator(
         predictor=predictor,
-        make_batches=lambda: strategy.distribute_datasets_from_function(make_dataset),
-        num_batches=pipeline.num_evaluation_batches(data.index, batch_size),
+        make_batches=make_batches,
+        num_batches=pipeline.num_evaluation_batches(data.index, batch_size, further_sizes),
         ground_truth=ground_truth,
         category_ids=data.category_ids,
         model_dir=model_dir,
         step=global_step,
         is_chief=checkpoints.is_chief(strategy),
-        pictures=samples.SamplePictures(ground_truth, model_dir, global_step),
+        pictures=samples.SamplePictures(ground_truth, model_dir, global_step, label),
         metrics=metrics,
+        is_augmented=augmentation is not None,
+        weights=average.in_use if average else contextlib.nullcontext,
+    )
+
+
+def _make_controller(loop, evaluator, global_step, strategy, log_every, model_dir):
+    """Returns Orbit's controller, still without a checkpoint manager."""
+    is_chief = checkpoints.is_chief(strategy)
+    return orbit.Controller(
+        global_step=global_step,
+        trainer=loop,
+        evaluator=evaluator,
+        strategy=strategy,
+        # Loops end at multiples of log_every, also after a resumption between two.
+        steps_per_loop=lambda done: log_every - int(done) % log_every,
+        summary_interval=1,  # whenever the trainer writes, which is once a loop
+        summary_dir=os.path.join(model_dir, "tensorboard") if is_chief else None,
     )
 
 
@@ -258,7 +324,7 @@ def detector_builder():
 def _train_and_evaluate(controller, evaluator, best, stops, model_dir):
     """Trains up to each stop and evaluates there, unless an earlier start of the run did."""
     start = int(controller.global_step.numpy())
-    evaluated = _evaluated_steps(model_dir)
+    evaluated = inference.evaluated_steps(model_dir)
     for stop in stops:
         if stop < start or (stop == start and (stop in evaluated or not evaluator)):
             continue
@@ -273,21 +339,6 @@ def _train_and_evaluate(controller, evaluator, best, stops, model_dir):
 def _stops(num_steps, evaluate_every):
     """Returns the steps at which training stops to evaluate, the last one included."""
     return [*range(evaluate_every or num_steps, num_steps, evaluate_every or num_steps), num_steps]
-
-
-def _evaluated_steps(model_dir):
-    """Returns the steps that metrics.jsonl has a whole line of."""
-    path = os.path.join(model_dir, "metrics.jsonl")
-    if not tf.io.gfile.exists(path):
-        return set()
-    steps = set()
-    with tf.io.gfile.GFile(path) as file:
-        for line in file:
-            try:
-                steps.add(json.loads(line)["step"])
-            except ValueError:
-                logging.warning("%s has a line that is not JSON: %r", path, line[:80])
-    return steps
 
 
 def set_up_tensorflow(seed, precision, jit_compile=False, deterministic=None):
@@ -325,15 +376,6 @@ def _check_stages(model, cascade_steps):
         )
 
 
-def _check_batch_size(strategy, name, size):
-    replicas = strategy.num_replicas_in_sync
-    if size < 1 or size % replicas:
-        raise ValueError(
-            f"{name} = {size} images cannot be shared equally by {replicas} replicas: take a "
-            f"multiple of {replicas}."
-        )
-
-
 def _check_keypoints_included(pipeline, model):
     has_keypoints = model.keypoint_head is not None
     if pipeline.include_keypoints != has_keypoints:
@@ -342,19 +384,6 @@ def _check_keypoints_included(pipeline, model):
             f"Pipeline.include_keypoints is {pipeline.include_keypoints}, and the detector has "
             f"{head}: include 'base/keypoint_rcnn.gin', which sets both."
         )
-
-
-def _needs_static_shapes(strategy, jit_compile):
-    """Tells whether XLA compiles the step; refuses what it cannot compile."""
-    replicas = strategy.num_replicas_in_sync
-    on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
-    if jit_compile and replicas > 1 and not on_tpu:
-        raise ValueError(
-            f"jit_compile compiles the step of one device, and the strategy has {replicas} "
-            "replicas: take the one_device strategy, a TPU, or jit_compile = False."
-        )
-    logging.info("%d replica(s).", replicas)
-    return jit_compile or on_tpu
 
 
 def _say_where(model_dir, evaluator):

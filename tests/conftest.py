@@ -63,20 +63,20 @@ def pytest_collection_modifyitems(items):
         )
 
 
-@pytest.fixture(autouse=True)
-def clean_gin():
-    """Forgets a test's bindings, so that they can't reach the next test."""
-    yield
-    if "gin" in sys.modules:
-        sys.modules["gin"].clear_config()
-
-
 @pytest.fixture
 def fresh_tensorflow_settings():
-    """Puts back what a run sets for its whole process."""
+    """Puts back what a run of an experiment sets for its whole process."""
     import tf_keras
     from tensorflow.python.framework import config as framework_config
 
     yield
     tf_keras.mixed_precision.set_global_policy("float32")
     framework_config.disable_op_determinism()
+
+
+@pytest.fixture(autouse=True)
+def clean_gin():
+    """Forgets a test's bindings, so that they can't reach the next test."""
+    yield
+    if "gin" in sys.modules:
+        sys.modules["gin"].clear_config()

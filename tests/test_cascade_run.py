@@ -13,15 +13,20 @@ pytestmark = pytest.mark.usefixtures("fresh_tensorflow_settings")
 # 2 of 3 parts of the schedule come before the switch: it is at step 2.
 SHORT = ("STEPS=3", "run.checkpoint_every=1")
 
+# What must go on as it was, too.
+AVERAGED = ("run.weight_average=@WeightAverage", "run.accumulate_steps=2", "run.clip_norm=0.5")
+
 
 def run(params, mode="train_and_evaluate", gin_file="scratch_r101_cascade.gin"):
     config.parse([gin_file, "overlays/tiny.gin"], params)
     return experiment.run(mode=mode)
 
 
-def test_one_file_trains_without_and_then_with_the_cascade(tmp_path):
+def test_one_file_trains_without_and_then_with_the_cascade(tmp_path, caplog):
+    caplog.set_level("INFO", logger="absl")
     whole, killed, data_dir = tmp_path / "whole", tmp_path / "killed", tmp_path / "data"
-    metrics = run(tiny(whole, data_dir, *SHORT))
+    metrics = run(tiny(whole, data_dir, *SHORT, *AVERAGED))
+    assert "Evaluating averaged weights (decay 0.9998)." in caplog.messages
     assert "box/AP" in metrics and "mask/AP" in metrics
     scalars = read_scalars(whole)
     for stage in ("_stage2", "_stage3"):
@@ -36,8 +41,9 @@ def test_one_file_trains_without_and_then_with_the_cascade(tmp_path):
     shutil.copy(whole / "config.json", killed)
     for path in (whole / "checkpoints").glob("step-1.*"):
         shutil.copy(path, killed / "checkpoints")
-    run(tiny(killed, data_dir, *SHORT), mode="train")
+    run(tiny(killed, data_dir, *SHORT, *AVERAGED), mode="train")
     expected, found = read_weights(whole, 3), read_weights(killed, 3)
+    assert any(name.startswith("averages/") for name in expected)
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-7, err_msg=name)

@@ -91,6 +91,19 @@ def test_evaluating_an_empty_folder_says_what_to_do(tmp_path, data_dir):
         run("quickstart.gin", tiny(tmp_path, data_dir), mode="evaluate")
 
 
+def test_evaluating_averages_that_a_run_does_not_have_is_refused(finished, data_dir):
+    params = tiny(finished[0], data_dir, "run.weight_average=@WeightAverage")
+    with pytest.raises(ValueError, match="step-4 holds no averaged weights"):
+        run("quickstart.gin", params, mode="evaluate")
+
+
+def test_one_gpu_takes_the_papers_batch_in_parts():
+    config.parse(["scratch_r50.gin", "overlays/one_gpu.gin"], tiny("/nowhere", "/nowhere"))
+    schedule = gin.get_configurable("PaperSchedule")()
+    assert schedule.num_steps == 540_000 and schedule.peak_learning_rate == 0.02
+    assert gin.query_parameter("experiment.run.accumulate_steps") == 8  # of 2 images each
+
+
 def test_a_misspelt_macro_stops_the_run_before_the_first_step(tmp_path, data_dir):
     with pytest.raises(config.ConfigError, match=r"BATCHSIZE = 4 \(did you mean BATCH_SIZE"):
         run("quickstart.gin", tiny(tmp_path, data_dir, "BATCHSIZE=4"))

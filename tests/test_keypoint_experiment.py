@@ -5,9 +5,7 @@ import json
 import gin
 import numpy as np
 import pytest
-import tf_keras
 from experiment_runs import read_metrics, read_scalars, tiny
-from tensorflow.python.framework import config as framework_config
 
 from rethink_tf import config, experiment
 from rethink_tf.data import coco, shapes
@@ -16,12 +14,7 @@ from rethink_tf.data import coco, shapes
 SMALL = ["STEPS=2", "run.log_every=2", "ResNet.depth=18"]
 
 
-@pytest.fixture(autouse=True)
-def fresh_tensorflow_settings():
-    """Puts back what a run sets for its whole process."""
-    yield
-    tf_keras.mixed_precision.set_global_policy("float32")
-    framework_config.disable_op_determinism()
+pytestmark = pytest.mark.usefixtures("fresh_tensorflow_settings")
 
 
 @pytest.fixture(scope="module")

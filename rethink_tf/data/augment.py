@@ -18,12 +18,12 @@ def flip_boxes(boxes, width, flip):
     """Mirrors boxes left and right.
 
     Args:
-        boxes: float32 [K, 4], (y1, x1, y2, x2), pixels.
-        width: float32 scalar, of the image, pixels.
+        boxes: float32 [..., K, 4], (y1, x1, y2, x2), pixels.
+        width: float32 scalar or [..., 1], of the image, pixels.
         flip: bool scalar.
 
     Returns:
-        float32 [K, 4].
+        float32 [..., K, 4].
     """
     y1, x1, y2, x2 = tf.unstack(boxes, axis=-1)
     return tf.where(flip, tf.stack([y1, width - x2, y2, width - x1], -1), boxes)

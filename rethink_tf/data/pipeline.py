@@ -130,11 +130,13 @@ class Pipeline:
         input_context: tf.distribute.InputContext | None = None,
         counters: reading.PipelineCounters | None = None,
         keypoints: KeypointLayout | None = None,
+        accumulate_steps: int = 1,
     ) -> tf.data.Dataset:
         """Training batches from a step on, without end.
 
         Each global batch comes as the shares of this pipeline's replicas, one element each, in
-        the order of the replicas: what `strategy.distribute_datasets_from_function` wants.
+        the order of the replicas: what `strategy.distribute_datasets_from_function` wants. In
+        micro-batches it is the same images in the same order, cut into as many global batches.
 
         Args:
             source: a record directory or its index.
@@ -145,6 +147,7 @@ class Pipeline:
             input_context: which worker this is; None for one worker with one replica.
             counters: where skipped records and cut objects are counted.
             keypoints: of the data set; needed where `include_keypoints` is set.
+            accumulate_steps: micro-batches a step, of G / accumulate_steps images each.
 
         Returns:
             Batches as `schema.training_spec` says, B images each.
@@ -154,7 +157,7 @@ class Pipeline:
                 are to be included, no keypoint.
         """
         index = self.training_index(source)
-        share = _Share(global_batch_size, input_context)
+        share = _Share(global_batch_size, input_context, accumulate_steps)
         ids = sorted(set(category_ids))
         if not ids:
             raise ValueError(f"{index.directory}: no categories, so there is nothing to learn")
@@ -172,7 +175,12 @@ class Pipeline:
                 flip, which = draws.reshape(*candidates.shape, 2).transpose(2, 0, 1)
                 sides = np.array(self.min_sides)[(which * len(self.min_sides)).astype(int)]
                 yield self._describe(
-                    index, rows, candidates, bucket, sides, flip < self.flip_probability
+                    index,
+                    rows,
+                    candidates,
+                    self.buckets[bucket],
+                    (sides, self.max_side),
+                    flip < self.flip_probability,
                 )
 
         def load(serialized, place, bucket):
@@ -207,6 +215,7 @@ class Pipeline:
         source: str | records.RecordIndex,
         global_batch_size: int,
         input_context: tf.distribute.InputContext | None = None,
+        further_sizes: Sequence[tuple[int, int]] = (),
     ) -> tf.data.Dataset:
         """Each image once, bucket by bucket; padding images fill a bucket's last batch.
 
@@ -216,32 +225,63 @@ class Pipeline:
             source: a record directory or its index.
             global_batch_size: G, divisible by the number of replicas.
             input_context: which worker this is; None for one worker with one replica.
+            further_sizes: (min_side, max_side) each, pixels. After each batch its images come again
+                in each of these sizes, resized from the stored images, a batch each.
 
         Returns:
             Batches as `schema.evaluation_spec` says, B images each; every worker has as many.
         """
         index = self.evaluation_index(source)
         share = _Share(global_batch_size, input_context)
-        bucket_of_row = self._assign(index, self.evaluation_min_side)
+        sizes = [(self.evaluation_min_side, self.max_side), *further_sizes]
+        group_of_row, shapes = self._evaluation_groups(index, further_sizes)
 
         def slots():
-            for bucket, rows in plan.evaluation_batches(bucket_of_row, global_batch_size):
+            for group, rows in plan.evaluation_batches(group_of_row, global_batch_size):
                 rows = share.of(rows)
                 flip = np.zeros([len(rows), 1], bool)
-                side = self.evaluation_min_side
-                yield self._describe(index, rows, rows[:, np.newaxis], bucket, side, flip)
+                for size, shape in zip(sizes, shapes[group], strict=True):
+                    yield self._describe(index, rows, rows[:, np.newaxis], shape, size, flip)
 
         def load(serialized, place, bucket):
             encoded = decode.parse_image(serialized)["image/encoded"]
             return decode.decode_image(encoded, place, bucket), decode.no_notes()
 
-        spec = schema.evaluation_spec(share.replica_batch_size, self._static_shape())
+        static_shape = None if further_sizes else self._static_shape()
+        spec = schema.evaluation_spec(share.replica_batch_size, static_shape)
         return self._dataset(index, slots, 1, load, share, spec, reading.Report(index))
 
-    def num_evaluation_batches(self, index: records.RecordIndex, global_batch_size: int) -> int:
-        """How many global batches `evaluation` gives."""
-        bucket_of_row = self._assign(index, self.evaluation_min_side)
-        return sum(1 for _ in plan.evaluation_batches(bucket_of_row, global_batch_size))
+    def num_evaluation_batches(
+        self,
+        index: records.RecordIndex,
+        global_batch_size: int,
+        further_sizes: Sequence[tuple[int, int]] = (),
+    ) -> int:
+        """How many global batches `evaluation` gives, not counted again in further sizes."""
+        group_of_row, _ = self._evaluation_groups(index, further_sizes)
+        return sum(1 for _ in plan.evaluation_batches(group_of_row, global_batch_size))
+
+    def _evaluation_groups(self, index, further_sizes):
+        """Which images are evaluated together, and the shapes that they come in.
+
+        In a further size a group has the smallest bucket that holds all of its images, so that none
+        shrinks. The images that max_side makes smaller than min_side, which are longer than the
+        others, are a group of their own then: in the others' bucket they would triple it.
+
+        Returns:
+            int64 [N], and {group: [(H, W) of the own size and of each further one]}.
+        """
+        group_of_row = 2 * self._assign(index, self.evaluation_min_side)
+        if further_sizes:
+            own = _resized(index, (self.evaluation_min_side, self.max_side))
+            group_of_row += own.min(axis=-1) < self.evaluation_min_side
+        shapes = {}
+        for group in np.unique(group_of_row).tolist():
+            inside = group_of_row == group
+            shapes[group] = [self.buckets[group // 2]] + [
+                plan.enclosing_bucket(_resized(index, size)[inside]) for size in further_sizes
+            ]
+        return group_of_row, shapes
 
     def _choose(self, source, num_images, setting):
         """The index of a directory, or an index, restricted to a subset where a number is given."""
@@ -261,14 +301,16 @@ class Pipeline:
         return self.buckets[0] if len(self.buckets) == 1 else None
 
     def _assign(self, index, min_side):
-        shapes = plan.resized_shapes(index.height, index.width, min_side, self.max_side)
-        return plan.assign_buckets(shapes, self.buckets)
+        return plan.assign_buckets(_resized(index, (min_side, self.max_side)), self.buckets)
 
-    def _describe(self, index, rows, candidates, bucket, min_sides, flip):
-        """All that tf.data must know of P slots with n candidates each: arrays [P, ...]."""
-        shape = self.buckets[bucket]
+    @staticmethod
+    def _describe(index, rows, candidates, shape, size, flip):
+        """All that tf.data must know of P slots with n candidates each: arrays [P, ...].
+
+        Their batch is of `shape`, their images are resized to `size`, (min_sides, max_side).
+        """
         stored = np.stack([index.height[candidates], index.width[candidates]], -1)
-        sizes = plan.resized_shapes(stored[..., 0], stored[..., 1], min_sides, self.max_side)
+        sizes = plan.resized_shapes(stored[..., 0], stored[..., 1], *size)
         places = {
             "row": candidates,
             "candidate": np.broadcast_to(np.arange(candidates.shape[1]), candidates.shape),
@@ -306,24 +348,39 @@ class Pipeline:
         return dataset.prefetch(2).with_options(options)
 
 
-class _Share:
-    """The part of a global batch that one input pipeline reads, and one replica of it gets."""
+def _resized(index, size):
+    """Sizes int64 [N, 2] of all images, resized to (min_side, max_side)."""
+    return plan.resized_shapes(index.height, index.width, *size)
 
-    def __init__(self, global_batch_size: int, context: tf.distribute.InputContext | None):
+
+class _Share:
+    """The part of a global batch that one input pipeline reads, and one replica of it gets.
+
+    Of several micro-batches, each is shared as a global batch is.
+    """
+
+    def __init__(
+        self,
+        global_batch_size: int,
+        context: tf.distribute.InputContext | None,
+        micro_batches: int = 1,
+    ):
         context = context or tf.distribute.InputContext()
         replicas, pipelines = context.num_replicas_in_sync, context.num_input_pipelines
-        if global_batch_size < 1 or global_batch_size % replicas or replicas % pipelines:
+        parts = micro_batches * replicas
+        if min(global_batch_size, parts) < 1 or global_batch_size % parts or replicas % pipelines:
             raise ValueError(
                 f"a global batch of {global_batch_size} images cannot be shared equally by "
-                f"{replicas} replicas fed by {pipelines} input pipelines; "
-                f"take a multiple of {replicas}"
+                f"{replicas} replicas fed by {pipelines} input pipelines in {micro_batches} "
+                f"micro-batches; take a multiple of {parts}"
             )
-        self.replica_batch_size = global_batch_size // replicas
+        self.replica_batch_size = global_batch_size // parts
         self.size = global_batch_size // pipelines
-        self._start = context.input_pipeline_id * self.size
+        self._shape = (micro_batches, pipelines, self.size // micro_batches)
+        self._pipeline = context.input_pipeline_id
 
     def of(self, rows: np.ndarray) -> np.ndarray:
-        return rows[self._start : self._start + self.size]
+        return rows.reshape(self._shape)[:, self._pipeline].ravel()
 
 
 def _slot_signature(num_slots: int, num_candidates: int) -> dict:

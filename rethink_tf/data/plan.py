@@ -57,9 +57,15 @@ def shrink_to_bucket(shapes: np.ndarray, bucket: Sequence[int]) -> np.ndarray:
     return np.clip(fitted, 1, np.asarray(bucket))
 
 
+def enclosing_bucket(shapes: np.ndarray) -> tuple[int, int]:
+    """The smallest bucket that holds all of some sizes, int [N, 2] in pixels."""
+    height, width = -(-np.max(shapes, axis=0) // BUCKET_MULTIPLE) * BUCKET_MULTIPLE
+    return int(height), int(width)
+
+
 def default_buckets(min_side: int, max_side: int) -> tuple[tuple[int, int], ...]:
     """A landscape and a portrait bucket, or one square: 800, 1333 give 832x1344 and 1344x832."""
-    short, long = (-(-side // BUCKET_MULTIPLE) * BUCKET_MULTIPLE for side in (min_side, max_side))
+    short, long = enclosing_bucket([(min_side, max_side)])
     return ((short, short),) if short == long else ((short, long), (long, short))
 
 

@@ -5,6 +5,7 @@ While a batch is predicted, a thread pastes and encodes the masks of the one bef
 Letters: B images, D detections an image, S side of a mask.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -76,6 +77,8 @@ class Evaluator(orbit.AbstractEvaluator):
         is_chief=True,
         pictures=None,
         metrics=coco_metrics.CocoMetrics,
+        is_augmented=False,
+        weights=contextlib.nullcontext,
     ):
         """Takes the parts.
 
@@ -95,6 +98,11 @@ class Evaluator(orbit.AbstractEvaluator):
                 pixels: boxes, scores, category_ids, keypoints and an iterator over masks [h, w].
             metrics: callable taking ground_truth, has_masks and has_keypoints, returns an object
                 with `evaluate`, `format_table` and `headline`, such as `CocoMetrics`.
+            is_augmented: bool, whether the predictor is one of `test_time_augmentation`. Its lines
+                of `metrics.jsonl` then have "test_augmentation": true, its results' file another
+                name, and its summaries another prefix, for they are no later values of the same.
+            weights: callable without arguments, returns a context in which the detector holds the
+                weights to measure; by default those it has.
         """
         self._predictor, self._make_batches = predictor, make_batches
         self._num_batches, self._num_images = num_batches, len(ground_truth["images"])
@@ -107,7 +115,7 @@ class Evaluator(orbit.AbstractEvaluator):
         )
         self._category_ids = np.asarray(sorted(category_ids))
         self._model_dir, self._step, self._is_chief = model_dir, step, is_chief
-        self.pictures = pictures
+        self.pictures, self._is_augmented, self._weights = pictures, is_augmented, weights
         self.metrics, self.results_path = {}, None
 
     @property
@@ -126,10 +134,11 @@ class Evaluator(orbit.AbstractEvaluator):
         """
         del num_steps
         start, results = time.monotonic(), []
+        title = "evaluating by test augmentation" if self._is_augmented else "evaluating"
         batches = tqdm.tqdm(
-            self._make_batches(), "evaluating", self._num_batches, disable=not self._is_chief
+            self._make_batches(), title, self._num_batches, disable=not self._is_chief
         )
-        with overlap.InOrder(self._results) as background:
+        with self._weights(), overlap.InOrder(self._results) as background:
             for position, batch in enumerate(batches):
                 outputs = self._predictor(batch)
                 for row, image_id in enumerate(outputs[schema.IMAGE_ID]):
@@ -210,11 +219,13 @@ class Evaluator(orbit.AbstractEvaluator):
 
     def _record(self, results, seconds):
         step = int(self._step.numpy())
-        self.results_path = os.path.join(self._model_dir, "results", f"detections-{step}.json")
+        name = f"detections-{step}{'-augmented' * self._is_augmented}.json"
+        self.results_path = os.path.join(self._model_dir, "results", name)
         tf.io.gfile.makedirs(os.path.dirname(self.results_path))
         coco_metrics.write_results(self.results_path, results)
         line = (
             {"step": step}
+            | ({"test_augmentation": True} if self._is_augmented else {})
             | dict(self.metrics)
             | {"seconds": round(seconds, 3), "time": time.time()}
         )
@@ -222,11 +233,37 @@ class Evaluator(orbit.AbstractEvaluator):
             file.write(json.dumps(line) + "\n")
         for name, value in self.metrics.items():
             if "per_class" not in name:
-                tf.summary.scalar(f"evaluation/{name}", value)
+                prefix = "test_augmentation" if self._is_augmented else "evaluation"
+                tf.summary.scalar(f"{prefix}/{name}", value)
         logging.info(
-            "Evaluated %d images at step %d in %.1f s.\n%s",
+            "Evaluated %d images at step %d%s in %.1f s.\n%s",
             self._num_images,
             step,
+            " by test augmentation" if self._is_augmented else "",
             seconds,
             self._measure.format_table(self.metrics),
         )
+
+
+def evaluated_steps(model_dir, is_augmented=False):
+    """Returns the steps that `metrics.jsonl` of a run has a whole line of.
+
+    Args:
+        model_dir: str.
+        is_augmented: bool, whether lines of `Evaluator`s with test augmentation are meant, or those
+            of the others.
+    """
+    path = os.path.join(model_dir, "metrics.jsonl")
+    if not tf.io.gfile.exists(path):
+        return set()
+    steps = set()
+    with tf.io.gfile.GFile(path) as file:
+        for line in file:
+            try:
+                found = json.loads(line)
+            except ValueError:
+                logging.warning("%s has a line that is not JSON: %r", path, line[:80])
+                continue
+            if found.get("test_augmentation", False) == is_augmented:
+                steps.add(found["step"])
+    return steps

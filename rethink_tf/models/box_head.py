@@ -203,13 +203,17 @@ class BoxHead(tf_keras.layers.Layer):
             image_size: int32 [B, 2], (height, width), pixels.
 
         Returns:
-            dict as of `detect`.
+            dict as of `suppress`.
         """
-        class_logits, deltas = self(pool(proposals, self.roi_size))
-        return self.detect(class_logits, deltas, proposals, proposal_valid, image_size)
+        return self.suppress(self.candidates(pool, proposals, proposal_valid, image_size))
 
-    def detect(self, class_logits, deltas, proposals, proposal_valid, image_size):
-        """Turns the head's outputs into the detections of each image.
+    def candidates(self, pool, proposals, proposal_valid, image_size):
+        """Runs the head; arguments as of `predict`, result as of `decode`."""
+        class_logits, deltas = self(pool(proposals, self.roi_size))
+        return self.decode(class_logits, deltas, proposals, proposal_valid, image_size)
+
+    def decode(self, class_logits, deltas, proposals, proposal_valid, image_size):
+        """Turns the head's outputs into the boxes that detections are chosen from.
 
         Args:
             class_logits: float32 [B, P, C + 1].
@@ -219,8 +223,9 @@ class BoxHead(tf_keras.layers.Layer):
             image_size: int32 [B, 2], (height, width), pixels.
 
         Returns:
-            dict: boxes float32 [B, D, 4], pixels of the input image; scores float32 [B, D];
-            classes int32 [B, D], 1..C; by falling score, zero where there are fewer than D.
+            dict: boxes float32 [B, N, 4], clipped to the image, pixels; scores float32 [B, N],
+            above the threshold by falling score, or NO_SCORE, which marks padding rows; classes
+            int32 [B, N], 1..C. N is at most MAX_CANDIDATES.
         """
         num_classes, num_proposals = self.num_classes, proposals.shape[1]
         scores = tf.nn.softmax(class_logits)[..., 1:]
@@ -239,7 +244,19 @@ class BoxHead(tf_keras.layers.Layer):
         boxes = box_ops.decode_boxes(deltas, anchors, self.box_weights)
         boxes = box_ops.clip_boxes(boxes, image_size)
         scores = tf.where(box_ops.area(boxes) > 0.0, scores, nms.NO_SCORE)
-        classes = columns + 1
+        return {"boxes": boxes, "scores": scores, "classes": columns + 1}
+
+    def suppress(self, candidates):
+        """Chooses the detections of each image.
+
+        Args:
+            candidates: dict as of `decode`.
+
+        Returns:
+            dict: boxes float32 [B, D, 4], pixels of the input image; scores float32 [B, D];
+            classes int32 [B, D], 1..C; by falling score, zero where there are fewer than D.
+        """
+        boxes, scores, classes = (candidates[key] for key in ("boxes", "scores", "classes"))
         kept, valid = nms.suppress_per_class(
             boxes, scores, classes, self.max_detections, self.nms_threshold
         )

@@ -143,17 +143,25 @@ class CascadeBoxHead(tf_keras.layers.Layer):
             image_size: int32 [B, 2], (height, width), pixels.
 
         Returns:
-            dict as of `BoxHead.detect`.
+            dict as of `BoxHead.suppress`.
         """
+        return self.suppress(self.candidates(pool, proposals, proposal_valid, image_size))
+
+    def candidates(self, pool, proposals, proposal_valid, image_size):
+        """Runs the stages; arguments as of `predict`, result as of `BoxHead.decode`."""
 
         def by(stages):
-            return lambda: _detect(stages, pool, proposals, proposal_valid, image_size)
+            return lambda: _candidates(stages, pool, proposals, proposal_valid, image_size)
 
         return tf.cond(self.stages_trained > 1, by(self.stages), by(self.stages[:1]))
 
+    def suppress(self, candidates):
+        """Chooses the detections of each image; see `BoxHead.suppress`."""
+        return self.stages[-1].suppress(candidates)
 
-def _detect(stages, pool, rois, valid, image_size):
-    """Runs the stages one after the other and returns the detections."""
+
+def _candidates(stages, pool, rois, valid, image_size):
+    """Runs the stages one after the other and returns what detections are chosen from."""
     scores, before, deltas = [], None, None
     for head in stages:
         if before is not None:
@@ -163,7 +171,7 @@ def _detect(stages, pool, rois, valid, image_size):
         before = head
     # Logarithms of scores are logits of the same scores.
     class_logits = tf.math.log(tf.add_n(scores) / len(scores))
-    return before.detect(class_logits, deltas, rois, valid, image_size)
+    return before.decode(class_logits, deltas, rois, valid, image_size)
 
 
 def refine(rois, valid, deltas, box_weights, image_size):

@@ -121,6 +121,33 @@ class MaskRCNN(tf_keras.Model):
             return self._train(features, batch, seed, num_stages)
         return self._predict(features, batch)
 
+    def find_candidates(self, batch):
+        """Runs the detector up to the boxes that detections are chosen from.
+
+        Args:
+            batch: dict as of `call`, without training.
+
+        Returns:
+            dict as of `BoxHead.decode`.
+        """
+        features = self.features(batch["image"], batch["image_size"])
+        return self._find_candidates(features, self._roi_align(features), batch["image_size"])
+
+    def describe(self, batch, detections):
+        """Runs the heads that say more of an object than its box, on boxes that are given.
+
+        Args:
+            batch: dict as of `call`, without training.
+            detections: dict: boxes float32 [B, D, 4], pixels of the input image, and classes int32
+                [B, D], 0 is padding.
+
+        Returns:
+            dict: with a mask head, masks as of `call`; with a keypoint head, heatmaps float32
+            [B, D, K, S, S], logits.
+        """
+        pool = self._roi_align(self.features(batch["image"], batch["image_size"]))
+        return self._describe(pool, detections)
+
     def variables_of_stages(self, num_stages=None):
         """Returns the trainable variables without those of the box head's later stages.
 
@@ -320,15 +347,27 @@ class MaskRCNN(tf_keras.Model):
         }
 
     def _predict(self, features, batch):
-        head = self.rpn(features)
-        proposals, valid = self.rpn.propose(*head, batch["image_size"], training=False)
         pool = self._roi_align(features)
-        detections = self.box_head.predict(pool, proposals, valid, batch["image_size"])
-        if self.mask_head:
-            detections["masks"] = self._predict_masks(pool, detections)
+        candidates = self._find_candidates(features, pool, batch["image_size"])
+        detections = self.box_head.suppress(candidates)
+        detections |= self._describe(pool, detections)
         if self.keypoint_head:
-            detections["keypoints"] = self._predict_keypoints(pool, detections)
+            heatmaps, classes = detections.pop("heatmaps"), detections["classes"]
+            detections["keypoints"] = keypoint_ops.place(heatmaps, detections["boxes"], classes)
         return detections
+
+    def _find_candidates(self, features, pool, image_size):
+        head = self.rpn(features)
+        proposals, valid = self.rpn.propose(*head, image_size, training=False)
+        return self.box_head.candidates(pool, proposals, valid, image_size)
+
+    def _describe(self, pool, detections):
+        described = {}
+        if self.mask_head:
+            described["masks"] = self._predict_masks(pool, detections)
+        if self.keypoint_head:
+            described["heatmaps"] = self._predict_heatmaps(pool, detections)
+        return described
 
     def _predict_masks(self, pool, detections):
         """Returns the mask probabilities of the detections, float32 [B, D, S, S]."""
@@ -347,21 +386,18 @@ class MaskRCNN(tf_keras.Model):
             masks = tf.scatter_nd(rows, masks, shape)
         return tf.reshape(masks, [-1, boxes.shape[1], size, size])
 
-    def _predict_keypoints(self, pool, detections):
-        """Returns the keypoints of the detections, (y, x, score), float32 [B, D, K, 3]."""
+    def _predict_heatmaps(self, pool, detections):
+        """Returns the heatmaps of the detections, logits, float32 [B, D, K, S, S]."""
         head, boxes, classes = self.keypoint_head, detections["boxes"], detections["classes"]
         pooled = pool(boxes, head.roi_size)
         pooled = tf.reshape(pooled, [-1, *pooled.shape[2:]])
-        boxes, detected = tf.reshape(boxes, [-1, 4]), tf.reshape(classes > 0, [-1])
-        if not self.static_shapes:
-            rows = tf.where(_those_or_first(detected))
-            pooled, boxes = tf.gather_nd(pooled, rows), tf.gather_nd(boxes, rows)
-        keypoints = keypoint_ops.decode(head(pooled), boxes)
-        if not self.static_shapes:
-            shape = tf.stack([tf.size(detected, tf.int64), head.num_keypoints, 3])
-            keypoints = tf.scatter_nd(rows, keypoints, shape)
-        keypoints = tf.where(detected[:, tf.newaxis, tf.newaxis], keypoints, 0.0)
-        return tf.reshape(keypoints, [-1, classes.shape[1], head.num_keypoints, 3])
+        if self.static_shapes:
+            heatmaps = head(pooled)
+        else:
+            rows = tf.where(_those_or_first(tf.reshape(classes > 0, [-1])))
+            shape = [tf.shape(pooled, tf.int64)[0], head.num_keypoints, head.size, head.size]
+            heatmaps = tf.scatter_nd(rows, head(tf.gather_nd(pooled, rows)), tf.stack(shape))
+        return tf.reshape(heatmaps, [-1, boxes.shape[1], head.num_keypoints, head.size, head.size])
 
 
 def _those_or_first(rows):

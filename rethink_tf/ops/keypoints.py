@@ -91,6 +91,24 @@ def decode(logits, rois):
     return tf.concat([low + fractions * (high - low), score[..., tf.newaxis]], axis=-1)
 
 
+def place(heatmaps, boxes, classes):
+    """Decodes the heatmaps of detections.
+
+    Args:
+        heatmaps: float32 [B, D, K, S, S], logits.
+        boxes: float32 [B, D, 4], pixels.
+        classes: int32 [B, D], 0 is padding.
+
+    Returns:
+        float32 [B, D, K, 3], as of `decode`; padding rows are zero.
+    """
+    num_detections, num_keypoints, size = heatmaps.shape[1:4]
+    flat = tf.reshape(heatmaps, [-1, num_keypoints, size, size])
+    keypoints = decode(flat, tf.reshape(boxes, [-1, 4]))
+    keypoints = tf.reshape(keypoints, [-1, num_detections, num_keypoints, 3])
+    return tf.where(classes[..., tf.newaxis, tf.newaxis] > 0, keypoints, 0.0)
+
+
 def mirror(keypoints, width, flip_order):
     """Mirrors keypoints left and right; what was the left eye becomes the right one.
 
@@ -106,6 +124,19 @@ def mirror(keypoints, width, flip_order):
     swapped = tf.gather(keypoints, list(flip_order), axis=-2)
     y, x, last = tf.unstack(swapped, axis=-1)
     return tf.stack([y, tf.where(last > 0.0, width - x, x), last], axis=-1)
+
+
+def mirror_heatmaps(heatmaps, flip_order):
+    """Mirrors heatmaps left and right; what was the left eye's becomes the right one's.
+
+    Args:
+        heatmaps: float32 [..., K, S, S].
+        flip_order: K ints, the keypoint that each one becomes.
+
+    Returns:
+        float32 [..., K, S, S].
+    """
+    return tf.gather(heatmaps, list(flip_order), axis=-3)[..., ::-1]
 
 
 def _fine_grid():

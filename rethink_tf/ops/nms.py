@@ -1,10 +1,12 @@
-"""Non-maximum suppression with fixed output shapes.
+"""Non-maximum suppression with fixed output shapes, and the vote of the suppressed boxes.
 
 The same TensorFlow kernel runs on CPU, on GPU and under XLA: it pads its output, so that every
 shape is static. Letters: B images, N boxes, K kept.
 """
 
 import tensorflow as tf
+
+from rethink_tf.ops.boxes import pairwise_iou
 
 # Scores at or below it are never kept: the mark of padding rows.
 NO_SCORE = -1e30
@@ -58,3 +60,33 @@ def suppress_per_class(boxes, scores, classes, max_output, iou_threshold):
     span = tf.reduce_max(boxes, axis=[1, 2], keepdims=True) + 1.0
     offset = tf.cast(classes, boxes.dtype)[..., tf.newaxis] * span
     return suppress(boxes + offset, scores, max_output, iou_threshold)
+
+
+def vote(kept_boxes, kept_classes, boxes, scores, classes, iou_threshold):
+    """Moves each kept box to the mean of all boxes that agree with it, weighted by their scores.
+
+    Those are the boxes of its class with an IoU of at least the threshold, itself among them.
+
+    Args:
+        kept_boxes: float32 [B, K, 4].
+        kept_classes: int32 [B, K], 0 is padding.
+        boxes: float32 [B, N, 4], those that the kept ones were chosen from.
+        scores: float32 [B, N], above 0; NO_SCORE marks padding rows.
+        classes: int32 [B, N].
+        iou_threshold: float in (0, 1].
+
+    Returns:
+        float32 [B, K, 4]; padding rows stay as they are.
+
+    Source: Gidaris and Komodakis 2015, arXiv:1505.01749, section 5; Detectron's `box_voting` with
+    the scoring method "ID", by which the kept boxes' scores stay.
+    """
+    agree = pairwise_iou(kept_boxes, boxes) >= iou_threshold
+    agree &= kept_classes[..., tf.newaxis] == classes[:, tf.newaxis]
+    agree &= (scores > NO_SCORE)[:, tf.newaxis] & (kept_classes > 0)[..., tf.newaxis]
+    weights = tf.where(agree, scores[:, tf.newaxis], 0.0)
+    total = tf.reduce_sum(weights, axis=-1, keepdims=True)
+    # As a shift, and not as a matrix product: that has 10 bits on some GPUs, which is a pixel.
+    shifts = boxes[:, tf.newaxis] - kept_boxes[..., tf.newaxis, :]
+    shift = tf.reduce_sum(weights[..., tf.newaxis] * shifts, axis=2)
+    return kept_boxes + tf.math.divide_no_nan(shift, total)

@@ -18,13 +18,14 @@ MAX_PICTURES = 4
 class SamplePictures:
     """Draws the images it is called with, up to a few an evaluation."""
 
-    def __init__(self, ground_truth, model_dir, step):
+    def __init__(self, ground_truth, model_dir, step, label=""):
         """Takes what the pictures need.
 
         Args:
             ground_truth: dict in COCO form.
             model_dir: str; pictures go to its folder `pictures`.
             step: variable that counts the training steps.
+            label: str, added to the pictures' names, for another evaluation of the same step.
         """
         self._names = {entry["id"]: entry["name"] for entry in ground_truth["categories"]}
         self._annotations = {}
@@ -33,7 +34,7 @@ class SamplePictures:
         self._sizes = {
             each["id"]: (each["height"], each["width"]) for each in ground_truth["images"]
         }
-        self._model_dir, self._step = model_dir, step
+        self._model_dir, self._step, self._label = model_dir, step, label
         self._drawn = {}
         self.newest = None
 
@@ -64,10 +65,10 @@ class SamplePictures:
         truth = self._truth(image_id, image.shape[:2], "keypoints" in found)
         picture = pictures.side_by_side(image, truth, detections)
         folder = os.path.join(self._model_dir, "pictures")
-        path = os.path.join(folder, f"step-{step}-image-{image_id}.png")
+        path = os.path.join(folder, f"step-{step}-image-{image_id}{self._label}.png")
         pictures.save_png(path, picture)
         self.newest = path if position == 0 else self.newest
-        tf.summary.image(f"detections/{position}", picture[np.newaxis], step=step)
+        tf.summary.image(f"detections{self._label}/{position}", picture[np.newaxis], step=step)
 
     def _truth(self, image_id, shape, with_keypoints):
         """Returns the `Objects` of an image's annotations, resized to the shape (h, w)."""

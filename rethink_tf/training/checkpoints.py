@@ -10,6 +10,10 @@ import tempfile
 import tensorflow as tf
 from absl import logging
 
+from rethink_tf.training import averaging
+
+AVERAGES = "averages"  # what a checkpoint calls the averages of the weights
+
 
 def is_chief(strategy):
     """Tells whether this process writes for all: it does unless it is a later worker of several."""
@@ -20,6 +24,20 @@ def is_chief(strategy):
     return resolver.task_type == "chief" or (
         resolver.task_type == "worker" and resolver.task_id == 0 and not has_chief
     )
+
+
+def make_checkpoint(model, optimizer, average=None):
+    """Returns the `tf.train.Checkpoint` of a run.
+
+    Args:
+        model: the detector.
+        optimizer: Keras optimizer, which has the step.
+        average: `WeightAverage`, or None.
+    """
+    parts = {"model": model, "optimizer": optimizer}
+    if average:
+        parts[AVERAGES] = average.variables
+    return tf.train.Checkpoint(**parts)
 
 
 def make_manager(checkpoint, directory, strategy, step, interval=None, keep=3):
@@ -70,7 +88,8 @@ def restore_newest(checkpoint, directory):
         The path of the one restored, or None where the folder has none.
 
     Raises:
-        ValueError: if there are some and none of them reads.
+        ValueError: if there are some and none of them reads, or the run that wrote them did not
+            average its weights and this one does.
     """
     paths = list_newest_first(directory)
     for path in paths:
@@ -82,6 +101,11 @@ def restore_newest(checkpoint, directory):
                 "The checkpoint %s cannot be read (%s); trying the one before.", path, error
             )
             continue
+        if hasattr(checkpoint, AVERAGES) and not _holds_averages(path):
+            raise ValueError(
+                f"The checkpoint {path} holds no averaged weights, because its run had none: take "
+                "run.weight_average = None, or the checkpoint as run.init_checkpoint of a new run."
+            )
         checkpoint.restore(path).assert_existing_objects_matched()
         return path
     if paths:
@@ -99,9 +123,15 @@ def _check_readable(path):
         reader.get_tensor(name)
 
 
+def _holds_averages(path):
+    names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+    return any(name.startswith(AVERAGES + "/") for name in names)
+
+
 def initialize(detector, path):
     """Reads the detector's weights from a checkpoint of `rethink_tf.convert` or of another run.
 
+    They are the averaged ones where the checkpoint holds averages: those its run was measured by.
     One that `convert` made of a classifier holds `MaskRCNN.pretrained_parts`; the others stay as
     they are.
 
@@ -130,6 +160,10 @@ def initialize(detector, path):
         parts = detector.pretrained_parts() if of_classifier else {"model": detector}
         status = tf.train.Checkpoint(**parts).read(found)
         status.assert_existing_objects_matched().expect_partial()
+        if _holds_averages(found):
+            variables = averaging.averaged_variables(detector)
+            status = tf.train.Checkpoint(**{AVERAGES: variables}).read(found)
+            status.assert_existing_objects_matched().expect_partial()
     except Exception as error:  # one of many, as above
         raise ValueError(
             f"The checkpoint {found} does not fit the detector that the gin files describe: {error}"
@@ -149,7 +183,7 @@ def _variables(parts):
     return [variable for layer in layers for variable in layer.variables]
 
 
-def load_weights(checkpoint, folder, init_checkpoint, required):
+def load_weights(checkpoint, folder, init_checkpoint, required, average=None):
     """Resumes a run, or starts it from given weights, or leaves the random ones.
 
     Args:
@@ -157,6 +191,7 @@ def load_weights(checkpoint, folder, init_checkpoint, required):
         folder: str, the run's own checkpoints.
         init_checkpoint: str or None, as of `initialize`, for a run that has none.
         required: bool, whether random weights are no choice (to evaluate them says nothing).
+        average: `WeightAverage` of the detector, or None; it starts where the run does.
 
     Raises:
         ValueError: if there is nothing to read though it is required, or it cannot be read.
@@ -183,6 +218,8 @@ def load_weights(checkpoint, folder, init_checkpoint, required):
         )
     else:
         logging.info("Starting from random weights.")
+    if average and not restored:
+        average.start()
 
 
 class BestKeeper:

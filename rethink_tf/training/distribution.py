@@ -1,7 +1,8 @@
-"""The distribution strategy, chosen by one binding."""
+"""The distribution strategy, chosen by one binding, and what batches and compilers fit it."""
 
 import gin
 import tensorflow as tf
+from absl import logging
 from official.common import distribute_utils
 
 
@@ -39,6 +40,54 @@ def make_strategy(name="auto", num_gpus=None, tpu_address="", all_reduce_alg=Non
         all_reduce_alg=all_reduce_alg,
         tpu_address=tpu_address,
     )
+
+
+def check_batch_size(strategy, name, size, accumulate_steps=1):
+    """Checks that a global batch can be shared.
+
+    Args:
+        strategy: `tf.distribute.Strategy`.
+        name: str, of the setting.
+        size: int, images.
+        accumulate_steps: int, micro-batches that they come in.
+
+    Raises:
+        ValueError: if replicas or micro-batches would get unequal shares, or nothing.
+    """
+    if accumulate_steps < 1:
+        raise ValueError(
+            f"accumulate_steps = {accumulate_steps}: give the number of micro-batches that the "
+            "images of a step come in, 1 for all at once."
+        )
+    replicas = strategy.num_replicas_in_sync
+    parts = replicas * accumulate_steps
+    if size < 1 or size % parts:
+        micro = f" in accumulate_steps = {accumulate_steps} parts" if accumulate_steps > 1 else ""
+        raise ValueError(
+            f"{name} = {size} images cannot be shared equally by {replicas} replicas{micro}: take "
+            f"a multiple of {parts}."
+        )
+
+
+def needs_static_shapes(strategy, jit_compile):
+    """Tells whether XLA compiles the step.
+
+    Args:
+        strategy: `tf.distribute.Strategy`.
+        jit_compile: bool, whether XLA shall, also where it need not.
+
+    Raises:
+        ValueError: if it cannot.
+    """
+    replicas = strategy.num_replicas_in_sync
+    on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
+    if jit_compile and replicas > 1 and not on_tpu:
+        raise ValueError(
+            f"jit_compile compiles the step of one device, and the strategy has {replicas} "
+            "replicas: take the one_device strategy, a TPU, or jit_compile = False."
+        )
+    logging.info("%d replica(s).", replicas)
+    return jit_compile or on_tpu
 
 
 def _logical_cpus(count):

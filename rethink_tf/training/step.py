@@ -1,6 +1,9 @@
 """One training step on all replicas: the only GradientTape, the only division by replicas.
 
-Letters: B images of one replica.
+A step may take its images in several micro-batches, to fit into the memory of one: their gradients
+are summed, and the weights change once.
+
+Letters: B images of one replica, and of one micro-batch where there are several.
 """
 
 import ctypes
@@ -13,7 +16,7 @@ from rethink_tf.training import optimizer as optimizer_lib
 
 
 class TrainStep:
-    """Forward, backward and update; call it with one distributed batch."""
+    """Forward, backward and update; call it with the distributed batches of one step."""
 
     def __init__(
         self,
@@ -25,8 +28,24 @@ class TrainStep:
         weight_decay=1e-4,
         jit_compile=False,
         cascade_from=0,
+        accumulate_steps=1,
+        clip_norm=None,
+        average=None,
     ):
         """Sets up the step; all variables must exist and hold what the run starts from.
+
+        With micro-batches the losses and the gradient are the means of theirs, each computed as
+        that of a batch of its own. Compared with the same images in one batch:
+
+        - The RPN's losses are the same, because they are divided by a number an image, and so are
+          the draws of anchors and RoIs, which go by the step and the image.
+        - So are the box head's where every micro-batch has as many RoIs, as it has with the usual
+          number of proposals; they are divided by the micro-batch's own count.
+        - The mask loss is the mean over the micro-batches of the mean over their own masks, not
+          the mean over all masks. (Detectron takes it so over its devices, whose two images are a
+          micro-batch here; over replicas it is the mean over all masks of them.)
+        - SyncBN normalizes by the statistics of the micro-batch, over all replicas, and its moving
+          averages move once a micro-batch.
 
         Args:
             detector: `MaskRCNN`.
@@ -38,75 +57,184 @@ class TrainStep:
             jit_compile: bool, whether XLA compiles the whole step.
             cascade_from: int, the first step that trains the later stages of a cascade. Until then
                 the optimizer and the weight decay leave those alone.
+            accumulate_steps: int, micro-batches a step. From two on, the sum of the gradients is
+                held beside the model.
+            clip_norm: float, largest global norm of the gradient, which is that of all replicas and
+                micro-batches. The weight decay is added after clipping, as PyTorch's optimizers do.
+                None for no clipping.
+            average: `WeightAverage` that follows the weights, or None.
+
+        Raises:
+            ValueError: if clip_norm is not above 0.
         """
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(
+                f"clip_norm is {clip_norm}: it must be above 0, or None for no clipping."
+            )
+        self.accumulate_steps = accumulate_steps
         self._detector, self._losses_fn = detector, losses_fn
         self._optimizer, self._strategy = optimizer, strategy
         self._seed, self._weight_decay = seed, weight_decay
+        self._clip_norm, self._average = clip_norm, average
         self._cascade_from, self._next_step = cascade_from, int(optimizer.iterations.numpy())
         # A retrace for each shape of batches, of which there are as many as buckets, and for each
-        # number of stages.
-        self._run = tf.function(
-            self._on_all_replicas, jit_compile=jit_compile or None, autograph=False
+        # number of stages. Micro-batches are put together here and not in a graph: each keeps the
+        # static shape of its bucket, and no collective operation is inside of a loop.
+        function = functools.partial(tf.function, jit_compile=jit_compile or None, autograph=False)
+        self._run = function(self._run_whole)
+        self._accumulate, self._finish = (
+            function(self._add_gradients),
+            function(self._use_gradients),
         )
+        self._sums = self._make_sums() if accumulate_steps > 1 else {}
 
     @property
     def step(self):
         """The variable that counts the steps."""
         return self._optimizer.iterations
 
-    def __call__(self, batch):
+    def __call__(self, *batches):
         """Runs the step.
 
         Args:
-            batch: distributed dict as in `data.schema`.
+            *batches: distributed dicts as in `data.schema`, `accumulate_steps` of them.
 
         Returns:
-            dict of float32 scalars: each loss by name, their sum as `total`, `learning_rate`,
-            `gradient_norm`, and the mean number an image of `rpn_positives` and `roi_positives`
-            (of later stages `roi_positives_stage2`, ...).
+            dict of float32 scalars: each loss by name, their sum as `total`, `learning_rate`, the
+            `gradient_norm` that clipping goes by, before it, and the mean number an image of
+            `rpn_positives` and `roi_positives` (of later stages `roi_positives_stage2`, ...).
+
+        Raises:
+            ValueError: if there are more or fewer batches.
         """
+        if len(batches) != self.accumulate_steps:
+            raise ValueError(f"A step takes {self.accumulate_steps} batches, got {len(batches)}.")
         # Counted here: to read the variable would be to wait for the device at every step.
         num_stages = 1 if self._next_step < self._cascade_from else None
         self._next_step += 1
-        num_traces = self._run.experimental_get_tracing_count()
-        values = self._run(batch, num_stages)
-        if self._run.experimental_get_tracing_count() > num_traces:
+        num_traces = self._num_traces()
+        if self.accumulate_steps == 1:
+            values = self._run(*batches, num_stages)
+        else:
+            parts = [self._accumulate(batch, num_stages) for batch in batches]
+            values = self._finish(parts, num_stages)
+        if self._num_traces() > num_traces:
             _return_free_memory()
         return values
 
-    def _on_all_replicas(self, batch, num_stages):
-        on_one_replica = functools.partial(self._on_one_replica, num_stages=num_stages)
-        values = self._strategy.run(on_one_replica, args=(batch,))
-        values = {
+    def _num_traces(self):
+        functions = (self._run, self._accumulate, self._finish)
+        return sum(each.experimental_get_tracing_count() for each in functions)
+
+    def _make_sums(self):
+        """Makes a variable for the sum of each weight's gradients: every replica has its own."""
+        with self._strategy.scope():
+            return {
+                variable.ref(): tf.Variable(
+                    tf.zeros(variable.shape, variable.dtype),
+                    trainable=False,
+                    synchronization=tf.VariableSynchronization.ON_READ,
+                    aggregation=tf.VariableAggregation.SUM,
+                )
+                for variable in self._detector.trainable_variables
+            }
+
+    def _run_whole(self, batch, num_stages):
+        """Runs a step of one batch."""
+
+        def on_one_replica(batch):
+            gradients, values = self._differentiate(batch, num_stages)
+            return values, self._update(gradients, num_stages)
+
+        values, update = self._strategy.run(on_one_replica, args=(batch,))
+        return self._report([self._sum_over_replicas(values)], update)
+
+    def _add_gradients(self, batch, num_stages):
+        """Adds the gradients of a micro-batch to the sums."""
+
+        def on_one_replica(batch):
+            gradients, values = self._differentiate(batch, num_stages)
+            variables = self._detector.variables_of_stages(num_stages)
+            for variable, gradient in zip(variables, gradients, strict=True):
+                self._sums[variable.ref()].assign_add(gradient)
+            return values
+
+        return self._sum_over_replicas(self._strategy.run(on_one_replica, args=(batch,)))
+
+    def _use_gradients(self, parts, num_stages):
+        """Ends the step of micro-batches: updates by the sums and clears them."""
+
+        def on_one_replica():
+            variables = self._detector.variables_of_stages(num_stages)
+            sums = [self._sums[variable.ref()] for variable in variables]
+            values = self._update([tf.convert_to_tensor(each) for each in sums], num_stages)
+            for each in sums:
+                each.assign(tf.zeros_like(each))
+            return values
+
+        return self._report(parts, self._strategy.run(on_one_replica))
+
+    def _sum_over_replicas(self, values):
+        return {
             key: self._strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
             for key, value in values.items()
         }
-        # Read after the update, which sets it: the rate that this step used.
-        return values | {"learning_rate": tf.cast(self._optimizer.learning_rate, tf.float32)}
 
-    def _on_one_replica(self, batch, num_stages):
-        replica = tf.distribute.get_replica_context()
+    def _report(self, parts, update):
+        """Joins the values of the micro-batches and of each replica's update."""
+        values = {name: tf.add_n([part[name] for part in parts]) for name in parts[0]}
+        update = self._sum_over_replicas(update)
+        values["total"] += update["weight_decay"]
+        # Read after the update, which sets it: the rate that this step used.
+        rate = tf.cast(self._optimizer.learning_rate, tf.float32)
+        return values | update | {"learning_rate": rate}
+
+    def _differentiate(self, batch, num_stages):
+        """Returns this replica's part of the gradients of a batch, and of its losses and counts."""
         num_replicas = self._strategy.num_replicas_in_sync
         variables = self._detector.variables_of_stages(num_stages)
         seed = tf.stack([self._seed, tf.cast(self._optimizer.iterations, tf.int32)])
-        decay_loss = self._decay_loss(variables) / num_replicas
+        # Each loss is divided by the mean count of a replica, so the sum over the replicas is
+        # num_replicas times the mean over their batch, and there are as many such sums as
+        # micro-batches. This is the only place where those factors are taken out; gradients and
+        # reported losses are plain sums from here on.
+        num_parts = num_replicas * self.accumulate_steps
         with tf.GradientTape() as tape:
             outputs = self._detector(batch, training=True, seed=seed, num_stages=num_stages)
             counts = self._losses_fn.counts(outputs, self._detector.rpn.num_samples)
             if num_replicas > 1:
+                replica = tf.distribute.get_replica_context()
                 counts = replica.all_reduce(tf.distribute.ReduceOp.MEAN, counts)
             losses = self._losses_fn(outputs, counts)
-            # Every loss was divided by the mean count of a replica, so the sum over the replicas
-            # is num_replicas times the mean over the global batch. This is the only place where
-            # that factor is taken out; gradients and reported losses are plain sums from here on.
-            losses = {name: loss / num_replicas for name, loss in losses.items()}
+            losses = {name: loss / num_parts for name, loss in losses.items()}
             total = tf.add_n(list(losses.values()))
         gradients = tape.gradient(
             total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
+        images = tf.cast(tf.shape(batch["image"])[0] * num_parts, tf.float32)
+        positives = {
+            "roi_positives" + stage: _count(outputs["class_targets" + stage] > 0) / images
+            for stage in box_stages(outputs)
+        }
+        positives["rpn_positives"] = _count(outputs["rpn_labels"] == 1) / images
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        return gradients, losses | positives | {"total": total}
+
+    def _update(self, gradients, num_stages):
+        """Updates the weights by the sum of all replicas' gradients, and then their average.
+
+        Returns:
+            This replica's part of the decay loss before the update, and of the gradients' norm.
+        """
+        num_replicas = self._strategy.num_replicas_in_sync
+        variables = self._detector.variables_of_stages(num_stages)
+        decay_loss, step = self._decay_loss(variables), self._optimizer.iterations + 1
         if num_replicas > 1:
+            replica = tf.distribute.get_replica_context()
             gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        norm = tf.linalg.global_norm(gradients)
+        if self._clip_norm is not None:
+            gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm, use_norm=norm)
         gradients = [
             self._add_decay(gradient, variable)
             for gradient, variable in zip(gradients, variables, strict=True)
@@ -114,19 +242,10 @@ class TrainStep:
         self._optimizer.apply_gradients(
             zip(gradients, variables, strict=True), skip_gradients_aggregation=True
         )
-        images = tf.cast(tf.shape(batch["image"])[0] * num_replicas, tf.float32)
-        positives = {
-            "roi_positives" + stage: _count(outputs["class_targets" + stage] > 0) / images
-            for stage in box_stages(outputs)
-        }
-        positives["rpn_positives"] = _count(outputs["rpn_labels"] == 1) / images
-        others = {
-            "weight_decay": decay_loss,
-            "total": total + decay_loss,
-            # The norm is that of the summed gradient, the same on every replica.
-            "gradient_norm": tf.linalg.global_norm(gradients) / num_replicas,
-        }
-        return losses | others | positives
+        if self._average:
+            self._average.update(step)
+        # Both are the same on every replica.
+        return {"weight_decay": decay_loss / num_replicas, "gradient_norm": norm / num_replicas}
 
     def _add_decay(self, gradient, variable):
         """Adds the gradient of the decay loss, which is weight_decay times the kernel."""

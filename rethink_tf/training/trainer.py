@@ -1,5 +1,6 @@
 """The training loop: an Orbit trainer that runs steps, watches them and says how it goes."""
 
+import itertools
 import time
 
 import orbit
@@ -24,7 +25,7 @@ class Trainer(orbit.AbstractTrainer):
 
         Args:
             step_fn: `TrainStep`.
-            batches: iterator over distributed batches, from the current step on.
+            batches: iterator over distributed batches, or micro-batches, from the current step on.
             total_steps: int, of the whole run.
             images_per_step: int, global batch.
             data_counts: callable, returns {name: count} of what the input left out so far.
@@ -44,7 +45,8 @@ class Trainer(orbit.AbstractTrainer):
         """
         history, start, num_timed = [], time.monotonic(), int(num_steps)
         for _ in range(int(num_steps)):
-            history.append(self._step_fn(next(self._batches)))
+            batches = itertools.islice(self._batches, self._step_fn.accumulate_steps)
+            history.append(self._step_fn(*batches))
             if self._is_first and num_steps > 1:
                 # The first step compiles; it would spoil the rate and the time left.
                 start, num_timed = time.monotonic(), num_timed - 1

@@ -74,20 +74,6 @@ class CocoSource:
             runs[-1] += 1
         return {"size": list(mask.shape), "counts": runs}
 
-    @staticmethod
-    def features(output):
-        """Image id -> the features of its record."""
-        import tensorflow as tf
-
-        from rethink_tf.data import frames, records
-
-        found = {}
-        for path in records.load_index(output).paths:
-            for _, payload in frames.read_frames(path):
-                feature = tf.train.Example.FromString(payload).features.feature
-                found[int(feature["image/source_id"].bytes_list.value[0])] = feature
-        return found
-
     def _dataset(self):
         square = [[2, 3, 12, 3, 12, 9, 2, 9]]
         square_box, blob_box = [2, 3, 10, 6], [4, 3, 10, 6]

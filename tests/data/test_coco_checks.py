@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
+from record_features import read_features
 
 from rethink_tf.data import coco_checks, records
 
@@ -114,7 +115,7 @@ def test_duplicate_image_and_category_keep_the_first(coco_source):
         "category_malformed": 1,
         "image_duplicate_id": 1,
     }
-    assert coco_source.features(output)[4]["image/filename"].bytes_list.value[:] == [b"4.png"]
+    assert read_features(output)[4]["image/filename"].bytes_list.value[:] == [b"4.png"]
     assert [c["name"] for c in manifest["categories"]] == ["ant", "cat"]
 
 
@@ -126,7 +127,7 @@ def test_box_that_partly_leaves_the_image_is_clipped_and_counted(coco_source):
     output, manifest = coco_source.convert(strict=True)
 
     assert manifest["num_clipped"] == 1 and manifest["num_objects"] == 5
-    feature = coco_source.features(output)[1]
+    feature = read_features(output)[1]
     sides = [feature[f"image/object/bbox/{side}"].float_list.value for side in
              ("ymin", "xmin", "ymax", "xmax")]  # fmt: skip
     boxes = np.array(sides).T * [

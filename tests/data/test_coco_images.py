@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from record_features import read_features
 
 from rethink_tf.data import coco_checks, coco_images, records
 
@@ -91,7 +92,7 @@ def test_every_kind_of_image_decodes_to_what_it_shows(
         shown = image.convert("RGB") if mode != "I;16" else None
     expected = np.asarray(shown) if shown else np.repeat(coco_source.pixels(1)[..., :1], 3, axis=-1)
 
-    feature = coco_source.features(coco_source.convert(strict=True)[0])[1]
+    feature = read_features(coco_source.convert(strict=True)[0])[1]
 
     assert feature["image/format"].bytes_list.value[:] == [stored.encode()]
     encoded = feature["image/encoded"].bytes_list.value[0]

@@ -184,6 +184,22 @@ def test_pipelines_and_replicas_share_the_global_batch(drawn):
         assert_same([batch], [joined])
 
 
+def test_micro_batches_are_the_global_batch_in_order(drawn):
+    sides = (20, 25, 30)
+    whole = take(training(drawn, batch_size=8, min_side=sides), 3)[1:]
+    shares = []
+    for pipeline_id in range(2):
+        context = tf.distribute.InputContext(2, pipeline_id, num_replicas_in_sync=2)
+        rest = {"input_context": context, "accumulate_steps": 2, "start_step": 1}
+        shares.append(take(training(drawn, batch_size=8, min_side=sides, rest=rest), 4))
+
+    for step, batch in enumerate(whole):
+        parts = [share[2 * step + part] for part in range(2) for share in shares]
+        assert all(len(part["image"]) == 2 for part in parts)
+        joined = {key: tf.concat([part[key] for part in parts], 0) for key in batch}
+        assert_same([batch], [joined])
+
+
 def test_strategy_gives_each_replica_its_share(drawn, two_cpus):
     strategy = tf.distribute.MirroredStrategy(two_cpus)
 
@@ -203,6 +219,8 @@ def test_batch_that_cannot_be_shared_is_an_error(drawn):
 
     with pytest.raises(ValueError, match="6 images cannot be shared equally by 4 replicas"):
         training(drawn, batch_size=6, rest={"input_context": context})
+    with pytest.raises(ValueError, match="6 images .* by 1 replicas .* in 4 micro-batches"):
+        training(drawn, batch_size=6, rest={"accumulate_steps": 4})
 
 
 def test_shorter_side_is_drawn_from_those_given(drawn):
@@ -322,6 +340,40 @@ def test_evaluation_has_each_image_once_and_padding(drawn):
     expected = Image.fromarray(pixels(7, 40, 32)).resize((30, 38), Image.Resampling.BILINEAR)
     found = batches[2]["image"][0, :38, :30].numpy().astype(int)
     assert abs(found - np.asarray(expected)).max() <= 1
+
+
+def test_evaluation_in_further_sizes(tmp_path):
+    """Two images of 20 x 28, and one of 20 x 80, which the pipeline's longest side makes small."""
+    sizes = {1: (20, 28), 2: (20, 80), 3: (20, 28)}
+    source = write(tmp_path, [example(i, size) for i, size in sizes.items()])
+    pipeline, further = Pipeline(**SETTINGS), [(64, 400), (15, 400), (64, 100)]
+    batches = list(pipeline.evaluation(source, 2, further_sizes=further))
+
+    ids = [batch["image_id"].numpy().tolist() for batch in batches]
+    assert ids == [[1, 3]] * 4 + [[2, -1]] * 4
+    found = [batch["image_size"][0].numpy().tolist() for batch in batches]
+    assert found == [
+        [30, 42],
+        [64, 90],
+        [15, 21],
+        [64, 90],
+        [11, 45],
+        [64, 256],
+        [15, 60],
+        [25, 100],
+    ]
+    shapes = [tuple(batch["image"].shape[1:3]) for batch in batches]
+    regular, long = [(32, 48), (64, 128), (64, 64), (64, 128)], [(64, 256), (64, 64), (64, 128)]
+    assert shapes == [*regular, (32, 48), *long]
+    for batch in batches:
+        schema.check_batch(batch, schema.evaluation_spec(2))
+    # From the stored image, not from the one in the pipeline's own size.
+    expected = Image.fromarray(pixels(1, 20, 28)).resize((90, 64), Image.Resampling.BILINEAR)
+    image = batches[1]["image"][0, :64, :90].numpy().astype(int)
+    assert abs(image - np.asarray(expected)).max() <= 1
+    index = records.load_index(source)
+    assert pipeline.num_evaluation_batches(index, 2, further) == 2
+    assert pipeline.num_evaluation_batches(index, 2) == 2  # 3 images of one bucket
 
 
 def test_evaluation_is_shared_by_workers_equally(drawn):

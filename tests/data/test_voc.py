@@ -10,9 +10,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import tensorflow as tf
+from record_features import read_features
 from voc_source import VocSource, voc_object
 
-from rethink_tf.data import coco_checks, frames, records, voc
+from rethink_tf.data import coco_checks, records, voc
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -30,16 +31,6 @@ def source(tmp_path):
 
 def read_truth(output):
     return json.loads(pathlib.Path(output, records.GROUND_TRUTH_FILE).read_text())
-
-
-def read_features(output):
-    """{image id: the features of its record}."""
-    found = {}
-    for path in records.load_index(output).paths:
-        for _, payload in frames.read_frames(path):
-            feature = tf.train.Example.FromString(payload).features.feature
-            found[int(feature["image/source_id"].bytes_list.value[0])] = feature
-    return found
 
 
 def test_years_are_joined_and_boxes_continuous(source):

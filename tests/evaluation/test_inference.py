@@ -1,5 +1,6 @@
 """The evaluator with a predictor of fixed outputs: order, errors, pictures and files."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -112,6 +113,28 @@ def test_results_are_those_of_one_after_the_other(tmp_path):
     first = dict(evaluator.metrics)
     evaluator.evaluate(-1)
     assert dict(evaluator.metrics) == first
+
+
+def test_the_weights_to_measure_are_held_while_it_predicts(tmp_path):
+    weight = tf.Variable(0.25)
+
+    class OneScore(FixedPredictor):
+        def __call__(self, batch):
+            scores = np.full([BATCH, DETECTIONS], weight.numpy())
+            return super().__call__(batch) | {"scores": scores}
+
+    @contextlib.contextmanager
+    def weights():
+        weight.assign(0.75)
+        try:
+            yield
+        finally:
+            weight.assign(0.25)
+
+    evaluator = make_evaluator(tmp_path, make_batches(), OneScore(), weights=weights)
+    evaluator.evaluate(-1)
+    found = coco_metrics.read_results(evaluator.results_path)
+    assert {result["score"] for result in found} == {0.75} and float(weight) == 0.25
 
 
 def test_an_error_in_the_background_names_the_image(tmp_path):

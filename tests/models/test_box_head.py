@@ -14,14 +14,14 @@ def detect(head, probabilities, proposals, deltas=None, valid=None, size=SIZE):
     """Detects in one image; probabilities [P, C + 1], background first."""
     count, num_classes = len(proposals), head.num_classes
     deltas = np.zeros((count, num_classes, 4)) if deltas is None else deltas
-    found = head.detect(
+    candidates = head.decode(
         tf.math.log(tf.constant([probabilities], tf.float32)),
         tf.constant([deltas], tf.float32),
         tf.constant([proposals], tf.float32),
         tf.constant([[True] * count if valid is None else valid]),
         size,
     )
-    return {key: value[0].numpy() for key, value in found.items()}
+    return {key: value[0].numpy() for key, value in head.suppress(candidates).items()}
 
 
 def test_detections_by_hand():

@@ -1,4 +1,4 @@
-"""Non-maximum suppression against a plain greedy loop, compiled and not."""
+"""Non-maximum suppression against a plain greedy loop, compiled and not; voting by hand."""
 
 import numpy as np
 import pytest
@@ -91,3 +91,41 @@ def test_nothing_but_padding(jit_compile):
     assert indices.shape == (2, 4) and not valid.numpy().any()
     # What stands in empty places must still be a row that can be gathered.
     assert (indices.numpy() >= 0).all() and (indices.numpy() < 6).all()
+
+
+def test_votes_by_hand():
+    """Boxes of 10 x 20: moved by d pixels, the IoU with the kept one is (20 - d) / (20 + d)."""
+
+    def box(left):
+        return [0.0, left, 10.0, left + 20.0]
+
+    boxes = tf.constant([[box(100), box(101), box(98), box(104), box(100), [0.0] * 4]])
+    scores = tf.constant([[0.8, 0.4, 0.2, 0.7, 0.6, nms.NO_SCORE]])
+    classes = tf.constant([[1, 1, 1, 1, 2, 1]])
+    kept, kept_classes = tf.constant([[box(100), box(100), [0.0] * 4]]), tf.constant([[1, 2, 0]])
+    # 0.905 and 0.818 agree at 0.8, 0.667 does not, nor does the other class.
+    moved = nms.vote(kept, kept_classes, boxes, scores, classes, 0.8).numpy()[0]
+    left = (100 * 0.8 + 101 * 0.4 + 98 * 0.2) / 1.4
+    np.testing.assert_allclose(moved, [box(left), box(100), [0] * 4], rtol=1e-6)
+    exact = nms.vote(kept, kept_classes, boxes, scores, classes, 1.0)
+    np.testing.assert_array_equal(exact, kept)
+
+
+def test_votes_as_in_a_loop():
+    generator = np.random.default_rng(2)
+    boxes, scores = random_boxes(generator, 2, 30), generator.uniform(0.1, 1, (2, 30))
+    scores, classes = scores.astype(np.float32), generator.integers(1, 3, (2, 30)).astype(np.int32)
+    kept, kept_classes = boxes[:, :5], classes[:, :5]
+    moved = tf.function(nms.vote, jit_compile=True)(
+        kept, kept_classes, tf.constant(boxes), scores, classes, 0.3
+    )
+    for image, row in np.ndindex(2, 5):
+        agree = [
+            k
+            for k in range(30)
+            if classes[image, k] == kept_classes[image, row]
+            and iou(kept[image, row], boxes[image, k]) >= 0.3
+        ]
+        assert row in agree
+        expected = np.average(boxes[image, agree], axis=0, weights=scores[image, agree])
+        np.testing.assert_allclose(moved[image, row], expected, rtol=1e-5)

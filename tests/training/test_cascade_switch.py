@@ -1,109 +1,12 @@
 """The switch of a run to its cascade: what stands still before it, and what goes on after it."""
 
-import functools
-
 import numpy as np
 import pytest
 import tensorflow as tf
-import tf_keras
+from small_detector import DROP, STEPS, Run
 
-from rethink_tf.layers import conv
-from rethink_tf.losses import DetectionLosses
-from rethink_tf.models.box_head import BoxHead
-from rethink_tf.models.cascade import CascadeBoxHead
-from rethink_tf.models.detector import MaskRCNN
-from rethink_tf.models.fpn import FPN
-from rethink_tf.models.rpn import RPN
-from rethink_tf.training.optimizer import MomentumSGD
-from rethink_tf.training.schedules import StepwiseSchedule
-from rethink_tf.training.step import TrainStep
-
-SWITCH, STEPS = 2, 4
+SWITCH = DROP - 1
 LATER = {f"{name}_stage{n}" for name in ("box_class", "box_regression") for n in (2, 3)}
-
-
-def make_batch(num_images):
-    """Returns images with three objects each, without masks."""
-    rng = np.random.default_rng(7)
-    corners = rng.uniform(0, 60, [num_images, 3, 2])
-    boxes = np.concatenate([corners, corners + rng.uniform(20, 60, [num_images, 3, 2])], axis=-1)
-    return {
-        "image": rng.integers(0, 256, [num_images, 128, 128, 3]).astype(np.uint8),
-        "image_size": np.full([num_images, 2], 128, np.int32),
-        "image_id": np.arange(num_images, dtype=np.int64) + 100,
-        "boxes": boxes.astype(np.float32),
-        "classes": rng.integers(1, 3, [num_images, 3]).astype(np.int32),
-    }
-
-
-class Backbone(tf_keras.layers.Layer):
-    """A convolution a level: what the switch does not look at is quick."""
-
-    def __init__(self):
-        super().__init__()
-        self.convs = [conv.ConvNorm(32, 3, stride) for stride in (4, 2, 2, 2)]
-
-    def call(self, images, training=False):
-        features = {}
-        for level, layer in enumerate(self.convs, start=2):
-            images = features[level] = layer(images, training=training)
-        return features
-
-
-class Run:
-    """A small cascade without masks, with its optimizer, under a strategy."""
-
-    def __init__(self, strategy, cascade_from):
-        few = {"train_pre_nms": 50, "train_proposals": 50, "num_samples": 32}
-        stage = functools.partial(
-            BoxHead, num_convs=0, fc_channels=32, num_samples=64, positive_fraction=1.0
-        )
-        tf_keras.utils.set_random_seed(3)
-        with strategy.scope():
-            self.model = MaskRCNN(
-                2,
-                backbone=Backbone,
-                fpn=functools.partial(FPN, 32),
-                rpn=functools.partial(RPN, 32, **few),
-                box_head=functools.partial(CascadeBoxHead, stage=stage),
-                mask_head=None,
-            )
-            self.model.create_variables()
-            self.optimizer = MomentumSGD(
-                StepwiseSchedule(STEPS, 0.01, drop_steps=[SWITCH + 1], warmup_steps=0)
-            )
-            self.optimizer.build(self.model.trainable_variables)
-        self.step = TrainStep(
-            self.model,
-            DetectionLosses(),
-            self.optimizer,
-            strategy,
-            seed=5,
-            cascade_from=cascade_from,
-        )
-        self._strategy, self.history = strategy, []
-
-    def train(self, num_steps):
-        """Trains on the same images at every step and keeps the losses."""
-        batch = make_batch(4)
-        share = 4 // self._strategy.num_replicas_in_sync
-
-        def local(context):
-            start = context.replica_id_in_sync_group * share
-            return {key: value[start : start + share] for key, value in batch.items()}
-
-        distributed = self._strategy.experimental_distribute_values_from_function(local)
-        for _ in range(num_steps):
-            values = self.step(distributed)
-            self.history.append({name: float(value) for name, value in values.items()})
-
-    def state(self, layers):
-        """Returns weights and velocities of layers as arrays."""
-        variables = [each for layer in layers for each in layer.trainable_variables]
-        wanted = {each.ref() for each in variables}
-        pairs = zip(self.model.trainable_variables, self.optimizer.velocities, strict=True)
-        velocities = [velocity for variable, velocity in pairs if variable.ref() in wanted]
-        return [each.numpy() for each in [*variables, *velocities]]
 
 
 @pytest.fixture(scope="module")
@@ -176,14 +79,7 @@ def test_a_run_that_starts_again_at_the_switch_goes_on_alike(tmp_path, one_devic
     checkpoint.read(path).assert_consumed()
     # As a new process would: the step is made once the weights are there.
     assert int(second.model.box_head.stages_trained) == 1
-    second.step = TrainStep(
-        second.model,
-        DetectionLosses(),
-        second.optimizer,
-        one_device,
-        seed=5,
-        cascade_from=SWITCH,
-    )
+    second.make_step()
     second.train(STEPS - SWITCH)
     for found, expected in zip(second.history, switched.history[SWITCH:], strict=True):
         assert found == pytest.approx(expected, rel=1e-5)

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from rethink_tf.training import checkpoints
-from rethink_tf.training.distribution import make_strategy
+from rethink_tf.training.distribution import check_batch_size, make_strategy
 
 
 def test_one_device_by_default():
@@ -22,3 +22,17 @@ def test_what_is_not_there_is_refused():
         make_strategy("mirored")
     with pytest.raises(ValueError, match="64 GPUs asked for"):
         make_strategy("mirrored", num_gpus=64)
+
+
+@pytest.mark.parametrize(
+    ("size", "steps", "message"),
+    [
+        (5, 1, "batch_size = 5 images .* by 2 replicas: take a multiple of 2"),
+        (6, 2, "batch_size = 6 images .* by 2 replicas in accumulate_steps = 2 parts: .* of 4"),
+        (6, 0, "accumulate_steps = 0: give the number of micro-batches"),
+    ],
+)
+def test_batches_that_cannot_be_shared_are_refused(two_replicas, size, steps, message):
+    check_batch_size(two_replicas, "batch_size", 12, accumulate_steps=3)
+    with pytest.raises(ValueError, match=message):
+        check_batch_size(two_replicas, "batch_size", size, accumulate_steps=steps)
