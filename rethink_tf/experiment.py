@@ -116,8 +116,7 @@ def run(
         jit_compile: bool, whether XLA compiles the step; shapes are then static.
         deterministic: bool, whether equal runs give equal numbers to the last bit; None for yes
             on a CPU without jit_compile, where it costs nothing, and no elsewhere.
-        when_built: callable without arguments, called once everything is built and checked, before
-            the first step; or None.
+        when_built: callable called once everything is built and checked, or None.
 
     Returns:
         dict of the last evaluation's metrics; empty if there was none.
