@@ -1,14 +1,14 @@
-"""Parses an experiment's gin files, checks them, and keeps a record of them beside the run.
+"""Parses an experiment's gin files and checks them; `config_record` keeps them beside the run.
 
 gin accepts more than it should: a macro that nothing reads, a parameter that the code gives itself,
 a configurable that is never called. Here every such binding is an error, so that a misspelt option
 stops the run before its first step. The order of calls in a run is:
 
     parse(gin_files, gin_params)            # unknown names and missing values stop here
-    compare_with_folder(model_dir)          # another experiment's folder stops here
+    config_record.compare(model_dir)        # another experiment's folder stops here
     ... build everything ...
     check_all_used()                        # bindings without effect stop here
-    write_operative_config(model_dir)       # config.gin to read, config.json to compare
+    config_record.write(model_dir)          # config.gin to read, config.json to compare
 
 An overlay, a gin file in a folder `overlays`, is written for all experiments, and an experiment
 builds only some of the parts that it shrinks: what an overlay binds of a part that is never called
@@ -21,8 +21,6 @@ functions return them as text only. This module imports no TensorFlow.
 
 import difflib
 import inspect
-import json
-import os
 import pathlib
 import re
 import tokenize
@@ -33,26 +31,12 @@ import gin
 from absl import logging
 from gin import config as gin_config
 
-from rethink_tf import files
-
-# A run may be started again in its folder with other values of these: they say where things lie and
-# how often they are written, not what is computed. Macros stay unresolved in the record, so that
-# they match wherever they are used; parameters match by the end of their full name, in any scope.
-OPERATIONAL_MACROS = ("MODEL_DIR", "DATA_DIR")
-_OPERATIONAL_BY_OWNER = {
-    "run": "mode model_dir data_dir strategy log_every checkpoint_every evaluate_every "
-    "evaluation_batch_size keep_newest keep_best",
-    "make_strategy": "name num_gpus num_cpus tpu_address all_reduce_alg",
-    "Pipeline": "parallel_records",
-}
-OPERATIONAL = tuple(f"{k}.{name}" for k, v in _OPERATIONAL_BY_OWNER.items() for name in v.split())
-
-_MACRO = "gin.macro"
+MACRO = "gin.macro"
 # (scope, full selector, parameter): how gin's tables are keyed.
-_Key = tuple[str, str, str]
+Key = tuple[str, str, str]
 
 # The bindings whose values are an overlay's; `parse` fills it, as it fills gin's own tables.
-_overlaid: set[_Key] = set()
+_overlaid: set[Key] = set()
 
 
 class ConfigError(ValueError):
@@ -121,7 +105,7 @@ def check_required() -> None:
     Raises:
         ConfigError: naming all that is missing, and how to give it.
     """
-    missing = sorted(_name(key) for key, value in _bindings().items() if _is_required(value))
+    missing = sorted(_name(key) for key, value in bindings().items() if _is_required(value))
     if missing:
         values = ['"/a/folder"' if name.endswith("_DIR") else "..." for name in missing]
         flags = "\n".join(
@@ -143,11 +127,9 @@ def check_all_used() -> None:
         ConfigError: naming the bindings without effect, each with the nearest valid names.
     """
     used, valid = _used_bindings()
-    called = {selector for _, selector in gin_config._OPERATIVE_CONFIG}
+    idle = overlaid_elsewhere(called_selectors())
     unused = [
-        (key, value)
-        for key, value in _bindings().items()
-        if key not in used and (key not in _overlaid or key[1] in called)
+        (key, value) for key, value in bindings().items() if key not in used and key not in idle
     ]
     if not unused:
         return
@@ -161,86 +143,14 @@ def check_all_used() -> None:
     )
 
 
-def operative_config() -> str:
-    """Returns the values in force, defaults of everything called included, as gin text."""
-    return gin.operative_config_str(max_line_length=100)
-
-
-def canonical_bindings() -> dict[str, str]:
-    """Returns what was parsed as {'scope/full.selector.parameter': value}, to compare runs.
-
-    Macros are replaced by their values (except OPERATIONAL_MACROS), tuples are written as lists and
-    whole floats as integers, so that two ways to write one value compare equal.
-    """
-    bindings = _bindings()
-    return {
-        "/".join(filter(None, [scope, f"{selector}.{parameter}"])): _canonical(value, bindings)
-        for (scope, selector, parameter), value in sorted(
-            bindings.items(), key=lambda item: item[0]
-        )
-        if selector != _MACRO
-    }
-
-
-def write_operative_config(model_dir: str | os.PathLike) -> None:
-    """Writes `config.gin` (to read, and to run again) and `config.json` (for comparison).
-
-    Each is replaced as a whole. To be called by one process, after everything was built.
-
-    Args:
-        model_dir: the run's folder; made where it is missing.
-    """
-    folder = pathlib.Path(model_dir)
-    record = {"version": 1, "bindings": canonical_bindings()}
-    header = "# Every value that this run used, defaults included.\n\n"
-    files.write_whole(folder / "config.gin", header + operative_config())
-    files.write_whole(folder / "config.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
-
-
-def compare_with_folder(model_dir: str | os.PathLike, ignore: Sequence[str] = OPERATIONAL) -> None:
-    """Refuses a folder in which another experiment was run.
-
-    Args:
-        model_dir: the run's folder; one that is missing or has no `config.json` passes.
-        ignore: parameters that may differ, such as 'run.log_every'.
-
-    Raises:
-        ConfigError: naming every binding that differs, with both values; or the `config.json` that
-            can't be read.
-    """
-    path = pathlib.Path(model_dir) / "config.json"
-    if not path.exists():
-        return
-    try:
-        there = dict(json.loads(path.read_text())["bindings"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{path} is damaged ({error}): remove it, or choose another MODEL_DIR."
-        ) from error
-    now = canonical_bindings()
-    lines = []
-    for name in sorted(there.keys() | now.keys()):
-        # What one side leaves out has its default there.
-        old, new = (side.get(name) or _default(name) for side in (there, now))
-        if old != new and not _matches(name, ignore):
-            lines.append(f"  {name}: {old} there, {new} now")
-    if lines:
-        raise ConfigError(
-            f"{model_dir} holds a run of another experiment; {len(lines)} of its bindings differ:\n"
-            + "\n".join(lines)
-            + "\nChoose another folder (--gin_param='MODEL_DIR=\"/another/folder\"'), "
-            "or run with the values there."
-        )
-
-
 def _parse_in_turn(paths: Sequence[str], gin_params: Sequence[str]) -> None:
     """Parses files, then bindings, and notes which values are an overlay's."""
     _overlaid.clear()
     for source in [*paths, list(gin_params)]:
-        before = _bindings()
+        before = bindings()
         is_file = isinstance(source, str)
         (gin.parse_config_file if is_file else gin.parse_config)(source)
-        now = _bindings()
+        now = bindings()
         changed = {key for key in now if key not in before or now[key] is not before[key]}
         _overlaid.difference_update(changed)
         if is_file and pathlib.Path(source).parent.name == "overlays":
@@ -274,7 +184,7 @@ def _explain(error: Exception, gin_params: Sequence[str]) -> str:
     where = re.sub(r"In bindings string line \d+\n\s*(.*)", r"In --gin_param=\1", where)
     near = ""
     if match := re.match(r"Configurable '(.+)' doesn't have a parameter named '(.+)'", head):
-        near = _nearest(match[2], _parameters(match[1]))
+        near = _nearest(match[2], parameters(match[1]))
     elif match := re.match(r"No configurable matching (?:reference )?'@?([^'()]+)(?:\(\))?'", head):
         near = _nearest(match[1].rpartition("/")[2], _selectors())
     elif isinstance(error, SyntaxError):
@@ -286,11 +196,11 @@ def _explain(error: Exception, gin_params: Sequence[str]) -> str:
 
 
 def _check_macros_exist() -> None:
-    bindings = _bindings()
-    macros = {scope for scope, selector, _ in bindings if selector == _MACRO}
-    for key, value in bindings.items():
+    found = bindings()
+    macros = {scope for scope, selector, _ in found if selector == MACRO}
+    for key, value in found.items():
         for reference in _references(value):
-            if reference.config_key[1] == _MACRO and reference.config_key[0] not in macros:
+            if reference.config_key[1] == MACRO and reference.config_key[0] not in macros:
                 name = reference.config_key[0]
                 raise ConfigError(
                     f"{_name(key)} = {value!r} reads the macro {name}, which no file defines"
@@ -298,7 +208,18 @@ def _check_macros_exist() -> None:
                 )
 
 
-def _bindings() -> dict[_Key, Any]:
+def overlaid_elsewhere(selectors: Sequence[str]) -> set[Key]:
+    """Returns the bindings of overlays that are of none of these parts."""
+    return {key for key in _overlaid if key[1] not in selectors}
+
+
+def called_selectors() -> list[str]:
+    """Returns the full names of the parts that were called, in alphabetical order."""
+    return sorted({selector for _, selector in gin_config._OPERATIVE_CONFIG})
+
+
+def bindings() -> dict[Key, Any]:
+    """Returns all that is bound, macros included."""
     return {
         (scope, selector, parameter): value
         for (scope, selector), values in gin_config._CONFIG.items()
@@ -306,9 +227,9 @@ def _bindings() -> dict[_Key, Any]:
     }
 
 
-def _used_bindings() -> tuple[set[_Key], set[_Key]]:
+def _used_bindings() -> tuple[set[Key], set[Key]]:
     """Returns the bindings whose values calls took, and all that the calls could have taken."""
-    bindings = _bindings()
+    found = bindings()
     used, valid = set(), set()
     for (scope, selector), parameters in list(gin_config._OPERATIVE_CONFIG.items()):
         # gin looks from the innermost scope outwards.
@@ -316,7 +237,7 @@ def _used_bindings() -> tuple[set[_Key], set[_Key]]:
         for parameter in parameters:
             valid.add((scope, selector, parameter))
             keys = [(outer, selector, parameter) for outer in scopes]
-            used.update([key for key in keys if key in bindings][:1])
+            used.update([key for key in keys if key in found][:1])
     return used, valid
 
 
@@ -338,38 +259,13 @@ def _is_required(value: Any) -> bool:
     return value.config_key == ("gin.REQUIRED", "gin.constant")
 
 
-def _canonical(value: Any, bindings: dict[_Key, Any]) -> str:
-    if isinstance(value, gin_config.ConfigurableReference):
-        scope, selector = value.config_key
-        if selector == _MACRO:
-            if scope in OPERATIONAL_MACROS:
-                return f"%{scope}"
-            return _canonical(bindings[scope, _MACRO, "value"], bindings)
-        call = "()" if value.evaluate else ""
-        return "@" + "/".join(filter(None, [scope, selector])) + call
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_canonical(item, bindings) for item in value) + "]"
-    if isinstance(value, dict):
-        items = sorted((_canonical(k, bindings), _canonical(v, bindings)) for k, v in value.items())
-        return "{" + ", ".join(f"{key}: {item}" for key, item in items) + "}"
-    if isinstance(value, float) and value.is_integer():
-        return repr(int(value))
-    return repr(value)
-
-
-def _name(key: _Key) -> str:
+def _name(key: Key) -> str:
     """Returns a binding's name as one writes it in a gin file."""
     scope, selector, parameter = key
-    if selector == _MACRO:
+    if selector == MACRO:
         return scope
     minimal = gin_config._REGISTRY.minimal_selector(selector)
     return "/".join(filter(None, [scope, f"{minimal}.{parameter}"]))
-
-
-def _matches(name: str, parameters: Sequence[str]) -> bool:
-    """Whether a full name without its scope is, or ends in, one of the parameters' names."""
-    unscoped = name.rpartition("/")[2]
-    return any(unscoped == each or unscoped.endswith("." + each) for each in parameters)
 
 
 def _selectors() -> list[str]:
@@ -380,17 +276,9 @@ def _selectors() -> list[str]:
     ]
 
 
-def _parameters(selector: str) -> dict[str, inspect.Parameter]:
+def parameters(selector: str) -> dict[str, inspect.Parameter]:
     found = gin_config._REGISTRY.get_match(selector)
     return dict(inspect.signature(found.wrapped).parameters) if found else {}
-
-
-def _default(name: str) -> str:
-    """Returns the canonical default of a parameter by its full name."""
-    selector, _, parameter = name.rpartition("/")[2].rpartition(".")
-    known = _parameters(selector).get(parameter)
-    has_default = known is not None and known.default is not inspect.Parameter.empty
-    return _canonical(known.default, {}) if has_default else "not given"
 
 
 def _nearest(name: str, valid: Sequence[str] | set[str]) -> str:

@@ -16,7 +16,7 @@ import tf_keras
 from absl import logging
 from tensorflow.python.framework import config as framework_config
 
-from rethink_tf import config
+from rethink_tf import config, config_record
 from rethink_tf.data import reading, splits
 from rethink_tf.data import shapes as _shapes  # noqa: F401  registered for gin files
 from rethink_tf.data.pipeline import Pipeline
@@ -127,7 +127,7 @@ def run(
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}.")
     if mode != "evaluate":
-        config.compare_with_folder(model_dir)
+        config_record.compare(model_dir)
     cascade_from = _cascade_start(schedule, cascade_steps)
     strategy = strategy()
     set_up_tensorflow(seed, precision, jit_compile, deterministic)
@@ -201,7 +201,7 @@ def run(
     is_chief = checkpoints.is_chief(strategy)
     config.check_all_used()
     if is_chief and mode != "evaluate":
-        config.write_operative_config(model_dir)
+        config_record.write(model_dir)
     if when_built:
         when_built()
 

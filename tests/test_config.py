@@ -6,7 +6,7 @@ import pathlib
 import gin
 import pytest
 
-from rethink_tf import config
+from rethink_tf import config, config_record
 
 
 # Names of their own: gin's registry is shared with all tests of the process.
@@ -81,7 +81,7 @@ def test_parsing_again_forgets_the_first_experiment(tmp_path, main_gin):
     other = tmp_path / "other.gin"
     other.write_text("toy_run.batch_size = 1\n")
     config.parse([str(other)], [])
-    assert list(config.canonical_bindings()) == ["config_test.toy_run.batch_size"]
+    assert list(config_record.canonical_bindings()) == ["config_test.toy_run.batch_size"]
 
 
 def test_includes_and_shipped_files_are_found_from_a_foreign_folder(tmp_path, monkeypatch):
@@ -253,7 +253,7 @@ def test_an_overlay_may_bind_a_part_that_is_not_built(without_norm, main_gin, ov
     config.parse([main_gin, overlay])
     toy_run()
     config.check_all_used()
-    assert "toy_group_norm.groups = 4" in config.operative_config()
+    assert "toy_group_norm.groups = 4" in config_record.operative_config()
 
 
 def test_an_experiment_may_not_bind_what_only_its_overlay_may(without_norm, main_gin, overlay):
@@ -289,14 +289,14 @@ def test_operative_config_is_written_and_can_be_run_again(tmp_path, main_gin):
     config.parse([main_gin], ["BATCH_SIZE=4"])
     toy_run()
     folder = tmp_path / "new" / "run"
-    config.write_operative_config(folder)
+    config_record.write(folder)
     assert sorted(path.name for path in folder.iterdir()) == ["config.gin", "config.json"]
     assert "toy_run.log_every = 20" in (folder / "config.gin").read_text()  # a default
-    before = config.operative_config()
+    before = config_record.operative_config()
     config.parse([str(folder / "config.gin")], [])
     toy_run()
     config.check_all_used()
-    assert config.operative_config() == before
+    assert config_record.operative_config() == before
 
 
 def test_canonical_bindings_resolve_macros_and_ways_to_write():
@@ -311,7 +311,7 @@ def test_canonical_bindings_resolve_macros_and_ways_to_write():
             "eval/toy_run.model = @part/toy_resnet",
         ]
     )
-    assert config.canonical_bindings() == {
+    assert config_record.canonical_bindings() == {
         "config_test.toy_run.batch_size": "[8, 2]",
         "config_test.toy_run.model_dir": "{'a': 'b', 'x': %DATA_DIR}",
         "config_test.toy_run.schedule": "@config_test.ToySchedule()",
@@ -322,11 +322,11 @@ def test_canonical_bindings_resolve_macros_and_ways_to_write():
 def test_folder_of_the_same_experiment_may_differ_in_operation_only(tmp_path, main_gin):
     folder = tmp_path / "run"
     config.parse([main_gin], [])
-    config.compare_with_folder(folder)  # not there yet
-    config.write_operative_config(folder)
+    config_record.compare(folder)  # not there yet
+    config_record.write(folder)
     config.parse([main_gin], ["MODEL_DIR='/tmp/b'", "toy_run.log_every=1", "BATCH_SIZE=16.0"])
-    config.compare_with_folder(folder, ignore=["toy_run.log_every"])
-    assert "toy_run.log_every" in failure(config.compare_with_folder, folder)
+    config_record.compare(folder, ignore=["toy_run.log_every"])
+    assert "toy_run.log_every" in failure(config_record.compare, folder)
 
 
 def test_operational_parameters_of_the_root_may_differ(tmp_path, main_gin):
@@ -339,16 +339,31 @@ def test_operational_parameters_of_the_root_may_differ(tmp_path, main_gin):
     other = tmp_path / "empty.gin"
     other.write_text("")
     config.parse([str(other)], [])
-    message = failure(config.compare_with_folder, tmp_path)
+    message = failure(config_record.compare, tmp_path)
     assert "experiment.run.seed: 1 there, not given now" in message
     assert "1 of its bindings differ" in message
 
 
+def test_what_an_overlay_binds_of_a_part_not_built_is_not_compared(tmp_path, without_norm, overlay):
+    folder = tmp_path / "run"
+    config.parse([without_norm, overlay])
+    toy_run()
+    config_record.write(folder)
+    config_record.compare(folder)
+    config.parse([str(folder / "config.gin")])
+    config_record.compare(folder)
+    config.parse([without_norm, overlay], ["toy_group_norm.groups = 8"])  # no overlay's any more
+    assert "toy_group_norm.groups: 32 there, 8 now" in failure(config_record.compare, folder)
+    pathlib.Path(overlay).write_text("toy_resnet.depth = 34\n")
+    config.parse([without_norm, overlay])
+    assert "toy_resnet.depth: 18 there, 34 now" in failure(config_record.compare, folder)
+
+
 def test_folder_of_another_experiment_is_refused_with_both_values(tmp_path, main_gin):
     config.parse([main_gin], ["toy_resnet.norm=None"])
-    config.write_operative_config(tmp_path)
+    config_record.write(tmp_path)
     config.parse([main_gin], ["BATCH_SIZE=8", "toy_run.train=False"])
-    message = failure(config.compare_with_folder, tmp_path)
+    message = failure(config_record.compare, tmp_path)
     assert str(tmp_path) in message
     assert "config_test.toy_run.batch_size: 16 there, 8 now" in message
     assert "config_test.ToySchedule.images_per_step: 16 there, 8 now" in message
@@ -361,4 +376,4 @@ def test_folder_of_another_experiment_is_refused_with_both_values(tmp_path, main
 def test_damaged_record_is_named(tmp_path, main_gin, text):
     (tmp_path / "config.json").write_text(text)
     config.parse([main_gin], [])
-    assert f"{tmp_path / 'config.json'} is damaged" in failure(config.compare_with_folder, tmp_path)
+    assert f"{tmp_path / 'config.json'} is damaged" in failure(config_record.compare, tmp_path)

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from experiment_runs import read_metrics, read_scalars, read_weights, tiny
 
-from rethink_tf import config, experiment
+from rethink_tf import config, config_record, experiment
 from rethink_tf.data import coco
 from rethink_tf.training.health import NonFiniteLossError
 
@@ -62,7 +62,7 @@ def test_a_run_leaves_what_it_says(finished):
 
 def test_the_operative_config_can_be_run_again(finished):
     config.parse([str(finished[0] / "config.gin")])
-    config.compare_with_folder(finished[0])
+    config_record.compare(finished[0])
 
 
 def test_a_finished_run_is_not_run_again(finished, data_dir):

@@ -13,7 +13,7 @@ import tensorflow as tf
 from experiment_runs import REPOSITORY, read_metrics, read_scalars, tiny
 
 from benchmarks import experiments
-from rethink_tf import config, experiment
+from rethink_tf import config, config_record, experiment
 from rethink_tf.models.resnet import DEPTHS
 from rethink_tf.weights import conversion, imagenet
 
@@ -105,9 +105,9 @@ def test_a_twin_differs_from_its_experiment_in_weights_and_schedule_alone(name):
     rest = name.removeprefix("pretrained_")
     (other,) = {rest, f"scratch_{rest}"} & set(EXPERIMENTS)
     parse(other)
-    scratch = config.canonical_bindings()
+    scratch = config_record.canonical_bindings()
     parse(name)
-    twin = config.canonical_bindings()
+    twin = config_record.canonical_bindings()
     different = {key for key in twin.keys() | scratch if twin.get(key) != scratch.get(key)}
     assert any(key.endswith("run.init_checkpoint") for key in different)
     assert {".".join(key.rsplit(".", 2)[1:]) for key in different} <= set(OF_A_TWIN)
@@ -226,7 +226,7 @@ def test_parameters_at_full_size(name):
     parse(name)
     models = tuple(
         (key, value)
-        for key, value in config.canonical_bindings().items()
+        for key, value in config_record.canonical_bindings().items()
         if (".models." in key or "detector" in key) and "pixel" not in key
     )
     count = count_of_models(models, experiments.num_classes_of(name))
