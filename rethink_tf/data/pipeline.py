@@ -201,7 +201,7 @@ class Pipeline:
             raise ValueError(f"{index.directory}: Pipeline.include_keypoints needs their layout")
         flip_order = keypoints.flip_order if self.include_keypoints else None
         buckets = self.training_buckets
-        largest = _resized(index, (max(self.shorter_side.sides), self.max_side))
+        largest = slots.resized(index, (max(self.shorter_side.sides), self.max_side))
         bucket_of_row = plan.assign_buckets(largest, buckets)
         training_plan = plan.TrainingPlan(bucket_of_row, global_batch_size, seed)
         training_slots = slots.TrainingSlots(
@@ -345,26 +345,8 @@ class Pipeline:
         return sum(1 for _ in plan.evaluation_batches(group_of_row, global_batch_size))
 
     def _evaluation_groups(self, index, further_sizes):
-        """Which images are evaluated together, and the shapes that they come in.
-
-        In a further size a group has the smallest bucket that holds all of its images, so that none
-        shrinks. The images that max_side makes smaller than min_side, which are longer than the
-        others, are a group of their own then: in the others' bucket they would triple it.
-
-        Returns:
-            int64 [N], and {group: [(H, W) of the own size and of each further one]}.
-        """
-        own, buckets = (self.evaluation_min_side, self.max_side), self.evaluation_buckets
-        group_of_row = 2 * plan.assign_buckets(_resized(index, own), buckets)
-        if further_sizes:
-            group_of_row += _resized(index, own).min(axis=-1) < self.evaluation_min_side
-        shapes = {}
-        for group in np.unique(group_of_row).tolist():
-            inside = group_of_row == group
-            shapes[group] = [buckets[group // 2]] + [
-                plan.enclosing_bucket(_resized(index, size)[inside]) for size in further_sizes
-            ]
-        return group_of_row, shapes
+        own = self.evaluation_min_side, self.max_side
+        return slots.evaluation_groups(index, self.evaluation_buckets, own, further_sizes)
 
     def _choose(self, source, num_images, setting):
         """The index of a directory, or an index, restricted to a subset where a number is given."""
@@ -402,11 +384,6 @@ class Pipeline:
         # The plan shards; TensorFlow must not do it once more.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         return dataset.prefetch(2).with_options(options)
-
-
-def _resized(index, size):
-    """Sizes int64 [N, 2] of all images, resized to (min_side, max_side)."""
-    return plan.resized_shapes(index.height, index.width, *size)
 
 
 def _static_shape(buckets):

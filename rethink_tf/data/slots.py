@@ -48,6 +48,39 @@ def stored_sizes(index: RecordIndex, rows) -> np.ndarray:
     return np.stack([index.height[rows], index.width[rows]], -1).astype(np.int32)
 
 
+def resized(index: RecordIndex, size: tuple[int, int]) -> np.ndarray:
+    """Sizes int64 [N, 2] of all images, resized to (min_side, max_side)."""
+    return plan.resized_shapes(index.height, index.width, *size)
+
+
+def evaluation_groups(index: RecordIndex, buckets, own, further_sizes) -> tuple[np.ndarray, dict]:
+    """Which images are evaluated together, and the shapes that they come in.
+
+    In a further size a group has the smallest bucket that holds all of its images, so that none
+    shrinks. The images that max_side makes smaller than min_side, which are longer than the others,
+    are a group of their own then: in the others' bucket they would triple it.
+
+    Args:
+        index: of the N images.
+        buckets: (H, W) each, pixels, of the own size.
+        own: (min_side, max_side), the size of all evaluations.
+        further_sizes: more of them, of test-time augmentation.
+
+    Returns:
+        int64 [N], and {group: [(H, W) of the own size and of each further one]}.
+    """
+    group_of_row = 2 * plan.assign_buckets(resized(index, own), buckets)
+    if further_sizes:
+        group_of_row += resized(index, own).min(axis=-1) < own[0]
+    shapes = {}
+    for group in np.unique(group_of_row).tolist():
+        inside = group_of_row == group
+        shapes[group] = [buckets[group // 2]] + [
+            plan.enclosing_bucket(resized(index, size)[inside]) for size in further_sizes
+        ]
+    return group_of_row, shapes
+
+
 class TrainingSlots:
     """Draws the slots of training batches: stateless, by the seed, the step and the image."""
 

@@ -13,9 +13,10 @@ from rethink_tf.models.fpn import FPN
 from rethink_tf.models.mask_head import MaskHead
 from rethink_tf.models.resnet import ResNet
 from rethink_tf.models.rpn import RPN
-from rethink_tf.ops import draws, matching, ordering
+from rethink_tf.ops import convolution, draws, matching, ordering
 from rethink_tf.ops import keypoints as keypoint_ops
 from rethink_tf.ops import masks as mask_ops
+from rethink_tf.ops import pixels as pixel_ops
 from rethink_tf.ops.roi_align import RoIAlign
 
 # Detectron2's mean and deviation of ImageNet's pixels, RGB. Detectron's mean is 122.7717 115.9465
@@ -180,13 +181,8 @@ class MaskRCNN(tf_keras.Model):
         Returns:
             dict {level: [B, H_l, W_l, channels]}, as `pyramid`.
         """
-        pixels = (tf.cast(image, tf.float32) - self.pixel_mean) / self.pixel_std
-        rows = tf.range(image.shape[1])[tf.newaxis, :] < image_size[:, :1]
-        columns = tf.range(image.shape[2])[tf.newaxis, :] < image_size[:, 1:]
-        content = rows[:, :, tf.newaxis, tf.newaxis] & columns[:, tf.newaxis, :, tf.newaxis]
-        pixels = tf.where(content, pixels, 0.0)
-        pixels = tf.cast(pixels, self.compute_dtype)
-        return self.pyramid(pixels, training)
+        pixels = pixel_ops.normalize(image, image_size, self.pixel_mean, self.pixel_std)
+        return self.pyramid(tf.cast(pixels, self.compute_dtype), training)
 
     def pyramid(self, pixels, training=False):
         """Computes the feature maps of the RPN and the heads.
@@ -304,7 +300,7 @@ class MaskRCNN(tf_keras.Model):
         crops = tf.gather(masks, matches, batch_dims=1)
         crops = tf.reshape(crops, [-1, *masks.shape[2:]])
         if not self.static_shapes:
-            keep = _those_or_first(valid)
+            keep = convolution.never_none(valid)
             pooled, flat_boxes, flat_classes, object_boxes, crops, valid = (
                 tf.boolean_mask(value, keep)
                 for value in (pooled, flat_boxes, flat_classes, object_boxes, crops, valid)
@@ -336,7 +332,7 @@ class MaskRCNN(tf_keras.Model):
         targets, valid = keypoint_ops.encode(matched, tf.reshape(rois, [-1, 4]), head.size)
         valid &= tf.reshape(classes, [-1, 1]) > 0
         if not self.static_shapes:
-            keep = _those_or_first(tf.reduce_any(valid, axis=-1))
+            keep = convolution.never_none(tf.reduce_any(valid, axis=-1))
             pooled, targets, valid = (
                 tf.boolean_mask(value, keep) for value in (pooled, targets, valid)
             )
@@ -394,16 +390,7 @@ class MaskRCNN(tf_keras.Model):
         if self.static_shapes:
             heatmaps = head(pooled)
         else:
-            rows = tf.where(_those_or_first(tf.reshape(classes > 0, [-1])))
+            rows = tf.where(convolution.never_none(tf.reshape(classes > 0, [-1])))
             shape = [tf.shape(pooled, tf.int64)[0], head.num_keypoints, head.size, head.size]
             heatmaps = tf.scatter_nd(rows, head(tf.gather_nd(pooled, rows)), tf.stack(shape))
         return tf.reshape(heatmaps, [-1, boxes.shape[1], head.num_keypoints, head.size, head.size])
-
-
-def _those_or_first(rows):
-    """Returns bool [P], the given rows, or the first one where there is none.
-
-    Of nothing, oneDNN's convolutions that change the number of channels have a wrong shape, and so
-    has its gradient of a deconvolution, which stops the step.
-    """
-    return rows | (~tf.reduce_any(rows) & (tf.range(tf.size(rows)) == 0))

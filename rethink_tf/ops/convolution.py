@@ -270,3 +270,18 @@ def _kernel_gradient(inputs, upstream):
             shifted = tf.reshape(shifted, [-1, channels])
             products.append(tf.matmul(shifted, upstream, transpose_a=True))
     return tf.reshape(tf.stack(products), [3, 3, channels, filters])
+
+
+def never_none(rows):
+    """Returns which maps to convolve: the given ones, or the first where there is none.
+
+    Of nothing, oneDNN's convolutions that change the number of channels have a wrong shape, and so
+    has its gradient of a deconvolution, which stops the step.
+
+    Args:
+        rows: bool [P].
+
+    Returns:
+        bool [P].
+    """
+    return rows | (~tf.reduce_any(rows) & (tf.range(tf.size(rows)) == 0))
