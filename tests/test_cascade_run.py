@@ -17,15 +17,15 @@ SHORT = ("STEPS=3", "run.checkpoint_every=1")
 AVERAGED = ("run.weight_average=@WeightAverage", "run.accumulate_steps=2", "run.clip_norm=0.5")
 
 
-def run(params, mode="train_and_evaluate", gin_file="scratch_r101_cascade.gin"):
-    config.parse([gin_file, "overlays/tiny.gin"], params)
-    return experiment.run(mode=mode)
+def parse(params):
+    config.parse(["scratch_r101_cascade.gin", "overlays/tiny.gin"], params)
 
 
 def test_one_file_trains_without_and_then_with_the_cascade(tmp_path, caplog):
-    caplog.set_level("INFO", logger="absl")
     whole, killed, data_dir = tmp_path / "whole", tmp_path / "killed", tmp_path / "data"
-    metrics = run(tiny(whole, data_dir, *SHORT, *AVERAGED))
+    parse(tiny(whole, data_dir, *SHORT, *AVERAGED))
+    with caplog.at_level("INFO", logger="absl"):
+        metrics = experiment.run()
     assert "Evaluating averaged weights (decay 0.9998)." in caplog.messages
     assert "box/AP" in metrics and "mask/AP" in metrics
     scalars = read_scalars(whole)
@@ -41,7 +41,8 @@ def test_one_file_trains_without_and_then_with_the_cascade(tmp_path, caplog):
     shutil.copy(whole / "config.json", killed)
     for path in (whole / "checkpoints").glob("step-1.*"):
         shutil.copy(path, killed / "checkpoints")
-    run(tiny(killed, data_dir, *SHORT, *AVERAGED), mode="train")
+    parse(tiny(killed, data_dir, *SHORT, *AVERAGED))
+    experiment.run(mode="train")
     expected, found = read_weights(whole, 3), read_weights(killed, 3)
     assert any(name.startswith("averages/") for name in expected)
     assert expected.keys() == found.keys()
@@ -63,5 +64,6 @@ def test_one_file_trains_without_and_then_with_the_cascade(tmp_path, caplog):
 )
 def test_a_cascade_that_cannot_be_is_refused(tmp_path, params, message):
     with pytest.raises(ValueError, match=message):
-        run(tiny(tmp_path / "run", tmp_path / "data", *SHORT, *params))
+        parse(tiny(tmp_path / "run", tmp_path / "data", *SHORT, *params))
+        experiment.run()
     assert not (tmp_path / "run" / "checkpoints").exists()

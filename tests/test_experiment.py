@@ -178,6 +178,50 @@ def test_faster_rcnn_trains_on_boxes_alone(tmp_path, boxes_only):
     assert ("train/mask", 2) not in read_scalars(tmp_path / "model")
 
 
+def test_large_scale_jitter_with_copy_paste_trains_and_evaluates(tmp_path, data_dir):
+    params = tiny(tmp_path, data_dir, "STEPS=2", "ResNet.depth=18", "run.log_every=2")
+    overlays = ["overlays/copy_paste.gin", "overlays/tiny.gin"]
+    config.parse(["lsj_r50.gin", *overlays], params)
+    experiment.run()
+    (line,) = read_metrics(tmp_path)
+    assert line["step"] == 2 and "mask/AP" in line
+    names = read_weights(tmp_path, 2)
+    assert any("further_convs" in name for name in names)
+    assert any("moving_mean" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("name", "jitters", "sides", "num_steps", "drops"),
+    [
+        ("lsj_r50", True, [800], 184_375, (163_889, 177_546)),
+        ("lsj_r101", True, [800], 184_375, (163_889, 177_546)),
+        ("scratch_r101_scale_jitter", False, [640, 800], 810_000, (750_000, 790_000)),
+        ("scratch_r101_cascade", False, [640, 800], 810_000, (750_000, 790_000)),
+    ],
+)
+def test_sizes_and_schedules_of_jittered_experiments(name, jitters, sides, num_steps, drops):
+    config.parse([f"{name}.gin"], tiny("/nowhere", "/nowhere"))
+    pipeline = gin.get_configurable("Pipeline")()
+    assert pipeline.evaluation_min_side == 800 and pipeline.max_side == 1333
+    assert pipeline.evaluation_buckets == [(832, 1344), (1344, 832)]
+    assert pipeline.training_buckets == ([(1024, 1024)] if jitters else pipeline.evaluation_buckets)
+    sampling = None if jitters else "range"
+    assert (pipeline.shorter_side.sides, pipeline.shorter_side.sampling) == (sides, sampling)
+    if jitters:
+        assert (pipeline.jitter.min_scale, pipeline.jitter.max_scale) == (0.1, 2.0)
+    schedule = gin.query_parameter("experiment.run.schedule").scoped_configurable_fn()
+    assert (schedule.num_steps, schedule.drop_steps) == (num_steps, drops)
+    assert schedule.peak_learning_rate == pytest.approx(0.1 if jitters else 0.02)
+
+
+def test_overfitting_leaves_out_the_jitter():
+    config.parse(["lsj_r50.gin", "overlays/overfit.gin"], tiny("/nowhere", "/nowhere"))
+    pipeline = gin.get_configurable("Pipeline")()
+    assert pipeline.jitter is None and pipeline.training_buckets == [(320, 448), (448, 320)]
+    schedule = gin.query_parameter("experiment.run.schedule").scoped_configurable_fn()
+    assert schedule.num_steps == 700 and schedule.peak_learning_rate == pytest.approx(0.02)
+
+
 def test_the_whole_step_compiles_with_xla(tmp_path, data_dir, finished):
     run(
         "quickstart.gin",

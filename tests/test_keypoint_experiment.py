@@ -118,7 +118,8 @@ def test_the_shipped_experiment_is_the_papers(schedule, num_steps):
     assert schedule.num_steps == num_steps
     assert schedule.drop_steps == (num_steps - 60_000, num_steps - 20_000)
     pipeline = built("Pipeline")()
-    assert pipeline.min_sides == [640, 672, 704, 736, 768, 800]
+    sides, sampling = pipeline.shorter_side.sides, pipeline.shorter_side.sampling
+    assert (sides, sampling) == ([640, 672, 704, 736, 768, 800], "choice")
     assert pipeline.evaluation_min_side == 800 and pipeline.max_side == 1333
     assert pipeline.include_keypoints and pipeline.mask_size is None
     detector = built("MaskRCNN")(num_classes=1, num_keypoints=17)

@@ -120,4 +120,5 @@ def test_schedules_of_the_shipped_experiments(name, num_images, num_steps, drops
     pipeline = gin.get_configurable("Pipeline")()
     assert pipeline.num_images == num_images and pipeline.evaluation_num_images is None
     assert pipeline.evaluation_min_side == 800
-    assert pipeline.min_sides == ([800] if num_images is None else [*range(512, 801, 32)])
+    sides, sampling = pipeline.shorter_side.sides, pipeline.shorter_side.sampling
+    assert (sides, sampling) == (([800], None) if num_images is None else ([512, 800], "range"))

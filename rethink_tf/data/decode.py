@@ -57,7 +57,8 @@ def decode_image(encoded, place, bucket):
     Args:
         encoded: JPEG or PNG bytes.
         place: what the plan says of the image: `image_id` int64, `flip` bool, `stored` int32 [2]
-            the size in the index, `size` int32 [2] the size after resizing.
+            the size in the index, `size` int32 [2] the size after resizing and, where only a part
+            is taken of that, `view` int32 [4].
         bucket: int32 [2], H and W.
 
     Returns:
@@ -69,9 +70,10 @@ def decode_image(encoded, place, bucket):
     found = tf.shape(image)[:2]
     tf.debugging.assert_equal(found, place["stored"], "the image is not of the size it states")
     image = augment.flip_image(image, place["flip"])
+    view = place.get("view")
     return {
-        schema.IMAGE: augment.resize_and_pad(image, place["size"], bucket),
-        schema.IMAGE_SIZE: place["size"],
+        schema.IMAGE: augment.resize_and_pad(image, place["size"], bucket, view),
+        schema.IMAGE_SIZE: place["size"] if view is None else view[2:] - view[:2],
         schema.ORIGINAL_SIZE: found,
         schema.IMAGE_SCALE: tf.cast(place["size"] / found, tf.float32),
         schema.IMAGE_ID: place["image_id"],
@@ -88,7 +90,7 @@ def decode_objects(
     include_difficult=True,
     flip_order=None,
 ):
-    """Chooses the objects of a record and brings them into the resized, maybe flipped image.
+    """Chooses the objects of a record and brings them to their place in the bucket.
 
     Args:
         parsed: of `parse_image_and_objects`.
@@ -105,6 +107,37 @@ def decode_objects(
         The objects' part of a training element, and {"cut": int32, "problem": int32 code,
         "problem_value": int64}, scalars.
     """
+    chosen, notes = choose_objects(
+        parsed,
+        place,
+        category_ids,
+        max_objects,
+        mask_size is not None,
+        include_difficult,
+        flip_order and len(flip_order),
+    )
+    placed = place_objects(chosen, place, scale, mask_size, flip_order)
+    placed.pop("encoded", None)
+    return {key: augment.pad_rows(value, max_objects) for key, value in placed.items()}, notes
+
+
+def choose_objects(
+    parsed,
+    place,
+    category_ids,
+    max_objects,
+    with_masks,
+    include_difficult=True,
+    num_keypoints=None,
+):
+    """Chooses the objects of a record that are in view; arguments as of `decode_objects`.
+
+    Returns:
+        A dict of N objects, and the notes: `boxes` float32 [N, 4], pixels of the stored image,
+        clipped to the view, `is_cut` bool [N], whether that changed them, `classes` int32 [N] and,
+        with masks, `encoded` string [N], with keypoints, `keypoints` float32 [N, K, 3], pixels of
+        the stored image.
+    """
     stored = tf.cast(place["stored"], tf.float32)
     height, width = tf.unstack(stored)
     normalised = tf.stack([parsed[f"image/object/bbox/{side}"] for side in _BOX_SIDES], -1)
@@ -113,38 +146,77 @@ def decode_objects(
     count = tf.shape(labels)[0]
     boxes = clip_boxes(tf.reshape(boxes, [1, count, 4]), place["stored"][tf.newaxis])[0]
     boxes = tf.ensure_shape(boxes, [None, 4])
+    whole = boxes
+    if "view" in place:
+        view = augment.view_of_stored(place["view"], place["size"], place["stored"], place["flip"])
+        boxes = augment.clip_to_view(boxes, view)
 
     left_out = _flags(parsed["image/object/is_crowd"], count)
     if not include_difficult:
         left_out |= _flags(parsed["image/object/difficult"], count)
     rows, cut = augment.choose_objects(boxes, left_out, max_objects)
-    labels, boxes = tf.gather(labels, rows), tf.gather(boxes, rows)
+    labels, boxes, whole = (tf.gather(each, rows) for each in (labels, boxes, whole))
 
     classes, problem, value = _map_categories(labels, category_ids)
-    objects = {schema.CLASSES: augment.pad_rows(classes, max_objects)}
-    if flip_order is not None:
-        keypoints, missing = _read_keypoints(parsed, count, len(flip_order))
+    chosen = {"boxes": boxes, "is_cut": tf.reduce_any(boxes != whole, -1), "classes": classes}
+    if num_keypoints is not None:
+        keypoints, missing = _read_keypoints(parsed, count, num_keypoints)
         problem = tf.where(missing, KEYPOINTS_MISSING, problem)
         found = tf.size(parsed["image/object/keypoint/visibility"], tf.int64)
         value = tf.where(missing, found, value)
-        keypoints = tf.gather(keypoints, rows) * tf.stack([height, width, 1.0])
-        mirrored = keypoint_ops.mirror(keypoints, width, flip_order)
-        keypoints = tf.where(place["flip"], mirrored, keypoints) * tf.concat([scale, [1.0]], 0)
-        objects[schema.KEYPOINTS] = augment.pad_rows(keypoints, max_objects)
-    if mask_size is not None:
+        chosen["keypoints"] = tf.gather(keypoints, rows) * tf.stack([height, width, 1.0])
+    if with_masks:
         encoded = parsed["image/object/mask"]
         complete = tf.size(encoded) == count
         problem = tf.where(complete, problem, MASKS_MISSING)
         value = tf.where(complete, value, tf.size(encoded, tf.int64))
-        rows = rows[: tf.where(complete, tf.size(rows), 0)]
-        crops = augment.crop_masks(
-            tf.gather(encoded, rows), boxes[: tf.size(rows)], place["stored"], mask_size
-        )
-        crops = tf.cond(place["flip"], lambda: tf.reverse(crops, [2]), lambda: crops)
-        objects[schema.MASKS] = augment.pad_rows(crops, max_objects)
-    boxes = augment.flip_boxes(boxes, width, place["flip"]) * tf.tile(scale, [2])
-    objects[schema.BOXES] = augment.pad_rows(boxes, max_objects)
-    return objects, {"cut": cut, "problem": problem, "problem_value": value}
+        kept = tf.where(complete, tf.size(rows), 0)
+        chosen = {key: each[:kept] for key, each in chosen.items()}
+        chosen["encoded"] = tf.gather(encoded, rows[:kept])
+    return chosen, {"cut": cut, "problem": problem, "problem_value": value}
+
+
+def place_objects(chosen, place, scale, mask_size, flip_order=None):
+    """Brings chosen objects to their place in the bucket.
+
+    An object of whose mask the view shows nothing is left out.
+
+    Args:
+        chosen: of `choose_objects`.
+        place: as in `decode_image`.
+        scale: float32 [2], resized / stored size.
+        mask_size: S, or None for no masks.
+        flip_order: as in `decode_objects`.
+
+    Returns:
+        A dict of N objects: `boxes` float32 [N, 4], pixels of the bucket, `classes` int32 [N] and,
+        with masks, `masks` uint8 [N, S, S] and `encoded` string [N], with keypoints, `keypoints`
+        float32 [N, K, 3], pixels of the bucket, those out of view as if they were not labelled.
+    """
+    boxes, placed = chosen["boxes"], {"classes": chosen["classes"]}
+    flip, view = place["flip"], place.get("view")
+    width = tf.cast(place["stored"][1], tf.float32)
+    if flip_order is not None:
+        keypoints = chosen["keypoints"]
+        mirrored = keypoint_ops.mirror(keypoints, width, flip_order)
+        keypoints = tf.where(flip, mirrored, keypoints) * tf.concat([scale, [1.0]], 0)
+        placed["keypoints"] = augment.keypoints_in_view(keypoints, view)
+    if mask_size is not None:
+        encoded = chosen["encoded"]
+        if view is None:
+            crops = augment.crop_masks(encoded, boxes, place["stored"], mask_size)
+            placed |= {"masks": crops, "encoded": encoded}
+        else:
+            crops, boxes, seen = augment.crop_masks_in_view(
+                encoded, boxes, chosen["is_cut"], place["stored"], mask_size
+            )
+            placed |= {"masks": crops, "encoded": encoded, "boxes": boxes}
+            placed = {key: tf.boolean_mask(each, seen) for key, each in placed.items()}
+            boxes = placed["boxes"]
+        crops = placed["masks"]
+        placed["masks"] = tf.cond(flip, lambda: tf.reverse(crops, [2]), lambda: crops)
+    placed["boxes"] = augment.to_network(boxes, width, flip, scale, view)
+    return placed
 
 
 def _flags(values, count):

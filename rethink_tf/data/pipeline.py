@@ -5,7 +5,8 @@ checksums checked), decoded and augmented in parallel, and the order of the plan
 batches are a pure function of the records, the settings, the seed and the step.
 
 A slot is one place of a batch. In training it has three candidates: its record, and two
-stand-ins of the same bucket in case its record is corrupted (`reading`).
+stand-ins of the same bucket in case its record is corrupted (`reading`). With copy-paste it has a
+second slot inside, of the image whose objects are pasted.
 
 Letters: G images of a global batch, P of it in one input pipeline, B in one replica.
 """
@@ -16,10 +17,19 @@ import gin
 import numpy as np
 import tensorflow as tf
 
-from rethink_tf.data import decode, plan, reading, records, schema, subsets
+from rethink_tf.data import (
+    copy_paste,
+    decode,
+    plan,
+    reading,
+    records,
+    resizing,
+    schema,
+    sharing,
+    slots,
+    subsets,
+)
 from rethink_tf.data.keypoints import KeypointLayout
-
-NUM_CANDIDATES = 3  # the record and the two of `TrainingPlan.fallbacks`
 
 
 @gin.register
@@ -42,11 +52,15 @@ class Pipeline:
         parallel_records: int = 16,
         include_difficult: bool = True,
         evaluation_num_images: int | None = None,
+        min_side_sampling: str | None = None,
+        jitter: resizing.LargeScaleJitter | None = None,
+        copy_paste: bool = False,
     ):
         """Checks the settings; nothing is read yet.
 
         Args:
-            min_side: shorter side after resizing, pixels; of several, one is drawn an image.
+            min_side: shorter side after resizing, pixels; of several, one is drawn an image, as
+                min_side_sampling says.
             max_side: longest side after resizing, pixels; wins over min_side.
             buckets: (H, W) each, pixels, the fixed shapes of batches; None for a landscape and a
                 portrait one that hold min_side by max_side (`plan.default_buckets`).
@@ -66,18 +80,36 @@ class Pipeline:
                 case; what they count in evaluation is for the metric to say.
             evaluation_num_images: evaluate that many images, chosen as `num_images` are; None for
                 all, whatever is trained on.
+            min_side_sampling: for a min_side of several: "choice" draws one of them, "range" any
+                length from the first to the second.
+            jitter: resizes and crops training images in place of min_side, max_side and buckets,
+                which are those of evaluation then; or None.
+            copy_paste: whether objects of a second image are pasted onto each training image.
 
         Raises:
-            ValueError: if a number is out of its range.
+            ValueError: if a number is out of its range, or a setting does not fit another.
         """
-        self.min_sides = [min_side] if isinstance(min_side, int) else list(min_side)
+        self.shorter_side = resizing.ShorterSide(min_side, min_side_sampling, max_side)
+        largest = max(self.shorter_side.sides)
+        self.evaluation_min_side = evaluation_min_side or largest
+        largest = max(largest, self.evaluation_min_side)
+        self._evaluation_side = resizing.ShorterSide(self.evaluation_min_side, None, max_side)
+        if jitter and len(self.shorter_side.sides) > 1:
+            raise ValueError(
+                f"min_side is {min_side} beside a jitter, which draws the sizes of training: give "
+                "the one side of evaluation, or bind Pipeline.jitter = None"
+            )
+        if copy_paste and include_keypoints:
+            raise ValueError(
+                "copy_paste and include_keypoints are both set, and keypoints that a pasted object "
+                "hides are not found out: bind Pipeline.copy_paste = False"
+            )
+        if copy_paste and not include_masks:
+            raise ValueError(
+                "copy_paste needs masks, and include_masks is False: take a detector and data with "
+                "masks, or bind Pipeline.copy_paste = False"
+            )
         self.max_side = max_side
-        self.evaluation_min_side = evaluation_min_side or max(self.min_sides, default=0)
-        if min([*self.min_sides, self.evaluation_min_side]) < 1:
-            raise ValueError(f"min_side is {min_side}; give one or more sides of at least 1 pixel")
-        largest = max(*self.min_sides, self.evaluation_min_side)
-        if max_side < largest:
-            raise ValueError(f"max_side {max_side} is below min_side {largest}; swap or raise it")
         if not 0 <= flip_probability <= 1:
             raise ValueError(f"flip_probability is {flip_probability}, must be within 0..1")
         if min(max_objects, mask_size, parallel_records) < 1:
@@ -85,7 +117,11 @@ class Pipeline:
                 f"max_objects {max_objects}, mask_size {mask_size} and parallel_records "
                 f"{parallel_records} must be at least 1"
             )
-        self.buckets = [tuple(b) for b in buckets or plan.default_buckets(largest, max_side)]
+        buckets = buckets or plan.default_buckets(largest, max_side)
+        self.evaluation_buckets = [tuple(bucket) for bucket in buckets]
+        self.training_buckets = [jitter.crop_size] if jitter else self.evaluation_buckets
+        self.jitter = jitter
+        self.copy_paste = copy_paste
         self.max_objects = max_objects
         self.mask_size = mask_size if include_masks else None
         self.include_keypoints = include_keypoints
@@ -157,31 +193,49 @@ class Pipeline:
                 are to be included, no keypoint.
         """
         index = self.training_index(source)
-        share = _Share(global_batch_size, input_context, accumulate_steps)
+        share = sharing.Share(global_batch_size, input_context, accumulate_steps)
         ids = sorted(set(category_ids))
         if not ids:
             raise ValueError(f"{index.directory}: no categories, so there is nothing to learn")
         if self.include_keypoints and keypoints is None:
             raise ValueError(f"{index.directory}: Pipeline.include_keypoints needs their layout")
         flip_order = keypoints.flip_order if self.include_keypoints else None
-        bucket_of_row = self._assign(index, max(self.min_sides))
+        buckets = self.training_buckets
+        largest = _resized(index, (max(self.shorter_side.sides), self.max_side))
+        bucket_of_row = plan.assign_buckets(largest, buckets)
         training_plan = plan.TrainingPlan(bucket_of_row, global_batch_size, seed)
+        training_slots = slots.TrainingSlots(
+            index,
+            training_plan,
+            self.jitter or self.shorter_side,
+            self.flip_probability,
+            seed,
+            self.max_objects if self.copy_paste else None,
+        )
 
-        def slots():
+        def make_slots():
             for step, bucket, rows in training_plan.batches(start_step):
-                rows = share.of(rows)
-                candidates = np.column_stack([rows, training_plan.fallbacks(rows)])
-                draws = plan.draw_uniforms(seed, step, index.image_id[candidates].ravel(), 2)
-                flip, which = draws.reshape(*candidates.shape, 2).transpose(2, 0, 1)
-                sides = np.array(self.min_sides)[(which * len(self.min_sides)).astype(int)]
-                yield self._describe(
-                    index,
-                    rows,
-                    candidates,
-                    self.buckets[bucket],
-                    (sides, self.max_side),
-                    flip < self.flip_probability,
-                )
+                yield training_slots.draw(step, buckets[bucket], share.of(rows))
+
+        image_shape = _static_shape(buckets)
+        spec = schema.training_spec(
+            share.replica_batch_size,
+            image_shape,
+            self.max_objects,
+            self.mask_size,
+            flip_order and len(flip_order),
+        )
+        category_ids = tf.constant(ids, tf.int64)
+        if self.copy_paste:
+            read = self._pasting_reader(index, category_ids, spec)
+        else:
+            read = self._reader(index, category_ids, spec, flip_order)
+        report = reading.Report(index, ids, self.max_objects, counters)
+        example = training_slots.draw(0, buckets[0], np.zeros(share.size, np.int64))
+        return self._dataset(make_slots, example, read, share, spec, report)
+
+    def _reader(self, index, category_ids, spec, flip_order):
+        """Returns the function from a slot to its data set of one training element and notes."""
 
         def load(serialized, place, bucket):
             parsed = decode.parse_image_and_objects(
@@ -192,7 +246,7 @@ class Pipeline:
                 parsed,
                 place,
                 element[schema.IMAGE_SCALE],
-                tf.constant(ids, tf.int64),
+                category_ids,
                 self.max_objects,
                 self.mask_size,
                 self.include_difficult,
@@ -200,15 +254,34 @@ class Pipeline:
             )
             return element | objects, notes
 
-        spec = schema.training_spec(
-            share.replica_batch_size,
-            self._static_shape(),
-            self.max_objects,
-            self.mask_size,
-            flip_order and len(flip_order),
-        )
-        report = reading.Report(index, ids, self.max_objects, counters)
-        return self._dataset(index, slots, NUM_CANDIDATES, load, share, spec, report)
+        return lambda slot: reading.read_slot(slot, index.paths, load, spec)
+
+    def _pasting_reader(self, index, category_ids, spec):
+        """As `_reader`, where a slot's image gets objects of another one; notes are of both."""
+
+        def load(serialized, place, bucket):
+            parsed = decode.parse_image_and_objects(serialized, with_masks=True)
+            element = decode.decode_image(parsed["image/encoded"], place, bucket)
+            chosen, notes = decode.choose_objects(
+                parsed, place, category_ids, self.max_objects, True, self.include_difficult
+            )
+            return copy_paste.hold(element, chosen, place, self.max_objects), notes
+
+        held = copy_paste.held_spec(spec, self.jitter is not None)
+
+        def read(slot):
+            draws = slot["paste"]["draws"]
+
+            def paste(first, second):
+                element, cut = copy_paste.paste(
+                    first[0], second[0], draws, self.max_objects, self.mask_size
+                )
+                return element, first[1] | {"cut": first[1]["cut"] + cut}, second[1]
+
+            pair = [reading.read_slot(s, index.paths, load, held) for s in (slot, slot["paste"])]
+            return tf.data.Dataset.zip(tuple(pair)).map(paste)
+
+        return read
 
     def evaluation(
         self,
@@ -232,24 +305,34 @@ class Pipeline:
             Batches as `schema.evaluation_spec` says, B images each; every worker has as many.
         """
         index = self.evaluation_index(source)
-        share = _Share(global_batch_size, input_context)
-        sizes = [(self.evaluation_min_side, self.max_side), *further_sizes]
+        share = sharing.Share(global_batch_size, input_context)
+        sides = [self._evaluation_side] + [
+            resizing.ShorterSide(side, None, longest) for side, longest in further_sizes
+        ]
         group_of_row, shapes = self._evaluation_groups(index, further_sizes)
 
-        def slots():
+        def describe(side, bucket, rows):
+            candidates = rows[:, np.newaxis]
+            stored, flip = slots.stored_sizes(index, candidates), np.zeros(candidates.shape, bool)
+            place = side.place(stored, np.zeros([*candidates.shape, side.num_draws]), bucket)
+            return slots.describe(index, rows, candidates, bucket, flip, place)
+
+        def make_slots():
             for group, rows in plan.evaluation_batches(group_of_row, global_batch_size):
-                rows = share.of(rows)
-                flip = np.zeros([len(rows), 1], bool)
-                for size, shape in zip(sizes, shapes[group], strict=True):
-                    yield self._describe(index, rows, rows[:, np.newaxis], shape, size, flip)
+                for side, bucket in zip(sides, shapes[group], strict=True):
+                    yield describe(side, bucket, share.of(rows))
 
         def load(serialized, place, bucket):
             encoded = decode.parse_image(serialized)["image/encoded"]
             return decode.decode_image(encoded, place, bucket), decode.no_notes()
 
-        static_shape = None if further_sizes else self._static_shape()
+        def read(slot):
+            return reading.read_slot(slot, index.paths, load, spec)
+
+        static_shape = None if further_sizes else _static_shape(self.evaluation_buckets)
         spec = schema.evaluation_spec(share.replica_batch_size, static_shape)
-        return self._dataset(index, slots, 1, load, share, spec, reading.Report(index))
+        example = describe(sides[0], self.evaluation_buckets[0], np.zeros(share.size, np.int64))
+        return self._dataset(make_slots, example, read, share, spec, reading.Report(index))
 
     def num_evaluation_batches(
         self,
@@ -271,14 +354,14 @@ class Pipeline:
         Returns:
             int64 [N], and {group: [(H, W) of the own size and of each further one]}.
         """
-        group_of_row = 2 * self._assign(index, self.evaluation_min_side)
+        own, buckets = (self.evaluation_min_side, self.max_side), self.evaluation_buckets
+        group_of_row = 2 * plan.assign_buckets(_resized(index, own), buckets)
         if further_sizes:
-            own = _resized(index, (self.evaluation_min_side, self.max_side))
-            group_of_row += own.min(axis=-1) < self.evaluation_min_side
+            group_of_row += _resized(index, own).min(axis=-1) < self.evaluation_min_side
         shapes = {}
         for group in np.unique(group_of_row).tolist():
             inside = group_of_row == group
-            shapes[group] = [self.buckets[group // 2]] + [
+            shapes[group] = [buckets[group // 2]] + [
                 plan.enclosing_bucket(_resized(index, size)[inside]) for size in further_sizes
             ]
         return group_of_row, shapes
@@ -297,50 +380,23 @@ class Pipeline:
             raise ValueError(f"Pipeline.{setting}, for {where}: {error}") from error
         return index.select(np.isin(index.image_id, chosen))
 
-    def _static_shape(self):
-        return self.buckets[0] if len(self.buckets) == 1 else None
-
-    def _assign(self, index, min_side):
-        return plan.assign_buckets(_resized(index, (min_side, self.max_side)), self.buckets)
-
-    @staticmethod
-    def _describe(index, rows, candidates, shape, size, flip):
-        """All that tf.data must know of P slots with n candidates each: arrays [P, ...].
-
-        Their batch is of `shape`, their images are resized to `size`, (min_sides, max_side).
-        """
-        stored = np.stack([index.height[candidates], index.width[candidates]], -1)
-        sizes = plan.resized_shapes(stored[..., 0], stored[..., 1], *size)
-        places = {
-            "row": candidates,
-            "candidate": np.broadcast_to(np.arange(candidates.shape[1]), candidates.shape),
-            "shard": index.shard[candidates],
-            "offset": index.offset[candidates],
-            "image_id": index.image_id[candidates],
-            "flip": flip,
-            "stored": stored.astype(np.int32),
-            "size": plan.shrink_to_bucket(sizes, shape).astype(np.int32),
-        }
-        buckets = np.broadcast_to(np.array(shape, np.int32), [len(rows), 2])
-        return {"row": rows, "bucket": buckets, "places": places}
-
-    def _dataset(self, index, slots, num_candidates, load, share, spec, report):
+    def _dataset(self, make_slots, example, read, share, spec, report):
         """Joins the parts: slots, parallel reading, batches, the report, prefetch."""
 
         def with_shapes(batch):
             return {key: tf.ensure_shape(batch[key], spec[key].shape) for key in spec}
 
-        signature = _slot_signature(share.size, num_candidates)
-        dataset = tf.data.Dataset.from_generator(slots, output_signature=signature).unbatch()
+        signature = tf.nest.map_structure(lambda a: tf.TensorSpec(a.shape, a.dtype), example)
+        dataset = tf.data.Dataset.from_generator(make_slots, output_signature=signature).unbatch()
         dataset = dataset.interleave(
-            lambda slot: reading.read_slot(slot, index.paths, load, spec),
+            read,
             cycle_length=self.parallel_records,
             block_length=1,  # each slot has one element, so the order of the slots is kept
             num_parallel_calls=self.parallel_records,
             deterministic=True,
         )
         dataset = dataset.batch(share.replica_batch_size, drop_remainder=True)
-        dataset = dataset.map(lambda batch, notes: with_shapes(report.check(batch, notes)))
+        dataset = dataset.map(lambda batch, *notes: with_shapes(report.check(batch, *notes)))
         options = tf.data.Options()
         options.deterministic = True
         # The plan shards; TensorFlow must not do it once more.
@@ -353,51 +409,5 @@ def _resized(index, size):
     return plan.resized_shapes(index.height, index.width, *size)
 
 
-class _Share:
-    """The part of a global batch that one input pipeline reads, and one replica of it gets.
-
-    Of several micro-batches, each is shared as a global batch is.
-    """
-
-    def __init__(
-        self,
-        global_batch_size: int,
-        context: tf.distribute.InputContext | None,
-        micro_batches: int = 1,
-    ):
-        context = context or tf.distribute.InputContext()
-        replicas, pipelines = context.num_replicas_in_sync, context.num_input_pipelines
-        parts = micro_batches * replicas
-        if min(global_batch_size, parts) < 1 or global_batch_size % parts or replicas % pipelines:
-            raise ValueError(
-                f"a global batch of {global_batch_size} images cannot be shared equally by "
-                f"{replicas} replicas fed by {pipelines} input pipelines in {micro_batches} "
-                f"micro-batches; take a multiple of {parts}"
-            )
-        self.replica_batch_size = global_batch_size // parts
-        self.size = global_batch_size // pipelines
-        self._shape = (micro_batches, pipelines, self.size // micro_batches)
-        self._pipeline = context.input_pipeline_id
-
-    def of(self, rows: np.ndarray) -> np.ndarray:
-        return rows.reshape(self._shape)[:, self._pipeline].ravel()
-
-
-def _slot_signature(num_slots: int, num_candidates: int) -> dict:
-    """What `Pipeline._describe` gives: P slots with n candidates each."""
-
-    def of(dtype, *shape):
-        return tf.TensorSpec([num_slots, *shape], dtype)
-
-    n = num_candidates
-    places = {
-        "row": of(tf.int64, n),
-        "candidate": of(tf.int32, n),
-        "shard": of(tf.int32, n),
-        "offset": of(tf.int64, n),
-        "image_id": of(tf.int64, n),
-        "flip": of(tf.bool, n),
-        "stored": of(tf.int32, n, 2),
-        "size": of(tf.int32, n, 2),
-    }
-    return {"row": of(tf.int64), "bucket": of(tf.int32, 2), "places": places}
+def _static_shape(buckets):
+    return buckets[0] if len(buckets) == 1 else None

@@ -26,7 +26,8 @@ class PipelineCounters:
     Attributes:
         skipped_records: times that a corrupted record was skipped and replaced.
         skipped_by_record: the same by (shard path, byte offset).
-        cut_objects: objects left out because their image has more than `max_objects`.
+        cut_objects: objects left out because their image, pasted ones included, has more than
+            `max_objects`.
     """
 
     def __init__(self):
@@ -159,8 +160,13 @@ class Report:
         self._max_objects = max_objects
         self._counters = counters or PipelineCounters()
 
-    def check(self, batch, notes):
+    def check(self, batch, *notes):
         """Returns the batch without its notes; Python runs only for one with something to tell."""
+        for each in notes:
+            self._check(each)
+        return batch
+
+    def _check(self, notes):
         tell = tf.reduce_any(
             (notes["candidate"] != 0) | (notes["cut"] > 0) | (notes["problem"] > 0)
         )
@@ -170,7 +176,6 @@ class Report:
             lambda: tf.numpy_function(self._tell, [notes[key] for key in keys], tf.int64),
             lambda: tf.constant(0, tf.int64),
         )
-        return batch
 
     def _tell(self, rows, candidates, cuts, problems, values):
         for tried, candidate, cut, problem, value in zip(

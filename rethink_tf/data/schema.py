@@ -6,19 +6,22 @@ M object rows an image, S side of a mask crop, K keypoints an object.
 | key | dtype | shape | what |
 | --- | --- | --- | --- |
 | image | uint8 | [B, H, W, 3] | RGB, resized, zero padded at the bottom and the right |
-| image_size | int32 | [B, 2] | height and width of the resized content, pixels |
+| image_size | int32 | [B, 2] | height and width of the content, pixels |
 | original_size | int32 | [B, 2] | height and width of the stored image, pixels |
-| image_scale | float32 | [B, 2] | image_size / original_size, for y and x |
+| image_scale | float32 | [B, 2] | resized / stored size, for y and x |
 | image_id | int64 | [B] | the data set's id; -1 = padding image of an evaluation batch |
-| boxes | float32 | [B, M, 4] | (y1, x1, y2, x2), pixels of the resized image, zero = padding |
+| boxes | float32 | [B, M, 4] | (y1, x1, y2, x2), pixels of the content, zero = padding |
 | classes | int32 | [B, M] | 1..C in the order of the sorted category ids, 0 = padding |
 | masks | uint8 | [B, M, S, S] | the object's mask cropped to its box, 0..255 (soft) |
-| keypoints | float32 | [B, M, K, 3] | (y, x, visibility), pixels of the resized image |
+| keypoints | float32 | [B, M, K, 3] | (y, x, visibility), pixels of the content |
 
 A keypoint's visibility is 0 (not labelled; y and x are 0), 1 (hidden) or 2 (visible).
 Training batches have all keys (`masks` unless the pipeline leaves them out, `keypoints` if it
 includes them); evaluation batches end at `image_id`. The padding image of an evaluation batch is
 black, with both sizes 1.
+
+The content is the resized image, in training cut to H x W where it is larger (`resizing`), and
+larger itself where objects of another image were pasted beside it (`copy_paste`).
 """
 
 from collections.abc import Mapping
@@ -120,9 +123,10 @@ def _check_values(batch: dict[str, np.ndarray], num_classes: int | None) -> None
     ids, size = batch[IMAGE_ID], batch[IMAGE_SIZE]
     _require(np.all(size >= 1), IMAGE_SIZE, "is below 1", ids)
     _require(np.all(size <= batch[IMAGE].shape[1:3]), IMAGE_SIZE, "exceeds the padded image", ids)
-    scale = size / batch[ORIGINAL_SIZE]
-    close = np.allclose(batch[IMAGE_SCALE], scale, rtol=1e-5)
-    _require(close, IMAGE_SCALE, "is not image_size / original_size", ids)
+    resized = np.floor(batch[IMAGE_SCALE] * batch[ORIGINAL_SIZE] + 0.5)
+    content = np.minimum(resized, batch[IMAGE].shape[1:3])
+    fits = size >= content if BOXES in batch else size == content
+    _require(np.all(fits), IMAGE_SIZE, "is not image_scale * original_size", ids)
     for image, (height, width) in zip(batch[IMAGE], size, strict=True):
         padding = image[height:].any() or image[:, width:].any()
         _require(not padding, IMAGE, "has content beyond image_size", ids)

@@ -21,7 +21,7 @@ BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
 @gin.register
 class RPN(tf_keras.layers.Layer):
-    """One convolution shared by all levels, then logits and deltas."""
+    """Convolutions shared by all levels, by default one, then logits and deltas."""
 
     def __init__(
         self,
@@ -39,12 +39,13 @@ class RPN(tf_keras.layers.Layer):
         test_pre_nms=1000,
         test_proposals=1000,
         nms_threshold=0.7,
+        num_convs=1,
         **kwargs,
     ):
         """Makes the layers.
 
         Args:
-            channels: int, of the shared convolution.
+            channels: int, of the shared convolutions.
             min_level: int, the finest level; its stride is 2 ** min_level pixels.
             anchor_sizes: one tuple of sizes (pixels, square root of the area) a level.
             anchor_scale: float, what all of them are multiplied by.
@@ -58,9 +59,12 @@ class RPN(tf_keras.layers.Layer):
             test_pre_nms: int, the same at test.
             test_proposals: int P, the same at test.
             nms_threshold: float, IoU.
+            num_convs: int >= 1, shared convolutions of 3x3.
             **kwargs: of the Keras layer.
         """
         super().__init__(autocast=False, **kwargs)
+        if num_convs < 1:
+            raise ValueError(f"RPN: num_convs must be at least 1, got {num_convs}.")
         self.levels = tuple(range(min_level, min_level + len(anchor_sizes)))
         self.anchor_sizes = tuple(
             tuple(anchor_scale * size for size in sizes) for sizes in anchor_sizes
@@ -86,8 +90,16 @@ class RPN(tf_keras.layers.Layer):
             )
 
         self.conv = layer(channels, 3, "conv", "relu")
+        self.further_convs = [
+            layer(channels, 3, f"conv{place}", "relu") for place in range(1, num_convs)
+        ]
         self.objectness = layer(num_anchors, 1, "objectness")
         self.deltas = layer(num_anchors * 4, 1, "deltas")
+
+    @property
+    def convs(self):
+        """The shared convolutions, in their order."""
+        return [self.conv, *self.further_convs]
 
     def call(self, features):
         """Runs the head on every level.
@@ -106,7 +118,9 @@ class RPN(tf_keras.layers.Layer):
         for level, sizes in zip(self.levels, self.anchor_sizes, strict=True):
             if level not in features:
                 raise ValueError(f"RPN: no features of level {level}, only of {sorted(features)}.")
-            shared = self.conv(features[level])
+            shared = features[level]
+            for each in self.convs:
+                shared = each(shared)
             height, width = shared.shape[1:3]
             num_anchors = height * width * len(sizes) * len(self.aspect_ratios)
             logits[level] = tf.cast(
@@ -226,8 +240,16 @@ class RPN(tf_keras.layers.Layer):
         Returns:
             logits float32 [B, K] and deltas float32 [B, K, 4].
         """
-        patches = self._patches(features, indices // self._num_anchors)
-        shared = tf.nn.relu(_dense(self.conv, patches))
+        *first, last = self.convs
+        patches, inside = self._patches(features, indices // self._num_anchors, len(self.convs))
+        for layer in first:
+            patches = tf.nn.relu(_convolve(layer, patches))
+            # The next convolution sees zeros beyond the border, not what this one makes of them.
+            inside = inside[:, 1:-1, 1:-1]
+            patches *= tf.cast(inside, patches.dtype)
+        shape = tf.shape(indices)
+        patches = tf.reshape(patches, [*tf.unstack(shape), 9 * patches.shape[-1]])
+        shared = tf.nn.relu(_dense(last, patches))
         anchor = tf.one_hot(indices % self._num_anchors, self._num_anchors)
         logits = tf.cast(_dense(self.objectness, shared), tf.float32)
         deltas = tf.cast(_dense(self.deltas, shared), tf.float32)
@@ -237,15 +259,17 @@ class RPN(tf_keras.layers.Layer):
             tf.reduce_sum(deltas * anchor[..., tf.newaxis], axis=-2),
         )
 
-    def _patches(self, features, cells):
-        """Returns the 3 x 3 neighbourhoods of cells, zero beyond the border.
+    def _patches(self, features, cells, reach):
+        """Returns the neighbourhoods of cells, zero beyond the border.
 
         Args:
             features: dict {level: [B, H_l, W_l, C]}.
             cells: int32 [B, K], cells of all levels, fine to coarse, rows outermost.
+            reach: int r, cells to each side.
 
         Returns:
-            [B, K, 9 * C], the features' dtype.
+            [B * K, 2r + 1, 2r + 1, C], the features' dtype, and bool [B * K, 2r + 1, 2r + 1, 1],
+            False beyond the border.
         """
         flat, sizes = lay_out_cells([features[level] for level in self.levels])
         cells_per_image, channels = tf.shape(flat)[1], flat.shape[-1]
@@ -255,14 +279,23 @@ class RPN(tf_keras.layers.Layer):
             tf.gather(each, rank)[..., tf.newaxis] for each in (starts, sizes[:, 0], sizes[:, 1])
         )
         place = cells[..., tf.newaxis] - start
-        row = place // width + tf.repeat(tf.range(-1, 2), 3)
-        column = place % width + tf.tile(tf.range(-1, 2), [3])
+        side = 2 * reach + 1
+        row = place // width + tf.repeat(tf.range(-reach, reach + 1), side)
+        column = place % width + tf.tile(tf.range(-reach, reach + 1), [side])
         inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
         image = tf.range(tf.shape(cells)[0])[:, tf.newaxis, tf.newaxis]
         index = image * cells_per_image + start + row * width + column
         patches = tf.gather(tf.reshape(flat, [-1, channels]), tf.where(inside, index, 0))
         patches *= tf.cast(inside, patches.dtype)[..., tf.newaxis]
-        return tf.reshape(patches, tf.concat([tf.shape(cells), [9 * channels]], axis=0))
+        inside = tf.reshape(inside, [-1, side, side, 1])
+        return tf.reshape(patches, [-1, side, side, channels]), inside
+
+
+def _convolve(layer, inputs):
+    """Applies a convolution of 3x3 without padding: [N, h, w, C] to [N, h - 2, w - 2, filters]."""
+    kernel = tf.cast(layer.kernel, inputs.dtype)
+    outputs = tf.nn.conv2d(inputs, kernel, strides=1, padding="VALID")
+    return outputs + tf.cast(layer.bias, inputs.dtype)
 
 
 def _dense(layer, inputs):

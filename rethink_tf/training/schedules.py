@@ -1,4 +1,4 @@
-"""Learning rates by step: the paper's rule, other stepwise schedules, and a cosine.
+"""Learning rates by step: the paper's rule, other stepwise schedules, epochs too, and a cosine.
 
 A schedule is a Keras learning rate schedule (step -> rate) that also knows its `num_steps`. Steps
 count updates of the weights from 0: the rate of step s is the one that the update after s others
@@ -253,6 +253,75 @@ class PaperSchedule(StepwiseSchedule):
         shrink = IMAGES_PER_STEP / images
         rule_steps = round(multiple * STEPS_OF_1X * shrink)
         return round((rule_steps - round(steps * shrink)) * self.num_steps / rule_steps)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return dict(self._arguments)
+
+
+@gin.register
+@tf_keras.saving.register_keras_serializable(package="rethink_tf")
+class EpochSchedule(StepwiseSchedule):
+    """A stepwise schedule of so many passes over the images, for any number of images a step.
+
+    The drops and the end of the warm-up are at fixed shares of the run, however long it is.
+    """
+
+    def __init__(
+        self,
+        epochs: float,
+        images_per_epoch: int,
+        images_per_step: int,
+        num_steps: int | None = None,
+        base_learning_rate: float = LEARNING_RATE,
+        drop_fractions: Sequence[float] = (8 / 9, 26 / 27),
+        warmup_fraction: float = 0.0,
+        warmup_factor: float = WARMUP_FACTOR,
+        decay_factor: float = 0.1,
+    ):
+        """Counts the steps.
+
+        Args:
+            epochs: passes over the images; not necessarily whole.
+            images_per_epoch: images of a pass.
+            images_per_step: global batch size.
+            num_steps: length of a run shorter or longer than that; None: epochs * images_per_epoch
+                / images_per_step.
+            base_learning_rate: the rate for 16 images; it changes in proportion to the batch.
+            drop_fractions: shares of the run at which the rate drops, ascending.
+            warmup_fraction: share of the run that the warm-up takes.
+            warmup_factor: rate of step 0, as a share of the peak.
+            decay_factor: what a drop multiplies the rate by.
+
+        Raises:
+            ValueError: a number is out of its range.
+        """
+        _check_positive(
+            epochs=epochs, images_per_epoch=images_per_epoch, images_per_step=images_per_step
+        )
+        if not 0 <= warmup_fraction <= 1:
+            raise ValueError(f"warmup_fraction is {warmup_fraction}; it must be between 0 and 1.")
+        self._arguments = {
+            "epochs": epochs,
+            "images_per_epoch": images_per_epoch,
+            "images_per_step": images_per_step,
+            "num_steps": num_steps,
+            "base_learning_rate": base_learning_rate,
+            "drop_fractions": list(drop_fractions),
+            "warmup_fraction": warmup_fraction,
+            "warmup_factor": warmup_factor,
+            "decay_factor": decay_factor,
+        }
+        if num_steps is None:
+            num_steps = round(epochs * images_per_epoch / images_per_step)
+        super().__init__(
+            num_steps=num_steps,
+            peak_learning_rate=base_learning_rate * images_per_step / IMAGES_PER_STEP,
+            drop_fractions=drop_fractions,
+            warmup_steps=round(warmup_fraction * num_steps),
+            warmup_factor=warmup_factor,
+            decay_factor=decay_factor,
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

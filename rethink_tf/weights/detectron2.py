@@ -5,6 +5,7 @@ deltas (dx, dy, dw, dh); ours are HWIO, RGB, background first and (dy, dx, dh, d
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -188,8 +189,14 @@ def num_keypoints(arrays):
 
 def _rpn(rpn):
     name = "proposal_generator.rpn_head"
+    # A single convolution has no number.
+    numbers = [f".conv{place}" for place in range(len(rpn.convs))] if rpn.further_convs else [""]
+    convs = [
+        _conv(f"{name}.conv{number}", layer)
+        for number, layer in zip(numbers, rpn.convs, strict=True)
+    ]
     return [
-        *_conv(f"{name}.conv", rpn.conv),
+        *itertools.chain(*convs),
         *_conv(f"{name}.objectness_logits", rpn.objectness),
         Parameter(
             f"{name}.anchor_deltas.weight",

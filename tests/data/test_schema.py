@@ -39,7 +39,7 @@ def test_evaluation_spec_is_the_image_part():
         ("boxes", np.zeros([1, 3, 4], np.float32), r"\(1, 3, 4\), the contract says float32"),
         ("classes", np.zeros([1, 2], np.int64), "is int64"),
         ("image_size", np.array([[9, 9]], np.int32), r"exceeds the padded image; images \[17\]"),
-        ("image_size", np.array([[5, 9]], np.int32), "not image_size / original_size"),
+        ("image_size", np.array([[5, 9]], np.int32), "not image_scale"),
         ("classes", np.array([[4, 0]], np.int32), "exceeds 3"),
         ("classes", np.array([[0, 0]], np.int32), "boxes.*not zero where classes is 0"),
         ("boxes", np.array([[[1, 2, 1, 9], [0, 0, 0, 0]]], np.float32), "no area"),

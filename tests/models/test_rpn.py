@@ -137,13 +137,14 @@ def sample(rpn, objects, size=SIZE):
     return {key: value[0].numpy() for key, value in sampled.items()}
 
 
-def test_the_head_at_the_sampled_anchors_is_the_whole_head():
-    """Outputs and gradients are those of the convolution on every cell, gathered."""
-    rpn = RPN(8, anchor_sizes=((4, 6), (8, 12)), num_samples=24)
+@pytest.mark.parametrize("num_convs", [1, 3])
+def test_the_head_at_the_sampled_anchors_is_the_whole_head(num_convs):
+    """Outputs and gradients are those of the convolutions on every cell, gathered."""
+    rpn = RPN(8, anchor_sizes=((4, 6), (8, 12)), num_samples=24, num_convs=num_convs)
     features = {2: tf.random.normal([2, 4, 4, 5]), 3: tf.random.normal([2, 2, 2, 5])}
     rpn(features)
-    for layer in (rpn.conv, rpn.objectness, rpn.deltas):
-        layer.kernel.assign(tf.random.normal(layer.kernel.shape))
+    for layer in (*rpn.convs, rpn.objectness, rpn.deltas):
+        layer.kernel.assign(tf.random.normal(layer.kernel.shape) / num_convs)
         layer.bias.assign(tf.random.normal(layer.bias.shape))
     # Corners, borders, the inside and both levels; the same anchor twice.
     indices = tf.constant([[0, 5, 33, 33, 94, 97, 119], [90, 40, 18, 60, 100, 110, 23]])
@@ -201,3 +202,18 @@ def test_a_missing_level_is_an_error():
 def test_uneven_numbers_of_anchors_are_an_error():
     with pytest.raises(ValueError, match="as many anchor sizes"):
         RPN(anchor_sizes=((32,), (64, 128)))
+
+
+def test_variables_of_one_convolution_and_of_more():
+    def names(**options):
+        rpn = RPN(2, anchor_sizes=((4,),), name="rpn", **options)
+        rpn({2: tf.zeros([1, 4, 4, 2])})
+        return [variable.name.removeprefix("rpn/") for variable in rpn.variables]
+
+    heads = [
+        f"{layer}/{each}:0" for layer in ("objectness", "deltas") for each in ("kernel", "bias")
+    ]
+    assert sorted(names()) == sorted(["conv/kernel:0", "conv/bias:0", *heads])
+    assert set(names(num_convs=2)) == {*names(), "conv1/kernel:0", "conv1/bias:0"}
+    with pytest.raises(ValueError, match="num_convs must be at least 1, got 0"):
+        names(num_convs=0)

@@ -54,6 +54,40 @@ def test_where_the_last_steps_start(schedule, steps, start):
     assert schedule.start_of_last(steps) == start
 
 
+@pytest.mark.parametrize(
+    ("epochs", "num_steps", "drops", "warmup"),
+    [
+        # Detectron2's mask_rcnn_R_50_FPN_{100,200,400}ep_LSJ; the last drop there is at 2 and 4
+        # times 177,546.
+        (100, 184_375, (163_889, 177_546), 500),
+        (200, 368_750, (327_778, 355_093), 1_000),
+        (400, 737_500, (655_556, 710_185), 2_000),
+    ],
+)
+def test_epochs_of_detectron2s_large_scale_jitter(epochs, num_steps, drops, warmup):
+    settings = {"warmup_fraction": 500 / 184_375, "warmup_factor": 0.067}
+    schedule = schedules.EpochSchedule(epochs, 118_000, 64, base_learning_rate=0.025, **settings)
+
+    assert (schedule.num_steps, schedule.drop_steps) == (num_steps, drops)
+    assert schedule.warmup_steps == warmup
+    rates = [float(schedule(step)) for step in (0, warmup // 2, warmup, *drops)]
+    # A linear rise from 0.067 of 0.1.
+    np.testing.assert_allclose(rates, [0.0067, 0.05335, 0.1, 0.01, 0.001], rtol=1e-5)
+    again = schedules.EpochSchedule.from_config(schedule.get_config())
+    assert (again.num_steps, again.drop_steps) == (num_steps, drops)
+
+
+def test_epochs_of_another_batch_or_length():
+    other = schedules.EpochSchedule(10, 1_000, 32, base_learning_rate=0.025)
+    assert other.num_steps == 312 and other.peak_learning_rate == 0.05  # 312.5 steps
+    short = schedules.EpochSchedule(10, 1_000, 32, num_steps=27, warmup_fraction=0.1)
+    assert (short.num_steps, short.drop_steps, short.warmup_steps) == (27, (24, 26), 3)
+    for name, value in (("epochs", 0), ("images_per_epoch", 0), ("warmup_fraction", 2)):
+        arguments = {"epochs": 1, "images_per_epoch": 9, "images_per_step": 3} | {name: value}
+        with pytest.raises(ValueError, match=f"{name} is {value}"):
+            schedules.EpochSchedule(**arguments)
+
+
 def test_rate_for_16_images_can_be_given():
     # 35k images: rate 0.04, factor 0.02 at each drop.
     schedule = schedules.PaperSchedule(6, 16, base_learning_rate=0.04, decay_factor=0.02)

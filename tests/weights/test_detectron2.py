@@ -113,6 +113,24 @@ def test_every_variable_has_one_parameter(detector):
     assert len(pairs) == len(detector.variables)
 
 
+def test_an_rpn_of_two_convolutions(detector):
+    rpn = RPN(32, test_pre_nms=16, test_proposals=16, num_convs=2)
+    two = MaskRCNN(
+        NUM_CLASSES,
+        lambda: detector.backbone,
+        lambda: detector.fpn,
+        lambda: rpn,
+        lambda num_classes: detector.box_head,
+        None,
+    )
+    two.create_variables()
+    names = {id(pair.variable): pair.name for pair in detectron2.parameters(two)}
+    for place, layer in enumerate((rpn.conv, *rpn.further_convs)):
+        name = f"proposal_generator.rpn_head.conv.conv{place}"
+        assert names[id(layer.kernel)] == f"{name}.weight"
+        assert names[id(layer.bias)] == f"{name}.bias"
+
+
 def test_the_stages_of_a_cascade(detector):
     stage = functools.partial(BoxHead, num_convs=1, conv_channels=32, fc_channels=16)
     cascade = MaskRCNN(

@@ -1,0 +1,34 @@
+"""Which images of a global batch one input pipeline reads, and how many a replica gets."""
+
+import numpy as np
+import tensorflow as tf
+
+
+class Share:
+    """The part of a global batch that one input pipeline reads, and one replica of it gets.
+
+    Of several micro-batches, each is shared as a global batch is.
+    """
+
+    def __init__(
+        self,
+        global_batch_size: int,
+        context: tf.distribute.InputContext | None,
+        micro_batches: int = 1,
+    ):
+        context = context or tf.distribute.InputContext()
+        replicas, pipelines = context.num_replicas_in_sync, context.num_input_pipelines
+        parts = micro_batches * replicas
+        if min(global_batch_size, parts) < 1 or global_batch_size % parts or replicas % pipelines:
+            raise ValueError(
+                f"a global batch of {global_batch_size} images cannot be shared equally by "
+                f"{replicas} replicas fed by {pipelines} input pipelines in {micro_batches} "
+                f"micro-batches; take a multiple of {parts}"
+            )
+        self.replica_batch_size = global_batch_size // parts
+        self.size = global_batch_size // pipelines
+        self._shape = (micro_batches, pipelines, self.size // micro_batches)
+        self._pipeline = context.input_pipeline_id
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        return rows.reshape(self._shape)[:, self._pipeline].ravel()

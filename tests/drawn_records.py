@@ -1,0 +1,73 @@
+"""Records of drawn images for the tests of the input pipeline."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from rethink_tf.data import frames, records
+
+
+def png(array):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pixels(image_id, height, width):
+    coarse = np.random.default_rng(image_id).integers(0, 256, [4, 5, 3], np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def l_shape(size, box):
+    """A mask: the left and the lower half of a box."""
+    y1, x1, y2, x2 = box
+    mask = np.zeros(size, np.uint8)
+    mask[y1:y2, x1 : (x1 + x2) // 2] = 1
+    mask[(y1 + y2) // 2 : y2, x1:x2] = 1
+    return mask
+
+
+def ellipse(size, box):
+    """A mask: the filled ellipse in a box."""
+    y1, x1, y2, x2 = box
+    y, x = np.mgrid[: size[0], : size[1]] + 0.5
+    inside = ((2 * y - y1 - y2) / (y2 - y1)) ** 2 + ((2 * x - x1 - x2) / (x2 - x1)) ** 2
+    return (inside <= 1).astype(np.uint8)
+
+
+def example(
+    image_id,
+    size,
+    boxes=(),
+    labels=None,
+    crowd=None,
+    with_masks=True,
+    difficult=None,
+    shape=l_shape,
+):
+    """A record; `shape` draws the mask of an object in its box."""
+    height, width = size
+    masks = [png(shape(size, box)) for box in boxes]
+    return records.encode_example(
+        image_id=image_id,
+        filename=f"{image_id}.png",
+        encoded=png(pixels(image_id, height, width)),
+        image_format="png",
+        height=height,
+        width=width,
+        boxes=boxes,
+        labels=[3] * len(boxes) if labels is None else labels,
+        names=["any"] * len(boxes),
+        is_crowd=[0] * len(boxes) if crowd is None else crowd,
+        areas=[float((y2 - y1) * (x2 - x1)) for y1, x1, y2, x2 in boxes],
+        masks=masks if with_masks else None,
+        difficult=difficult,
+    )
+
+
+def write(directory, examples):
+    """Writes a shard without an index, as Model Garden's tools leave it."""
+    directory.mkdir(exist_ok=True)
+    frames.write_shard(str(directory / "records-00000-of-00001.tfrecord"), examples)
+    return str(directory)
