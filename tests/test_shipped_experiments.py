@@ -213,6 +213,7 @@ PARAMETERS = {
     "scratch_r50": R50 + MASK_RCNN,
     "scratch_r101": R101 + MASK_RCNN,
     "scratch_r50_syncbn": R50 + MASK_RCNN,
+    "scratch_r101_scale_jitter": R101 + MASK_RCNN,
     "scratch_r101_cascade": R101 + CASCADE,
     "scratch_x152": X152 + MASK_RCNN,
     "scratch_x152_cascade": X152 + CASCADE,
@@ -221,6 +222,8 @@ PARAMETERS = {
     "coco_3500": R50 + MASK_RCNN,
     "coco_1k": R50 + MASK_RCNN,
     "keypoints_r50": R50 + TRUNK + box_head(1, 1) + KEYPOINT_HEAD,
+    "lsj_r50": R50 + MASK_RCNN + conv(256, 256, 3, normalized=False),
+    "lsj_r101": R101 + MASK_RCNN + conv(256, 256, 3, normalized=False),
     "voc_r101": R101 + TRUNK + box_head(20, 20),
     "vgg16": VGG16 + rpn(512, 15) + VGG_HEAD,
 }
