@@ -110,8 +110,8 @@ def run(
         checkpoint_every: int, steps.
         evaluate_every: int, steps; None evaluates at the end only.
         keep_newest: int, checkpoints kept.
-        keep_best: int, checkpoints kept of the highest headline of the metrics: COCO's AP of
-            keypoints (where there are none of masks, else of boxes), VOC's mAP.
+        keep_best: int, checkpoints kept of the highest headline of the metrics: COCO's AP (of
+            keypoints, else of masks, else of boxes), VOC's mAP.
         precision: "float32" or "mixed_bfloat16", of the layers' arithmetic.
         jit_compile: bool, whether XLA compiles the step; shapes are then static.
         deterministic: bool, whether equal runs give equal numbers to the last bit; None for yes
