@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 from pycocotools.coco import COCO
+from record_features import read_features
 
 from rethink_tf.data import coco, frames, records, schema, splits
 from rethink_tf.data.keypoints import KeypointLayout
@@ -67,7 +68,7 @@ def test_records_and_manifest(coco_source):
     directory, manifest = coco_source.convert()
     assert manifest["num_keypoints"] == 2
     assert manifest["keypoints"] == {"names": NAMES, "flip_pairs": [[1, 2]]}
-    features = coco_source.features(directory)[1]
+    features = read_features(directory)[1]
     stored = {
         name: features[f"image/object/keypoint/{name}"].float_list.value for name in ("y", "x")
     }
@@ -102,7 +103,7 @@ def test_keypoints_of_nobody_are_left_out(coco_source):
     coco_source.dataset["annotations"][0]["keypoints"] = [4, 5, 2]
     directory, manifest = coco_source.convert("no_names")
     assert manifest["keypoints"] is None and manifest["num_keypoints"] == 0
-    assert "image/object/keypoint/x" not in coco_source.features(directory)[1]
+    assert "image/object/keypoint/x" not in read_features(directory)[1]
 
 
 @pytest.mark.parametrize(

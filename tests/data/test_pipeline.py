@@ -141,13 +141,13 @@ def test_pipelines_and_replicas_share_the_global_batch(drawn):
 
 
 def test_micro_batches_are_the_global_batch_in_order(drawn):
-    sides = (20, 25, 30)
-    whole = take(training(drawn, batch_size=8, min_side=sides), 3)[1:]
+    sides = {"min_side": (20, 25, 30), "min_side_sampling": "choice"}
+    whole = take(training(drawn, batch_size=8, **sides), 3)[1:]
     shares = []
     for pipeline_id in range(2):
         context = tf.distribute.InputContext(2, pipeline_id, num_replicas_in_sync=2)
         rest = {"input_context": context, "accumulate_steps": 2, "start_step": 1}
-        shares.append(take(training(drawn, batch_size=8, min_side=sides, rest=rest), 4))
+        shares.append(take(training(drawn, batch_size=8, **sides, rest=rest), 4))
 
     for step, batch in enumerate(whole):
         parts = [share[2 * step + part] for part in range(2) for share in shares]
