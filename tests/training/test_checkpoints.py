@@ -4,11 +4,12 @@ import json
 
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from rethink_tf.training import checkpoints
 
 
-class _Model(tf.Module):
+class _Model(tf_keras.Model):
     def __init__(self, value):
         super().__init__()
         self.weight = tf.Variable([value] * 100)
