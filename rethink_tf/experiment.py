@@ -136,12 +136,15 @@ def run(
     distribution.check_batch_size(strategy, "evaluation_batch_size", test_batch_size)
     static_shapes = distribution.needs_static_shapes(strategy, jit_compile)
 
+    pipeline, losses = pipeline(), losses()
+    views = test_augmentation() if test_augmentation else None
     if prepare_data:
         prepare_data(output=data_dir)
-    pipeline, losses = pipeline(), losses()
     train_data, test_data = _open_splits(mode, data_dir, train_split, evaluation_split, pipeline)
     opened = [each for each in (train_data, test_data) if each]
-    category_ids = splits.check_splits(opened, False, pipeline.include_keypoints)
+    category_ids = splits.check_splits(
+        opened, needs_masks=False, needs_keypoints=pipeline.include_keypoints
+    )
     keypoints = opened[0].keypoints
 
     with strategy.scope():
@@ -157,7 +160,7 @@ def run(
         average = weight_average(model) if weight_average else None
     global_step = optimizer.iterations
     _check_keypoints_included(pipeline, model)
-    splits.check_splits(opened, model.mask_head is not None, pipeline.include_keypoints)
+    splits.check_splits(opened, needs_masks=model.mask_head is not None)
     checkpoint = checkpoints.make_checkpoint(model, optimizer, average)
     folder, best_folder = (os.path.join(model_dir, name) for name in ("checkpoints", "best"))
     checkpoints.load_weights(checkpoint, folder, init_checkpoint, mode == "evaluate", average)
@@ -181,7 +184,6 @@ def run(
             train_step, strategy, pipeline, train_data, batch_size, seed, schedule.num_steps
         )
     if test_data:
-        predictor = inference.Predictor(model, strategy, jit_compile)
         evaluate_with = functools.partial(
             _make_evaluator,
             pipeline=pipeline,
@@ -193,11 +195,11 @@ def run(
             metrics=metrics,
             average=average,
         )
-        evaluator = evaluate_with(predictor)
-        if test_augmentation:
-            views = test_augmentation()
+        if views:
             predictor = tta.AugmentedPredictor(model, strategy, views, jit_compile, keypoints)
             augmented = evaluate_with(predictor, augmentation=views)
+        if not (augmented and mode == "evaluate"):
+            evaluator = evaluate_with(inference.Predictor(model, strategy, jit_compile))
     is_chief = checkpoints.is_chief(strategy)
     config.check_all_used()
     if is_chief and mode != "evaluate":
@@ -205,7 +207,9 @@ def run(
     if when_built:
         when_built()
 
-    controller = _make_controller(loop, evaluator, global_step, strategy, log_every, model_dir)
+    controller = _make_controller(
+        loop, evaluator or augmented, global_step, strategy, log_every, model_dir
+    )
     manage = functools.partial(
         checkpoints.make_manager, checkpoint, strategy=strategy, step=global_step
     )
@@ -213,7 +217,6 @@ def run(
     # that does not read.
     controller.checkpoint_manager = manage(folder, interval=checkpoint_every, keep=keep_newest)
     if mode == "evaluate":
-        controller.evaluator = augmented or evaluator
         controller.evaluate()
     else:
         best_manager = manage(best_folder, keep=keep_best)
@@ -231,11 +234,9 @@ def run(
 
 def _open_splits(mode, data_dir, train_split, evaluation_split, pipeline):
     """Returns the data to train on and the data to evaluate, None for what the mode needs not."""
-    train_data = test_data = None
-    if mode != "evaluate":
-        train_data = splits.open_split(data_dir, train_split, pipeline, is_training=True)
-    if mode != "train":
-        test_data = splits.open_split(data_dir, evaluation_split, pipeline, is_training=False)
+    open_split = functools.partial(splits.open_split, data_dir, pipeline=pipeline)
+    train_data = None if mode == "evaluate" else open_split(train_split, is_training=True)
+    test_data = None if mode == "train" else open_split(evaluation_split, is_training=False)
     return train_data, test_data
 
 

@@ -114,6 +114,8 @@ def test_test_augmentation_comes_once_after_training_and_alone(finished, data_di
     # Started again, there is nothing left to do.
     augmented("train_and_evaluate", scales=(160,), max_side=192)
     assert len(read_metrics(tmp_path)) == 2
+    # Where nothing is evaluated, its settings are still none without effect.
+    assert augmented("train", scales=(160,), max_side=192) == {}
 
     # Every image twice in the same size, and nobody votes: as if there were no augmentation.
     metrics = augmented("evaluate", scales=(128,), max_side=128, flip=False, vote_iou=1.0)
@@ -125,6 +127,14 @@ def test_test_augmentation_comes_once_after_training_and_alone(finished, data_di
         for key in ("image_id", "category_id", "segmentation"):
             assert result[key] == expected[key]
     assert read_metrics(tmp_path)[2]["test_augmentation"]
+
+
+def test_test_augmentation_is_checked_before_anything_is_made(tmp_path):
+    params = tiny(tmp_path / "run", tmp_path / "data", "TestTimeAugmentation.vote_iou=0")
+    config.parse(["quickstart.gin", "overlays/tiny.gin", "overlays/test_augmentation.gin"], params)
+    with pytest.raises(ValueError, match="vote_iou = 0 must be above 0"):
+        experiment.run()
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_folder_of_another_experiment_is_refused(finished, data_dir):
