@@ -142,9 +142,7 @@ def run(
         prepare_data(output=data_dir)
     train_data, test_data = _open_splits(mode, data_dir, train_split, evaluation_split, pipeline)
     opened = [each for each in (train_data, test_data) if each]
-    category_ids = splits.check_splits(
-        opened, needs_masks=False, needs_keypoints=pipeline.include_keypoints
-    )
+    category_ids = splits.check_splits(opened, needs_keypoints=pipeline.include_keypoints)
     keypoints = opened[0].keypoints
 
     with strategy.scope():

@@ -71,3 +71,9 @@ def write(directory, examples):
     directory.mkdir(exist_ok=True)
     frames.write_shard(str(directory / "records-00000-of-00001.tfrecord"), examples)
     return str(directory)
+
+
+def assert_same_batches(batches, others):
+    for batch, other in zip(batches, others, strict=True):
+        for key, value in batch.items():
+            np.testing.assert_array_equal(value, other[key], err_msg=key)

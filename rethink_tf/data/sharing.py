@@ -8,6 +8,10 @@ class Share:
     """The part of a global batch that one input pipeline reads, and one replica of it gets.
 
     Of several micro-batches, each is shared as a global batch is.
+
+    Attributes:
+        replica_batch_size: images that a replica gets at a time.
+        size: images that this pipeline reads a step.
     """
 
     def __init__(
@@ -16,6 +20,16 @@ class Share:
         context: tf.distribute.InputContext | None,
         micro_batches: int = 1,
     ):
+        """Checks that the shares are equal.
+
+        Args:
+            global_batch_size: images of a step, over all replicas and micro-batches.
+            context: which worker this is; None for one worker with one replica.
+            micro_batches: of a step.
+
+        Raises:
+            ValueError: if replicas or micro-batches would get unequal shares, or nothing.
+        """
         context = context or tf.distribute.InputContext()
         replicas, pipelines = context.num_replicas_in_sync, context.num_input_pipelines
         parts = micro_batches * replicas
@@ -31,4 +45,5 @@ class Share:
         self._pipeline = context.input_pipeline_id
 
     def of(self, rows: np.ndarray) -> np.ndarray:
+        """This pipeline's part [size] of a step's images, one micro-batch after the other."""
         return rows.reshape(self._shape)[:, self._pipeline].ravel()

@@ -69,15 +69,15 @@ def evaluation_groups(index: RecordIndex, buckets, own, further_sizes) -> tuple[
     Returns:
         int64 [N], and {group: [(H, W) of the own size and of each further one]}.
     """
-    group_of_row = 2 * plan.assign_buckets(resized(index, own), buckets)
-    if further_sizes:
-        group_of_row += resized(index, own).min(axis=-1) < own[0]
+    own_sizes, *others = [resized(index, size) for size in (own, *further_sizes)]
+    group_of_row = 2 * plan.assign_buckets(own_sizes, buckets)
+    if others:
+        group_of_row += own_sizes.min(axis=-1) < own[0]
     shapes = {}
     for group in np.unique(group_of_row).tolist():
         inside = group_of_row == group
-        shapes[group] = [buckets[group // 2]] + [
-            plan.enclosing_bucket(resized(index, size)[inside]) for size in further_sizes
-        ]
+        enclosing = [plan.enclosing_bucket(sizes[inside]) for sizes in others]
+        shapes[group] = [buckets[group // 2], *enclosing]
     return group_of_row, shapes
 
 

@@ -64,7 +64,7 @@ def open_split(data_dir, name, pipeline, is_training):
     return Split(directory, index, category_ids, manifest.get("has_masks", True), keypoints)
 
 
-def check_splits(splits, needs_masks, needs_keypoints=False):
+def check_splits(splits, needs_masks=False, needs_keypoints=False):
     """Checks that splits fit each other and the detector.
 
     Args:

@@ -193,8 +193,8 @@ class BoxHead(tf_keras.layers.Layer):
             "box_deltas": tf.gather(deltas, boxes, batch_dims=2),
         }
 
-    def predict(self, pool, proposals, proposal_valid, image_size):
-        """Detects objects.
+    def candidates(self, pool, proposals, proposal_valid, image_size):
+        """Runs the head, up to the boxes that `suppress` chooses the detections from.
 
         Args:
             pool: `RoIAlign` of the image's features.
@@ -203,12 +203,8 @@ class BoxHead(tf_keras.layers.Layer):
             image_size: int32 [B, 2], (height, width), pixels.
 
         Returns:
-            dict as of `suppress`.
+            dict as of `decode`.
         """
-        return self.suppress(self.candidates(pool, proposals, proposal_valid, image_size))
-
-    def candidates(self, pool, proposals, proposal_valid, image_size):
-        """Runs the head; arguments as of `predict`, result as of `decode`."""
         class_logits, deltas = self(pool(proposals, self.roi_size))
         return self.decode(class_logits, deltas, proposals, proposal_valid, image_size)
 

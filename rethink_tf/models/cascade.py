@@ -130,25 +130,13 @@ class CascadeBoxHead(tf_keras.layers.Layer):
             outputs |= {key + suffix: value for key, value in found.items()}
         return outputs
 
-    def predict(self, pool, proposals, proposal_valid, image_size):
-        """Detects objects by the stages that are trained so far: the first alone, or all.
+    def candidates(self, pool, proposals, proposal_valid, image_size):
+        """Runs the stages that are trained so far: the first alone, or all.
 
         The scores are the means over the stages, each on its own boxes, the boxes those of the last
         stage. (The authors' Detectron runs every stage on the last one's RoIs for its scores.)
-
-        Args:
-            pool: `RoIAlign` of the image's features.
-            proposals: float32 [B, P, 4], pixels.
-            proposal_valid: bool [B, P].
-            image_size: int32 [B, 2], (height, width), pixels.
-
-        Returns:
-            dict as of `BoxHead.suppress`.
+        Arguments and result are those of `BoxHead.candidates`.
         """
-        return self.suppress(self.candidates(pool, proposals, proposal_valid, image_size))
-
-    def candidates(self, pool, proposals, proposal_valid, image_size):
-        """Runs the stages; arguments as of `predict`, result as of `BoxHead.decode`."""
 
         def by(stages):
             return lambda: _candidates(stages, pool, proposals, proposal_valid, image_size)

@@ -82,10 +82,8 @@ class TrainStep:
         # static shape of its bucket, and no collective operation is inside of a loop.
         function = functools.partial(tf.function, jit_compile=jit_compile or None, autograph=False)
         self._run = function(self._run_whole)
-        self._accumulate, self._finish = (
-            function(self._add_gradients),
-            function(self._use_gradients),
-        )
+        self._accumulate = function(self._add_gradients)
+        self._finish = function(self._use_gradients)
         self._sums = self._make_sums() if accumulate_steps > 1 else {}
 
     @property

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-from drawn_records import ellipse, example, pixels, png, write
+from drawn_records import assert_same_batches, ellipse, example, pixels, png, write
 from PIL import Image
 
 from rethink_tf.data import augment, copy_paste, decode, records, schema
@@ -188,10 +188,7 @@ def test_jittered_batches_meet_the_contract_and_go_on_after_resumption(drawn):
 
     for batch in whole:
         schema.check_batch(batch, schema.training_spec(2, (64, 64), 4, SIDE), num_classes=1)
-    resumed = batches(drawn, 3, start_step=5, **settings)
-    for batch, other in zip(whole[5:], resumed, strict=True):
-        for key, value in batch.items():
-            np.testing.assert_array_equal(value, other[key], err_msg=key)
+    assert_same_batches(whole[5:], batches(drawn, 3, start_step=5, **settings))
 
 
 def test_batches_in_buckets_are_those_without_it_but_for_what_is_pasted(drawn):

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-from drawn_records import ellipse, example, l_shape, pixels, write
+from drawn_records import assert_same_batches, ellipse, example, l_shape, pixels, write
 from PIL import Image
 
 from rethink_tf.data import decode, schema
@@ -163,12 +163,6 @@ def batches(source, count, start_step=0, **settings):
     return list(itertools.islice(dataset, count))
 
 
-def assert_same(some, others):
-    for batch, other in zip(some, others, strict=True):
-        for key, value in batch.items():
-            np.testing.assert_array_equal(value, other[key], err_msg=key)
-
-
 def test_a_range_stays_within_and_goes_on_after_resumption(drawn):
     settings = {"min_side": (16, 24), "min_side_sampling": "range", "max_side": 60}
     settings["buckets"] = [(64, 64)]
@@ -177,7 +171,7 @@ def test_a_range_stays_within_and_goes_on_after_resumption(drawn):
 
     sides = {int(side) for batch in whole for side in batch["image_size"].numpy().min(1)}
     assert sides <= set(range(16, 25)) and len(sides) >= 8
-    assert_same(whole[20:], batches(drawn, 10, start_step=20, **settings))
+    assert_same_batches(whole[20:], batches(drawn, 10, start_step=20, **settings))
 
 
 def test_jittered_batches_meet_the_contract_and_go_on_after_resumption(drawn):
@@ -190,7 +184,7 @@ def test_jittered_batches_meet_the_contract_and_go_on_after_resumption(drawn):
         schema.check_batch(batch, spec, num_classes=1)
     sizes = np.concatenate([batch["image_size"] for batch in whole])
     assert len(np.unique(sizes, axis=0)) > 15
-    assert_same(whole[9:], batches(drawn, 6, start_step=9, **settings))
+    assert_same_batches(whole[9:], batches(drawn, 6, start_step=9, **settings))
 
 
 def test_jitter_works_on_boxes_alone(drawn):

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-from drawn_records import example, pixels, write
+from drawn_records import assert_same_batches, example, pixels, write
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -48,12 +48,6 @@ def by_image(batches):
         for row, image_id in enumerate(batch["image_id"]):
             found[int(image_id)] = {key: value[row] for key, value in batch.items()}
     return found
-
-
-def assert_same(batches, others):
-    for batch, other in zip(batches, others, strict=True):
-        for key, value in batch.items():
-            np.testing.assert_array_equal(value, other[key], err_msg=key)
 
 
 def take(dataset, count):
@@ -121,7 +115,7 @@ def test_resumed_run_gets_the_same_batches(drawn):
 
     resumed = take(training(drawn, **settings, rest={"start_step": 5}), 4)
 
-    assert_same(whole[5:], resumed)
+    assert_same_batches(whole[5:], resumed)
     other_seed = take(training(drawn, **settings, seed=2), 9)
     ids = [[batch["image_id"].numpy().tolist() for batch in run] for run in (whole, other_seed)]
     assert ids[0] != ids[1]
@@ -137,7 +131,7 @@ def test_pipelines_and_replicas_share_the_global_batch(drawn):
     for step, batch in enumerate(whole):
         parts = [share[2 * step + replica] for share in shares for replica in range(2)]
         joined = {key: tf.concat([part[key] for part in parts], 0) for key in batch}
-        assert_same([batch], [joined])
+        assert_same_batches([batch], [joined])
 
 
 def test_micro_batches_are_the_global_batch_in_order(drawn):
@@ -153,7 +147,7 @@ def test_micro_batches_are_the_global_batch_in_order(drawn):
         parts = [share[2 * step + part] for part in range(2) for share in shares]
         assert all(len(part["image"]) == 2 for part in parts)
         joined = {key: tf.concat([part[key] for part in parts], 0) for key in batch}
-        assert_same([batch], [joined])
+        assert_same_batches([batch], [joined])
 
 
 def test_strategy_gives_each_replica_its_share(drawn, two_cpus):

@@ -6,17 +6,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from detector_steps import assert_same_step, train_step, with_parts_of
 
-from rethink_tf.losses import DetectionLosses
 from rethink_tf.models import cascade
 from rethink_tf.models.box_head import BoxHead
 from rethink_tf.models.cascade import CascadeBoxHead
-from rethink_tf.models.detector import MaskRCNN
 
 SIZE = np.array([[100, 100]], np.int32)
 BOX = [20.0, 20, 60, 60]  # 40 x 40 around (40, 40)
 STAGES = ("", "_stage2", "_stage3")
-SEED = np.array([1, 20], np.int32)
 
 
 def test_refined_boxes_by_hand():
@@ -71,7 +69,7 @@ def make_head(num_classes=2, **options):
     def pool(boxes, size):
         return features[:, :, :size, :size] * tf.reduce_mean(boxes, -1)[..., None, None, None] / 50
 
-    head.predict(pool, tf.constant([[BOX]]), tf.constant([[True]]), SIZE)
+    head.candidates(pool, tf.constant([[BOX]]), tf.constant([[True]]), SIZE)
     return head, pool
 
 
@@ -87,7 +85,7 @@ def test_scores_are_averaged_and_boxes_are_the_last():
     set_outputs(head.stages[1], [0.2, 0.2, 0.6], [0, 20 * 0.25, 0, 0])  # 10 to the right
     set_outputs(head.stages[2], [0.3, 0.1, 0.6], [0, 0, 15 * np.log(1.5), 0])  # 60 high
     proposals, valid = tf.constant([[BOX, [0.0] * 4]]), tf.constant([[True, False]])
-    found = head.predict(pool, proposals, valid, SIZE)
+    found = head.suppress(head.candidates(pool, proposals, valid, SIZE))
     np.testing.assert_allclose(found["scores"], [[0.5, 0.3, 0, 0]], rtol=1e-5)
     assert found["classes"].numpy().tolist() == [[2, 1, 0, 0]]
     # Both classes have the one box: 20..60 down by 10, and by 10 on either side.
@@ -95,7 +93,9 @@ def test_scores_are_averaged_and_boxes_are_the_last():
     np.testing.assert_allclose(found["boxes"][0], expected, rtol=1e-5)
 
     head.stages_trained.assign(1)
-    found = tf.function(head.predict, autograph=False)(pool, proposals, valid, SIZE)
+    found = head.suppress(
+        tf.function(head.candidates, autograph=False)(pool, proposals, valid, SIZE)
+    )
     np.testing.assert_allclose(found["scores"], [[0.6, 0.3, 0, 0]], rtol=1e-5)
     np.testing.assert_allclose(found["boxes"][0, 0], [30, 20, 70, 60], rtol=1e-5)
 
@@ -173,39 +173,11 @@ def detector(tiny_detector):
     )
     stage = functools.partial(stage, score_threshold=0.0)
     tf_keras.utils.set_random_seed(4)
-    model = MaskRCNN(
-        3,
-        lambda: tiny_detector.backbone,
-        lambda: tiny_detector.fpn,
-        lambda: tiny_detector.rpn,
-        functools.partial(CascadeBoxHead, stage=stage),
-        lambda num_classes: tiny_detector.mask_head,
-    )
-    model.create_variables()
+    model = with_parts_of(tiny_detector, box_head=functools.partial(CascadeBoxHead, stage=stage))
     for head in model.box_head.stages:
         head.class_logits.kernel.assign(head.class_logits.kernel * 50)
         head.deltas.kernel.assign(head.deltas.kernel * 300)
     return model
-
-
-def train_step(detector, batch):
-    """Returns the losses by name and the gradients of their sum."""
-    losses_fn = DetectionLosses()
-    with tf.GradientTape() as tape:
-        outputs = detector(batch, training=True, seed=SEED)
-        losses = losses_fn(outputs, losses_fn.counts(outputs, detector.rpn.num_samples))
-        total = tf.add_n(list(losses.values()))
-    return losses, tape.gradient(total, detector.trainable_variables)
-
-
-def assert_same_step(step, other, variables):
-    (losses, gradients), (other_losses, other_gradients) = step, other
-    for name in losses:
-        np.testing.assert_allclose(losses[name], other_losses[name], rtol=1e-4, atol=1e-7)
-    for variable, gradient, expected in zip(variables, gradients, other_gradients, strict=True):
-        error = float(tf.norm(tf.convert_to_tensor(gradient) - expected))
-        scale = float(tf.norm(tf.convert_to_tensor(expected)))
-        assert error <= 1e-3 * scale + 1e-6, f"{variable.name}: {error:.2e} of {scale:.2e}"
 
 
 def test_the_detector_trains_alike_in_every_form(detector, tiny_batch):
@@ -218,9 +190,9 @@ def test_the_detector_trains_alike_in_every_form(detector, tiny_batch):
     assert not [v.name for v, g in zip(variables, gradients, strict=True) if g is None]
     detector.static_shapes = True
     try:
-        assert_same_step(train_step(detector, tiny_batch), step, variables)
+        assert_same_step(train_step(detector, tiny_batch), step, variables, tolerance=1e-3)
         compiled = tf.function(train_step, jit_compile=True)
-        assert_same_step(compiled(detector, tiny_batch), step, variables)
+        assert_same_step(compiled(detector, tiny_batch), step, variables, tolerance=1e-3)
         empty = {key: tf.zeros_like(tiny_batch[key]) for key in ("boxes", "classes", "masks")}
         losses, _ = compiled(detector, tiny_batch | empty)
         assert all(losses["box_regression" + s] == 0.0 < losses["box_class" + s] for s in STAGES)

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from detector_steps import assert_same_step, train_step, with_parts_of
 from tensorflow.python.framework import config as framework_config
 
-from rethink_tf.losses import DetectionLosses
 from rethink_tf.models.detector import MaskRCNN
 
-SEED = (1, 20)
 LOSSES = {"rpn_objectness", "rpn_box", "box_class", "box_regression", "mask"}
 
 
@@ -25,29 +24,8 @@ def with_shapes(tiny_detector):
     tiny_detector.static_shapes = False
 
 
-def train_step(detector, batch, seed=SEED):
-    """Returns the losses by name and the gradients of their sum."""
-    losses_fn = DetectionLosses()
-    with tf.GradientTape() as tape:
-        outputs = detector(batch, training=True, seed=tf.constant(seed))
-        losses = losses_fn(outputs, losses_fn.counts(outputs, detector.rpn.num_samples))
-        total = tf.add_n(list(losses.values()))
-    return losses, tape.gradient(total, detector.trainable_variables)
-
-
 def without_objects(batch):
     return batch | {key: tf.zeros_like(batch[key]) for key in ("boxes", "classes", "masks")}
-
-
-def assert_same_step(step, other, variables, tolerance=1e-4):
-    (losses, gradients), (other_losses, other_gradients) = step, other
-    assert losses.keys() == other_losses.keys()
-    for name in losses:
-        np.testing.assert_allclose(losses[name], other_losses[name], rtol=1e-4, atol=1e-7)
-    for variable, gradient, expected in zip(variables, gradients, other_gradients, strict=True):
-        error = float(tf.norm(tf.convert_to_tensor(gradient) - expected))
-        scale = float(tf.norm(tf.convert_to_tensor(expected)))
-        assert error <= tolerance * scale + 1e-6, f"{variable.name}: {error:.2e} of {scale:.2e}"
 
 
 @pytest.fixture(scope="module")
@@ -201,15 +179,7 @@ def test_an_empty_image_has_no_detections(with_shapes, tiny_batch, static_shapes
 
 
 def test_without_a_mask_head_it_is_faster_rcnn(tiny_detector, tiny_batch, reference_step):
-    detector = MaskRCNN(
-        3,
-        lambda: tiny_detector.backbone,
-        lambda: tiny_detector.fpn,
-        lambda: tiny_detector.rpn,
-        lambda num_classes: tiny_detector.box_head,
-        mask_head=None,
-    )
-    detector.create_variables()
+    detector = with_parts_of(tiny_detector, mask_head=None)
     batch = {key: value for key, value in tiny_batch.items() if key != "masks"}
     losses, _ = train_step(detector, batch)
     assert set(losses) == LOSSES - {"mask"}

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from detector_steps import run_step, with_parts_of
 
-from rethink_tf.losses import DetectionLosses
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.models.keypoint_head import KeypointHead
 from rethink_tf.ops import keypoints as keypoint_ops
 
-SEED = (1, 20)
 NUM_KEYPOINTS = 4
 
 
@@ -62,18 +61,12 @@ def test_heatmaps_are_float32_whatever_the_precision():
 def detector(tiny_detector):
     """The tiny detector with a keypoint head in place of its mask head."""
     tf_keras.utils.set_random_seed(5)
-    detector = MaskRCNN(
-        3,
-        lambda: tiny_detector.backbone,
-        lambda: tiny_detector.fpn,
-        lambda: tiny_detector.rpn,
-        lambda num_classes: tiny_detector.box_head,
+    return with_parts_of(
+        tiny_detector,
         mask_head=None,
         keypoint_head=functools.partial(KeypointHead, num_convs=1, channels=64, roi_size=7),
         num_keypoints=NUM_KEYPOINTS,
     )
-    detector.create_variables()
-    return detector
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +82,7 @@ def batch(tiny_batch):
 def train_step(detector, batch, static_shapes=False):
     """Returns the training outputs, the losses by name and the gradients of their sum."""
     detector.static_shapes = static_shapes
-    losses_fn = DetectionLosses()
-    with tf.GradientTape() as tape:
-        outputs = detector(batch, training=True, seed=tf.constant(SEED))
-        losses = losses_fn(outputs, losses_fn.counts(outputs, detector.rpn.num_samples))
-        total = tf.add_n(list(losses.values()))
-    return outputs, losses, tape.gradient(total, detector.trainable_variables)
+    return run_step(detector, batch)
 
 
 def test_targets_are_the_cells_of_the_positives(detector, batch):

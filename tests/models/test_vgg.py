@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from detector_steps import train_step
 
 from benchmarks import flops
-from rethink_tf.losses import DetectionLosses
 from rethink_tf.models.box_head import BoxHead
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.models.mask_head import MaskHead
@@ -86,16 +86,6 @@ def make_detector(mask_head=True):
     )
     detector.create_variables()
     return detector
-
-
-def train_step(detector, batch):
-    """Returns the losses by name and the gradients of their sum."""
-    losses_fn = DetectionLosses()
-    with tf.GradientTape() as tape:
-        outputs = detector(batch, training=True, seed=tf.constant((1, 20)))
-        losses = losses_fn(outputs, losses_fn.counts(outputs, detector.rpn.num_samples))
-        total = tf.add_n(list(losses.values()))
-    return losses, tape.gradient(total, detector.trainable_variables)
 
 
 @pytest.fixture(scope="module")
