@@ -1,4 +1,4 @@
-"""Convolution with normalization and activation, and the initializers of Detectron."""
+"""Layers with weights, convolutional and fully connected, and the initializers of Detectron."""
 
 import tensorflow as tf
 import tf_keras
@@ -55,6 +55,14 @@ class Conv2D(tf_keras.layers.Conv2D):
     def _jit_compiled_convolution_op(self, inputs, kernel):
         # Keras' own compiles grouped convolutions by XLA, which on CPUs takes many times as long.
         return self.convolution_op(inputs, kernel)
+
+
+class Dense(tf_keras.layers.Dense):
+    """Keras' layer on [N, C], with gradients that follow each other; see `ops.convolution`."""
+
+    def call(self, inputs):
+        outputs = convolution.multiply(inputs, tf.cast(self.kernel, inputs.dtype))
+        return self.activation(tf.nn.bias_add(outputs, self.bias))
 
 
 class ConvNorm(tf_keras.layers.Layer):

@@ -76,9 +76,7 @@ class BoxHead(tf_keras.layers.Layer):
         ]
 
         def dense(units, initializer, name, activation=None):
-            return tf_keras.layers.Dense(
-                units, activation, kernel_initializer=initializer, name=name
-            )
+            return conv.Dense(units, activation, kernel_initializer=initializer, name=name)
 
         self.fcs = [dense(fc_channels, conv.xavier(), f"fc{i + 1}", "relu") for i in range(num_fcs)]
         self.class_logits = dense(num_classes + 1, conv.normal(0.01), "class_logits")

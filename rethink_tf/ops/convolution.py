@@ -106,6 +106,26 @@ def gradients(inputs, kernel, strides, upstream):
     return tf.ensure_shape(d_inputs, inputs.shape), tf.ensure_shape(d_kernel, kernel.shape)
 
 
+@tf.custom_gradient
+def multiply(inputs, kernel):
+    """Multiplies; the inputs are let go before their own gradient, which is as large, is made.
+
+    Args:
+        inputs: floating [N, C].
+        kernel: [C, K], the same dtype.
+
+    Returns:
+        [N, K].
+    """
+
+    def gradient(upstream):
+        d_kernel = tf.matmul(inputs, upstream, transpose_a=True)
+        upstream = ordering.late(upstream, d_kernel)
+        return tf.matmul(upstream, kernel, transpose_b=True), d_kernel
+
+    return tf.matmul(inputs, kernel), gradient
+
+
 def double(inputs, kernel, bias):
     """Doubles both sides by a 2x2 deconvolution of stride 2.
 

@@ -11,7 +11,9 @@ sums become rows of the transforms. What is left is a bilinear algorithm in real
 with F = 94 products a map of 7 x 7 and pair of channels, where the sum over the kernel takes 441;
 of 14 x 14, 337 and 1764. Half of the frequencies of a row are the conjugates of the others. Of the
 rest the first (and, if N is even, the last) are real and come with half of the columns; the others
-are complex. The two groups are kept apart.
+are complex. Real and complex rows are kept apart, and so are complex ones of more than
+MAX_PRODUCTS: a group's weights are made when it comes to its products, so that those of all, which
+for 14 x 14 are 37 kernels, are never held at once.
 
 Letters: R maps, S side of a map, N size of the transform, C channels, K filters, F products.
 
@@ -29,6 +31,8 @@ from rethink_tf.ops import ordering
 
 # Maps that are transformed at a time: their spectra, twice as large as they, are held for a while.
 MAPS_AT_A_TIME = 256
+# Of a group of frequencies.
+MAX_PRODUCTS = 96
 
 
 def convolve(inputs, kernel):
@@ -42,11 +46,13 @@ def convolve(inputs, kernel):
         [R, S, S, K].
     """
     algorithm = _algorithm(inputs.shape[1])
-    weights = _transform_kernel(algorithm, ordering.late(kernel, inputs))
+    weights = _Weights(algorithm, kernel)
 
     def convolve_part(maps):
-        spectrum = _to_spectrum(algorithm.analysis, maps)
-        products = [tf.matmul(*each) for each in zip(spectrum, weights, strict=True)]
+        products = []
+        for group, factors in enumerate(_to_spectrum(algorithm.analysis, maps)):
+            transformed = weights.of(group, after=[maps, *products[-1:]])
+            products.append(tf.matmul(factors, transformed))
         return _from_spectrum(algorithm.synthesis, products)
 
     return ordering.in_parts(convolve_part, MAPS_AT_A_TIME, inputs)
@@ -64,31 +70,66 @@ def gradients(inputs, kernel, upstream):
         [R, S, S, C] and [3, 3, C, K].
     """
     algorithm = _algorithm(inputs.shape[1])
-    weights = _transform_kernel(algorithm, ordering.late(kernel, upstream))
-    d_weights = []
+    weights = _Weights(algorithm, kernel)
+    sums = [tf.zeros([9, kernel.shape[2] * kernel.shape[3]])]
 
     def differentiate_part(maps, upstream):
         spectrum = _to_spectrum(algorithm.analysis, maps)
         d_products = _to_spectrum(algorithm.synthesis, upstream)
-        new, d_spectrum = [], []
-        for factors, d_factors, transformed in zip(spectrum, d_products, weights, strict=True):
-            new.append(tf.matmul(factors, d_factors, transpose_a=True))
-            d_factors = ordering.late(d_factors, new[-1])
+        d_spectrum = []
+        for group, (factors, d_factors) in enumerate(zip(spectrum, d_products, strict=True)):
+            factors = ordering.late(factors, *d_spectrum[-1:])
+            d_kernel = weights.transpose(group, tf.matmul(factors, d_factors, transpose_a=True))
+            # Parts are added in float32, whatever the inputs are.
+            sums.append(sums[-1] + tf.cast(d_kernel, tf.float32))
+            d_factors = ordering.late(d_factors, d_kernel)
+            transformed = weights.of(group, after=[d_kernel])
             d_spectrum.append(tf.matmul(d_factors, transformed, transpose_b=True))
-        # Parts are added in float32, whatever the inputs are.
-        for group, before in enumerate(d_weights):
-            new[group] = tf.cast(before, tf.float32) + tf.cast(new[group], tf.float32)
-        d_weights[:] = new
         return _from_spectrum(algorithm.analysis, d_spectrum)
 
     d_inputs = ordering.in_parts(differentiate_part, MAPS_AT_A_TIME, inputs, upstream)
-    d_kernel, start = 0.0, 0
-    for each in d_weights:
-        matrix = tf.constant(algorithm.weights[start : start + each.shape[0]], each.dtype)
-        flat = tf.reshape(each, [each.shape[0], kernel.shape[2] * kernel.shape[3]])
-        d_kernel += tf.cast(tf.matmul(matrix, flat, transpose_a=True), tf.float32)
-        start += each.shape[0]
-    return d_inputs, tf.reshape(tf.cast(d_kernel, kernel.dtype), kernel.shape)
+    return d_inputs, tf.reshape(tf.cast(sums[-1], kernel.dtype), kernel.shape)
+
+
+class _Weights:
+    """A kernel's factors of the products, made for each group once, when it is needed."""
+
+    def __init__(self, algorithm, kernel):
+        self._kernel, self._made, self._matrices = kernel, {}, []
+        start = 0
+        for group in algorithm.analysis.groups():
+            self._matrices.append(algorithm.weights[start : start + group.num_products])
+            start += group.num_products
+
+    def of(self, group, after):
+        """Returns the weights of a group, [products of the group, C, K], no sooner than tensors."""
+        if group not in self._made:
+            kernel = tf.reshape(ordering.late(self._kernel, *after), [9, -1])
+            transformed = tf.matmul(tf.constant(self._matrices[group], kernel.dtype), kernel)
+            self._made[group] = tf.reshape(transformed, [-1, *self._kernel.shape[2:]])
+        return self._made[group]
+
+    def transpose(self, group, d_weights):
+        """Returns what the gradient of a group's weights is for the kernel, [9, C K]."""
+        matrix = tf.constant(self._matrices[group], d_weights.dtype)
+        flat = tf.reshape(d_weights, [matrix.shape[0], -1])
+        return tf.matmul(matrix, flat, transpose_a=True)
+
+
+class _Group(NamedTuple):
+    """Rows of a transform whose columns are transformed by the same matrix."""
+
+    planes: slice  # of the rows' transforms
+    parts: int  # planes that the matrix takes at once: the real and the imaginary one, or one
+    matrix: np.ndarray  # [factors, parts S]
+
+    @property
+    def count(self):
+        return (self.planes.stop - self.planes.start) // self.parts
+
+    @property
+    def num_products(self):
+        return self.count * len(self.matrix)
 
 
 class _Transform(NamedTuple):
@@ -97,6 +138,16 @@ class _Transform(NamedTuple):
     rows: np.ndarray  # [N, S], real frequencies first, then pairs of real and imaginary parts
     real: np.ndarray  # [factors, S], of a row's real frequency
     complex: np.ndarray  # [3 N, 2 S], of a complex one
+
+    def groups(self):
+        """Returns the groups, the real frequencies first."""
+        size = len(self.rows)
+        num_reals = 2 - size % 2
+        at_a_time = 2 * max(MAX_PRODUCTS // len(self.complex), 1)
+        return [_Group(slice(0, num_reals), 1, self.real)] + [
+            _Group(slice(start, min(start + at_a_time, size)), 2, self.complex)
+            for start in range(num_reals, size, at_a_time)
+        ]
 
 
 class _Algorithm(NamedTuple):
@@ -156,42 +207,28 @@ def _columns(places, reals, complexes, analysis):
     return np.stack(real), np.stack(full)
 
 
-def _transform_kernel(algorithm, kernel):
-    """Returns the weights of the two groups, [factors of the group, C, K]."""
-    matrix = tf.constant(algorithm.weights, kernel.dtype)
-    transformed = tf.matmul(matrix, tf.reshape(kernel, [9, -1]))
-    transformed = tf.reshape(transformed, [-1, *kernel.shape[2:]])
-    # All factors of the second group are of rows that have 3 N each; the first has fewer than that.
-    num_reals = len(algorithm.weights) % len(algorithm.analysis.complex)
-    return transformed[:num_reals], transformed[num_reals:]
-
-
 def _to_spectrum(transform, maps):
-    """Transforms [R, S, S, C]; returns the two groups, [factors of the group, R, C]."""
+    """Transforms [R, S, S, C]; returns the groups, [factors of the group, R, C] each."""
     side, channels = maps.shape[1], maps.shape[-1]
-    rows, real, full = (tf.constant(each, maps.dtype) for each in transform)
     planes = tf.reshape(tf.transpose(maps, [1, 2, 0, 3]), [side, -1])
-    planes = tf.matmul(rows, planes)
-    num_reals = 2 - rows.shape[0] % 2
-    groups = []
-    for group, (matrix, parts) in enumerate([(real, 1), (full, 2)]):
-        own = planes[num_reals:] if group else planes[:num_reals]
-        own = tf.matmul(matrix, tf.reshape(own, [own.shape[0] // parts, parts * side, -1]))
-        groups.append(tf.reshape(own, [own.shape[0] * matrix.shape[0], -1, channels]))
-    return groups
+    planes = tf.matmul(tf.constant(transform.rows, maps.dtype), planes)
+    spectrum = []
+    for group in transform.groups():
+        own = tf.reshape(planes[group.planes], [group.count, group.parts * side, -1])
+        own = tf.matmul(tf.constant(group.matrix, maps.dtype), own)
+        spectrum.append(tf.reshape(own, [group.num_products, -1, channels]))
+    return spectrum
 
 
 def _from_spectrum(transform, spectrum):
     """The transpose of `_to_spectrum`."""
-    side, channels = transform.real.shape[1], spectrum[0].shape[-1]
-    rows, real, full = (tf.constant(each, spectrum[0].dtype) for each in transform)
+    side, channels, dtype = transform.real.shape[1], spectrum[0].shape[-1], spectrum[0].dtype
     planes = []
-    for matrix, parts, own in ((real, 1, spectrum[0]), (full, 2, spectrum[1])):
-        count = own.shape[0] // matrix.shape[0]
-        own = tf.reshape(own, [count, matrix.shape[0], -1])
-        own = tf.matmul(matrix, own, transpose_a=True)
-        planes.append(tf.reshape(own, [count * parts, side, -1]))
-    planes = tf.reshape(tf.concat(planes, axis=0), [rows.shape[0], -1])
-    planes = tf.matmul(rows, planes, transpose_a=True)
+    for group, own in zip(transform.groups(), spectrum, strict=True):
+        own = tf.reshape(own, [group.count, len(group.matrix), -1])
+        own = tf.matmul(tf.constant(group.matrix, dtype), own, transpose_a=True)
+        planes.append(tf.reshape(own, [group.count * group.parts, side, -1]))
+    planes = tf.reshape(tf.concat(planes, axis=0), [len(transform.rows), -1])
+    planes = tf.matmul(tf.constant(transform.rows, dtype), planes, transpose_a=True)
     maps = tf.reshape(planes, [side, side, -1, channels])
     return tf.transpose(maps, [2, 0, 1, 3])

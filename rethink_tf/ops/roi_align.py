@@ -12,6 +12,8 @@ import math
 import tensorflow as tf
 from tensorflow.python.framework import config as framework_config
 
+from rethink_tf.ops import ordering
+
 # Detectron's assignment: a RoI of 224 x 224 pixels goes to level 4 (stride 16).
 CANONICAL_SIZE, CANONICAL_LEVEL = 224.0, 4
 SAMPLES_PER_BIN = 2
@@ -145,10 +147,10 @@ def _mean_of_crops(images, all_corners, index, size):
     def sum_in_turn(compute):
         total = compute(all_corners[0])
         for corners in all_corners[1:]:
-            with tf.control_dependencies([total]):
-                corners = tf.identity(corners)
-            total += compute(corners)
-        return total
+            total += compute(ordering.late(corners, total))
+        # TensorFlow's optimizer would join the sums of several gradients into one, and hold what it
+        # adds; this operation it leaves alone.
+        return tf.ensure_shape(total, total.shape)
 
     @tf.custom_gradient
     def mean(images):

@@ -234,7 +234,7 @@ class TrainStep:
         if self._clip_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm, use_norm=norm)
         gradients = [
-            self._add_decay(gradient, variable)
+            self._add_decay(gradient, variable, norm)
             for gradient, variable in zip(gradients, variables, strict=True)
         ]
         self._optimizer.apply_gradients(
@@ -245,13 +245,14 @@ class TrainStep:
         # Both are the same on every replica.
         return {"weight_decay": decay_loss / num_replicas, "gradient_norm": norm / num_replicas}
 
-    def _add_decay(self, gradient, variable):
+    def _add_decay(self, gradient, variable, norm):
         """Adds the gradient of the decay loss, which is weight_decay times the kernel."""
         if not optimizer_lib.decays(variable):
             return gradient
         # Not in the tape: its products would be ready at the start of the step, and be held as a
-        # second copy of the model until the gradients are there.
-        with tf.control_dependencies([gradient]):
+        # second copy of the model until the gradients are there. The norm comes when all of them
+        # are, and the activations are gone.
+        with tf.control_dependencies([norm]):
             return gradient + self._weight_decay * tf.convert_to_tensor(variable)
 
     def _decay_loss(self, variables):

@@ -189,3 +189,25 @@ def test_a_pooled_layer_is_the_layer_and_then_the_pooling(normalizer, relu):
 
 def pool(outputs):
     return tf.nn.max_pool2d(outputs, 2, 2, "VALID")
+
+
+@pytest.mark.parametrize("policy, tolerance", [("float32", 1e-5), ("mixed_bfloat16", 1e-2)])
+def test_dense_is_keras_dense(policy, tolerance):
+    generator = np.random.default_rng(0)
+    inputs = tf.constant(generator.normal(size=[5, 7]), tf.float32)
+    ours = conv.Dense(3, "relu", dtype=tf_keras.mixed_precision.Policy(policy))
+    plain = tf_keras.layers.Dense(3, "relu")
+    ours(inputs), plain(inputs)
+    plain.set_weights([ours.kernel.numpy(), np.float32([0.5, -0.5, 0.25])])
+    ours.set_weights(plain.get_weights())
+    found, expected = [], []
+    for layer, values in ((ours, found), (plain, expected)):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = tf.cast(layer(inputs), tf.float32)
+            loss = tf.reduce_sum(outputs**2)
+        values += [outputs, *tape.gradient(loss, [inputs, *layer.trainable_variables])]
+    for value, target in zip(found, expected, strict=True):
+        assert value.dtype == tf.float32
+        difference = np.linalg.norm(value - target)
+        assert difference <= tolerance * np.linalg.norm(target)
