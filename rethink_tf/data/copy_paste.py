@@ -144,6 +144,7 @@ def _hide(objects, held, cover, mask_size):
     """Takes what is covered from each object, and removes those of which nothing is left."""
 
     def hide(inputs):
+        """Returns the crop and the box of what is seen of an object, and whether anything is."""
         png, box, crop = inputs
         low, high = _pixels(box)
         covered = cover[low[0] : high[0], low[1] : high[1]]

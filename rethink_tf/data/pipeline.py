@@ -238,6 +238,7 @@ class Pipeline:
         """Returns the function from a slot to its data set of one training element and notes."""
 
         def load(serialized, place, bucket):
+            """Decodes one record for its place in the bucket."""
             parsed = decode.parse_image_and_objects(
                 serialized, self.mask_size is not None, self.include_keypoints
             )

@@ -144,6 +144,7 @@ def _write_shards(output, num_shards, prepared, checked, skips):
     rows, shards, kept = [], [], []
 
     def examples(shard, num_images):
+        """Yields the records of a shard, and notes their rows and what was skipped."""
         for item in itertools.islice(prepared, num_images):
             for reason, entry in item.skipped:
                 skips.add(reason, entry)

@@ -71,24 +71,26 @@ def gradients(inputs, kernel, upstream):
     """
     algorithm = _algorithm(inputs.shape[1])
     weights = _Weights(algorithm, kernel)
-    sums = [tf.zeros([9, kernel.shape[2] * kernel.shape[3]])]
+    d_kernels = []
 
     def differentiate_part(maps, upstream):
+        """Returns the gradient of some maps, and notes what they give the kernel's."""
         spectrum = _to_spectrum(algorithm.analysis, maps)
         d_products = _to_spectrum(algorithm.synthesis, upstream)
         d_spectrum = []
         for group, (factors, d_factors) in enumerate(zip(spectrum, d_products, strict=True)):
             factors = ordering.late(factors, *d_spectrum[-1:])
             d_kernel = weights.transpose(group, tf.matmul(factors, d_factors, transpose_a=True))
-            # Parts are added in float32, whatever the inputs are.
-            sums.append(sums[-1] + tf.cast(d_kernel, tf.float32))
+            d_kernels.append(tf.cast(d_kernel, tf.float32))
             d_factors = ordering.late(d_factors, d_kernel)
             transformed = weights.of(group, after=[d_kernel])
             d_spectrum.append(tf.matmul(d_factors, transformed, transpose_b=True))
         return _from_spectrum(algorithm.analysis, d_spectrum)
 
     d_inputs = ordering.in_parts(differentiate_part, MAPS_AT_A_TIME, inputs, upstream)
-    return d_inputs, tf.reshape(tf.cast(sums[-1], kernel.dtype), kernel.shape)
+    # Added in float32, whatever the inputs are.
+    d_kernel = tf.cast(tf.add_n(d_kernels), kernel.dtype)
+    return d_inputs, tf.reshape(d_kernel, kernel.shape)
 
 
 class _Weights:

@@ -148,9 +148,7 @@ def _mean_of_crops(images, all_corners, index, size):
         total = compute(all_corners[0])
         for corners in all_corners[1:]:
             total += compute(ordering.late(corners, total))
-        # TensorFlow's optimizer would join the sums of several gradients into one, and hold what it
-        # adds; this operation it leaves alone.
-        return tf.ensure_shape(total, total.shape)
+        return total
 
     @tf.custom_gradient
     def mean(images):
@@ -158,6 +156,7 @@ def _mean_of_crops(images, all_corners, index, size):
             return tf.image.crop_and_resize(images, corners, index, [size, size])
 
         def gradient(upstream):
+            """Adds the crops' gradients into a map of the images' size."""
             share = upstream / len(all_corners)
 
             def spread(corners):
@@ -169,7 +168,9 @@ def _mean_of_crops(images, all_corners, index, size):
                     T=tf.float32,
                 )
 
-            return sum_in_turn(spread)
+            # TensorFlow's optimizer would join this sum with that of other calls, and hold all that
+            # it adds. It does not look beyond this operation, which copies nothing.
+            return tf.ensure_shape(sum_in_turn(spread), images.shape)
 
         return sum_in_turn(crop) / len(all_corners), gradient
 
