@@ -23,11 +23,11 @@ def with_parts_of(detector, **changes):
     return other
 
 
-def run_step(detector, batch, seed=SEED):
+def run_step(detector, batch, seed=SEED, padded=True):
     """Returns the training outputs, the losses by name and the gradients of their sum."""
     losses_fn = DetectionLosses()
     with tf.GradientTape() as tape:
-        outputs = detector(batch, training=True, seed=tf.constant(seed))
+        outputs = detector(batch, training=True, seed=tf.constant(seed), padded=padded)
         losses = losses_fn(outputs, losses_fn.counts(outputs, detector.rpn.num_samples))
         total = tf.add_n(list(losses.values()))
     return outputs, losses, tape.gradient(total, detector.trainable_variables)

@@ -40,7 +40,7 @@ class Backbone(tf_keras.layers.Layer):
         super().__init__()
         self.convs = [conv.ConvNorm(32, 3, stride) for stride in (4, 2, 2, 2)]
 
-    def call(self, images, training=False):
+    def call(self, images, training=False, content=None):
         features = {}
         for level, layer in enumerate(self.convs, start=2):
             images = features[level] = layer(images, training=training)

@@ -104,55 +104,66 @@ class ConvNorm(tf_keras.layers.Layer):
         )
         self.relu = relu
 
-    def call(self, inputs, training=False):
-        return self.activate(self.conv(inputs), training)
+    def call(self, inputs, training=False, content=None):
+        """Applies the layers.
 
-    def activate(self, outputs, training):
-        """Normalizes the convolution's outputs, with the ReLU."""
+        Args:
+            inputs: floating [B, H, W, C], 0 beyond the content.
+            training: bool.
+            content: of the inputs, `ops.content`; None where all of the maps is content.
+
+        Returns:
+            [B, H', W', filters], 0 beyond the content.
+        """
+        return self.activate(self.conv(inputs), training, self.after(content))
+
+    def after(self, content):
+        """Returns the content of the outputs, given that of the inputs."""
+        return content and content.after(self.conv.strides[0])
+
+    def activate(self, outputs, training, content=None):
+        """Normalizes the convolution's outputs, whose content is given, with the ReLU."""
         if self.norm is not None:
-            outputs = self.norm(outputs, training=training)
-        return tf.nn.relu(outputs) if self.relu else outputs
+            outputs = self.norm(outputs, training=training, content=content)
+        outputs = tf.nn.relu(outputs) if self.relu else outputs
+        # Beyond the content, the outputs of a convolution are not 0, and so is its bias.
+        return content.keep(outputs) if content and self.norm is None else outputs
 
-    def convolve_after(self, previous, outputs, training):
+    def convolve_after(self, previous, outputs, training, content=None):
         """Returns this convolution of what `previous` makes of its own convolution's outputs.
 
         Args:
             previous: `ConvNorm`, or None where `outputs` are the inputs of this layer.
             outputs: floating [B, H, W, C], before the normalization of `previous`.
             training: bool.
+            content: of these outputs.
         """
         if previous is None:
             return self.conv(outputs)
         if not previous.recomputes:
-            return self.conv(previous.activate(outputs, training))
+            return self.conv(previous.activate(outputs, training, content))
+        kernel = tf.cast(self.conv.kernel, outputs.dtype)
         convolved = group_norm.group_norm_relu_convolve(
-            outputs,
-            previous.norm.gamma,
-            previous.norm.beta,
-            tf.cast(self.conv.kernel, outputs.dtype),
-            self.conv.strides[0],
-            previous.norm.num_groups,
-            previous.norm.epsilon,
+            outputs, previous.norm.settings(content), kernel, self.conv.strides[0]
         )
         if self.conv.bias is None:
             return convolved
         return convolved + tf.cast(self.conv.bias, convolved.dtype)
 
-    def finish_after(self, previous, outputs, training):
+    def finish_after(self, previous, outputs, training, content=None):
         """Returns this layer's outputs; arguments as of `convolve_after`."""
+        after = self.after(content)
         normalized = isinstance(self.norm, normalization.GroupNormalization)
         recomputes = previous is None or previous.recomputes
         if self.conv.kernel_size != (1, 1) or not (normalized and recomputes):
-            return self.activate(self.convolve_after(previous, outputs, training), training)
+            outputs = self.convolve_after(previous, outputs, training, content)
+            return self.activate(outputs, training, after)
         outputs = group_norm.convolve_group_norm(
             outputs,
             tf.cast(self.conv.kernel, outputs.dtype),
-            self.norm.gamma,
-            self.norm.beta,
             self.conv.strides[0],
-            self.norm.num_groups,
-            self.norm.epsilon,
-            previous and (previous.norm.gamma, previous.norm.beta),
+            self.norm.settings(after),
+            previous and previous.norm.settings(content),
         )
         return tf.nn.relu(outputs) if self.relu else outputs
 
@@ -162,7 +173,7 @@ class ConvNorm(tf_keras.layers.Layer):
         return self.relu and isinstance(self.norm, normalization.GroupNormalization)
 
 
-def run(layers, inputs, training=False):
+def run(layers, inputs, training=False, content=None):
     """Applies `ConvNorm` layers one after the other.
 
     In training, the activations between layers of group normalization are not kept for the
@@ -171,24 +182,26 @@ def run(layers, inputs, training=False):
 
     Args:
         layers: list of `ConvNorm`; without any the outputs are the inputs.
-        inputs: floating [B, H, W, C].
+        inputs: floating [B, H, W, C], 0 beyond the content.
         training: bool.
+        content: of the inputs, `ops.content`; None where all of the maps is content.
 
     Returns:
-        [B, H', W', filters of the last layer].
+        [B, H', W', filters of the last layer], 0 beyond the content.
     """
     # The first call of all goes layer by layer, which creates the variables.
     if not (training and layers and all(layer.built for layer in layers)):
         for layer in layers:
-            inputs = layer(inputs, training=training)
+            inputs, content = layer(inputs, training, content), layer.after(content)
         return inputs
     outputs, previous = inputs, None
     for layer in layers[:-1]:
-        outputs, previous = layer.convolve_after(previous, outputs, training), layer
-    return layers[-1].finish_after(previous, outputs, training)
+        outputs = layer.convolve_after(previous, outputs, training, content)
+        previous, content = layer, layer.after(content)
+    return layers[-1].finish_after(previous, outputs, training, content)
 
 
-def run_and_pool(layer, inputs, pool, training=False):
+def run_and_pool(layer, inputs, pool, training=False, content=None):
     """Applies one `ConvNorm` layer and then a pooling.
 
     In training, the outputs of group normalization between them are not kept for the backward pass.
@@ -199,16 +212,18 @@ def run_and_pool(layer, inputs, pool, training=False):
         inputs: floating [B, H, W, C].
         pool: callable, function of the layer's outputs without variables.
         training: bool.
+        content: of the inputs, `ops.content`; None where all of the maps is content.
 
     Returns:
         What `pool` returns.
     """
-    norm = layer.norm
+    norm, content_after = layer.norm, layer.after(content)
     if not (training and layer.built and isinstance(norm, normalization.GroupNormalization)):
-        return pool(layer(inputs, training=training))
+        return pool(layer(inputs, training=training, content=content))
 
     def finish(outputs, gamma, beta):
-        outputs = group_norm.group_norm(outputs, gamma, beta, norm.num_groups, norm.epsilon)
+        settings = norm.settings(content_after)._replace(gamma=gamma, beta=beta)
+        outputs = group_norm.group_norm(outputs, settings)
         return pool(tf.nn.relu(outputs) if layer.relu else outputs)
 
     return ordering.recompute(finish, layer.conv(inputs), norm.gamma, norm.beta)

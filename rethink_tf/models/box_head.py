@@ -13,6 +13,7 @@ import tf_keras
 from rethink_tf.layers import conv
 from rethink_tf.ops import boxes as box_ops
 from rethink_tf.ops import matching, nms
+from rethink_tf.ops.content import Rows
 
 # Beyond so many (box, class) pairs above the score threshold, the lowest are dropped before the
 # suppression. The 100 detections of an image come from the first few hundred.
@@ -87,19 +88,21 @@ class BoxHead(tf_keras.layers.Layer):
         """The heads that the RoIs go through, one after the other: this one alone."""
         return [self]
 
-    def call(self, rois, training=False):
+    def call(self, rois, training=False, valid=None):
         """Runs the head.
 
         Args:
             rois: floating [B, R, S, S, channels], pooled features.
             training: bool.
+            valid: bool [B, R], which RoIs are there; None for all.
 
         Returns:
             class_logits float32 [B, R, C + 1] and deltas float32 [B, R, K, 4].
         """
         num_rois, side, channels = rois.shape[1], rois.shape[2], rois.shape[-1]
         outputs = tf.reshape(rois, [-1, side, side, channels])
-        outputs = conv.run(self.convs, outputs, training)
+        rows = None if valid is None else Rows(tf.reshape(valid, [-1]))
+        outputs = conv.run(self.convs, outputs, training, rows)
         outputs = tf.reshape(outputs, [-1, side * side * outputs.shape[-1]])
         for layer in self.fcs:
             outputs = layer(outputs)
@@ -183,7 +186,8 @@ class BoxHead(tf_keras.layers.Layer):
             target's class.
         """
         del cascade
-        class_logits, deltas = self(pooled, training=True)
+        valid = sampled["class_targets"] != matching.IGNORED
+        class_logits, deltas = self(pooled, training=True, valid=valid)
         # Background takes the first, which no loss sees.
         boxes = tf.clip_by_value(sampled["class_targets"] - 1, 0, self.num_boxes - 1)
         return {

@@ -17,6 +17,7 @@ from rethink_tf.ops import convolution, draws, matching, ordering
 from rethink_tf.ops import keypoints as keypoint_ops
 from rethink_tf.ops import masks as mask_ops
 from rethink_tf.ops import pixels as pixel_ops
+from rethink_tf.ops.content import Content, Rows
 from rethink_tf.ops.roi_align import RoIAlign
 
 # Detectron2's mean and deviation of ImageNet's pixels, RGB. Detectron's mean is 122.7717 115.9465
@@ -97,17 +98,20 @@ class MaskRCNN(tf_keras.Model):
         if self.keypoint_head:
             self.keypoint_head(pool(roi, self.keypoint_head.roi_size)[0])
 
-    def call(self, batch, training=False, seed=None, num_stages=None):
+    def call(self, batch, training=False, seed=None, num_stages=None, padded=True):
         """Predicts, or in training computes what the losses need.
 
         Args:
             batch: dict as in `data.schema`: image uint8 [B, H, W, 3] and image_size int32 [B, 2],
                 in training also image_id, boxes, classes, and masks and keypoints where there is a
-                head for them. B, H and W are static, H and W multiples of the coarsest backbone
+                head for them. B is static; H and W are multiples of the backbone's coarsest
                 stride.
             training: bool.
             seed: int32 [2], of the run and the step; needed in training.
             num_stages: int, how many stages of the box head train; None for all.
+            padded: bool; False says that every image, rounded up to the coarsest stride, fills
+                H x W, which saves time. With True the numbers of an image are the same in every
+                H x W.
 
         Returns:
             In training a dict of the RPN's and the heads' sampled outputs and targets (see
@@ -117,37 +121,43 @@ class MaskRCNN(tf_keras.Model):
             [B, D, S, S], probabilities, with a keypoint head keypoints float32 [B, D, K, 3],
             (y, x, score), pixels of the input image (both 0 for padding).
         """
-        features = self.features(batch["image"], batch["image_size"], training)
+        content = self._content(batch["image_size"], padded)
+        features = self.features(batch["image"], batch["image_size"], training, content)
         if training:
-            return self._train(features, batch, seed, num_stages)
-        return self._predict(features, batch)
+            return self._train(features, batch, seed, num_stages, content)
+        return self._predict(features, batch, content)
 
-    def find_candidates(self, batch):
+    def find_candidates(self, batch, padded=True):
         """Runs the detector up to the boxes that detections are chosen from.
 
         Args:
             batch: dict as of `call`, without training.
+            padded: bool, as of `call`.
 
         Returns:
             dict as of `BoxHead.decode`.
         """
-        features = self.features(batch["image"], batch["image_size"])
-        return self._find_candidates(features, self._roi_align(features), batch["image_size"])
+        content = self._content(batch["image_size"], padded)
+        features = self.features(batch["image"], batch["image_size"], content=content)
+        pool = self._roi_align(features, content)
+        return self._find_candidates(features, pool, batch["image_size"], content)
 
-    def describe(self, batch, detections):
+    def describe(self, batch, detections, padded=True):
         """Runs the heads that say more of an object than its box, on boxes that are given.
 
         Args:
             batch: dict as of `call`, without training.
             detections: dict: boxes float32 [B, D, 4], pixels of the input image, and classes int32
                 [B, D], 0 is padding.
+            padded: bool, as of `call`.
 
         Returns:
             dict: with a mask head, masks as of `call`; with a keypoint head, heatmaps float32
             [B, D, K, S, S], logits.
         """
-        pool = self._roi_align(self.features(batch["image"], batch["image_size"]))
-        return self._describe(pool, detections)
+        content = self._content(batch["image_size"], padded)
+        features = self.features(batch["image"], batch["image_size"], content=content)
+        return self._describe(self._roi_align(features, content), detections)
 
     def variables_of_stages(self, num_stages=None):
         """Returns the trainable variables without those of the box head's later stages.
@@ -170,36 +180,47 @@ class MaskRCNN(tf_keras.Model):
             parts["fcs"] = self.box_head.stages[0].fcs
         return parts
 
-    def features(self, image, image_size, training=False):
+    @property
+    def coarsest_stride(self):
+        """What the content of an image is rounded up to a multiple of, pixels."""
+        return self.backbone.coarsest_stride
+
+    def _content(self, image_size, padded):
+        return Content.of_images(image_size, self.coarsest_stride) if padded else None
+
+    def features(self, image, image_size, training=False, content=None):
         """Normalizes the pixels and computes the feature maps.
 
         Args:
             image: uint8 [B, H, W, 3], RGB.
-            image_size: int32 [B, 2], (height, width) of the content; the rest is made zero.
+            image_size: int32 [B, 2], (height, width), pixels; the rest is made zero.
             training: bool.
+            content: `ops.content.Content` of the images; None where they fill H x W.
 
         Returns:
             dict {level: [B, H_l, W_l, channels]}, as `pyramid`.
         """
         pixels = pixel_ops.normalize(image, image_size, self.pixel_mean, self.pixel_std)
-        return self.pyramid(tf.cast(pixels, self.compute_dtype), training)
+        return self.pyramid(tf.cast(pixels, self.compute_dtype), training, content)
 
-    def pyramid(self, pixels, training=False):
+    def pyramid(self, pixels, training=False, content=None):
         """Computes the feature maps of the RPN and the heads.
 
         Args:
             pixels: floating [B, H, W, 3], normalized.
             training: bool.
+            content: as of `features`.
 
         Returns:
-            dict {level: [B, H_l, W_l, channels]}; the stride of level l is 2 ** l pixels.
+            dict {level: [B, H_l, W_l, channels]}; the stride of level l is 2 ** l pixels. They are
+            zero beyond the content.
 
         Raises:
             ValueError: if the backbone's levels differ in channels and there is no FPN.
         """
-        levels = self.backbone(pixels, training=training)
+        levels = self.backbone(pixels, training=training, content=content)
         if self.fpn:
-            return self.fpn(levels, training=training)
+            return self.fpn(levels, training=training, content=content)
         channels = {level: feature.shape[-1] for level, feature in levels.items()}
         if len(set(channels.values())) != 1:
             raise ValueError(
@@ -208,12 +229,12 @@ class MaskRCNN(tf_keras.Model):
             )
         return levels
 
-    def _roi_align(self, features):
+    def _roi_align(self, features, content=None):
         """RoIAlign on the levels of the backbone: one that the FPN adds is for the RPN alone."""
         levels = self.fpn.levels if self.fpn else features
-        return RoIAlign({level: features[level] for level in levels}, self.static_shapes)
+        return RoIAlign({level: features[level] for level in levels}, self.static_shapes, content)
 
-    def _train(self, features, batch, seed, num_stages):
+    def _train(self, features, batch, seed, num_stages, content):
         image_size, boxes, classes = batch["image_size"], batch["boxes"], batch["classes"]
         masks = batch.get("masks")
         if not self.static_shapes:
@@ -226,16 +247,18 @@ class MaskRCNN(tf_keras.Model):
 
         # No gradient flows through the proposals; the losses have a head of their own, on the
         # sampled anchors.
-        head = self.rpn({level: tf.stop_gradient(each) for level, each in features.items()})
+        head = self.rpn(
+            {level: tf.stop_gradient(each) for level, each in features.items()}, content
+        )
         outputs = self.rpn.sample(
-            features, head[-1], image_size, boxes, classes > 0, draw_for(RPN_DRAWS)
+            features, head[-1], boxes, classes > 0, draw_for(RPN_DRAWS), content
         )
         proposals, valid = self.rpn.propose(*head, image_size, training=True)
         sampled = self.box_head.sample(proposals, valid, boxes, classes, draw_for(ROI_DRAWS))
         num_rois = min(self.box_head.num_samples, proposals.shape[1] + batch["boxes"].shape[1])
         sampled = self._fill(sampled, num_rois)
         outputs |= sampled
-        pool = self._roi_align(features)
+        pool = self._roi_align(features, content)
         pooled = pool(sampled["rois"], self.box_head.roi_size)
         if self.mask_head:
             outputs |= self._train_masks(pool, sampled, boxes, masks)
@@ -306,7 +329,7 @@ class MaskRCNN(tf_keras.Model):
                 for value in (pooled, flat_boxes, flat_classes, object_boxes, crops, valid)
             )
         return {
-            "mask_logits": head(pooled, flat_classes, training=True),
+            "mask_logits": head(pooled, flat_classes, training=True, rows=Rows(valid)),
             "mask_targets": mask_ops.crop_targets(crops, object_boxes, flat_boxes, size),
             "mask_valid": valid,
         }
@@ -337,14 +360,14 @@ class MaskRCNN(tf_keras.Model):
                 tf.boolean_mask(value, keep) for value in (pooled, targets, valid)
             )
         return {
-            "keypoint_logits": head(pooled, training=True),
+            "keypoint_logits": head(pooled, training=True, rows=Rows(tf.reduce_any(valid, -1))),
             "keypoint_targets": targets,
             "keypoint_valid": valid,
         }
 
-    def _predict(self, features, batch):
-        pool = self._roi_align(features)
-        candidates = self._find_candidates(features, pool, batch["image_size"])
+    def _predict(self, features, batch, content):
+        pool = self._roi_align(features, content)
+        candidates = self._find_candidates(features, pool, batch["image_size"], content)
         detections = self.box_head.suppress(candidates)
         detections |= self._describe(pool, detections)
         if self.keypoint_head:
@@ -352,8 +375,8 @@ class MaskRCNN(tf_keras.Model):
             detections["keypoints"] = keypoint_ops.place(heatmaps, detections["boxes"], classes)
         return detections
 
-    def _find_candidates(self, features, pool, image_size):
-        head = self.rpn(features)
+    def _find_candidates(self, features, pool, image_size, content):
+        head = self.rpn(features, content)
         proposals, valid = self.rpn.propose(*head, image_size, training=False)
         return self.box_head.candidates(pool, proposals, valid, image_size)
 

@@ -34,12 +34,14 @@ class FPN(tf_keras.layers.Layer):
         self.laterals = [layer(1, f"lateral{level}") for level in self.levels]
         self.outputs = [layer(3, f"output{level}") for level in self.levels]
 
-    def call(self, features, training=False):
+    def call(self, features, training=False, content=None):
         """Computes the pyramid.
 
         Args:
             features: dict {level: [B, H_l, W_l, C_l]}, each half as large as the one before.
             training: bool.
+            content: `ops.content.Content` of the images, multiples of the coarsest stride of the
+                input; None where they fill the maps.
 
         Returns:
             dict {level: [B, H_l, W_l, channels]}, with one level more than the input's.
@@ -47,11 +49,12 @@ class FPN(tf_keras.layers.Layer):
         pyramid, above = {}, None
         for position in reversed(range(len(self.levels))):
             level = self.levels[position]
-            merged = conv.run([self.laterals[position]], features[level], training)
+            inside = content and content.after(2**level)
+            merged = conv.run([self.laterals[position]], features[level], training, inside)
             if above is not None:
                 merged += _double(above)
             above = merged
-            pyramid[level] = self.outputs[position](merged, training=training)
+            pyramid[level] = self.outputs[position](merged, training=training, content=inside)
         coarsest = self.levels[-1]
         pyramid[coarsest + 1] = pyramid[coarsest][:, ::2, ::2, :]
         return pyramid

@@ -48,22 +48,23 @@ class KeypointHead(tf_keras.layers.Layer):
             name="deconv",
         )
 
-    def call(self, rois, training=False):
+    def call(self, rois, training=False, rows=None):
         """Runs the head.
 
         Args:
             rois: floating [R, roi_size, roi_size, channels], pooled features.
             training: bool.
+            rows: `ops.content.Rows`, which RoIs are there; None for all.
 
         Returns:
             float32 [R, K, S, S], logits, S = 4 * roi_size.
         """
-        features = conv.run(self.convs, rois, training)
+        features = conv.run(self.convs, rois, training, rows)
         coarse = self.deconv(tf.cast(features, tf.float32))
         # As products: XLA has no gradient of TensorFlow's resizing at half-pixel centres.
         weights = _doubling(2 * self.roi_size)
-        rows = tf.einsum("ih,rhwk->rkiw", weights, coarse)
-        return tf.einsum("rkiw,jw->rkij", rows, weights)
+        doubled = tf.einsum("ih,rhwk->rkiw", weights, coarse)
+        return tf.einsum("rkiw,jw->rkij", doubled, weights)
 
 
 def _doubling(size):

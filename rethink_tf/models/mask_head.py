@@ -47,20 +47,21 @@ class MaskHead(tf_keras.layers.Layer):
         self.bias = self.add_weight("predictor/bias", [self.num_classes], initializer="zeros")
         super().build(input_shape)
 
-    def call(self, rois, classes, training=False):
+    def call(self, rois, classes, training=False, rows=None):
         """Runs the head.
 
         Args:
             rois: floating [R, roi_size, roi_size, channels], pooled features.
             classes: int32 [R], 1..C, the class whose mask is wanted; 0 is taken as 1.
             training: bool.
+            rows: `ops.content.Rows`, which RoIs are there; None for all.
 
         Returns:
             float32 [R, S, S], logits, S = 2 * roi_size.
         """
-        features = conv.run(self.convs, rois, training)
-        rows = tf.maximum(classes - 1, 0)
-        kernel, bias = tf.gather(self.kernel, rows), tf.gather(self.bias, rows)
+        features = conv.run(self.convs, rois, training, rows)
+        places = tf.maximum(classes - 1, 0)
+        kernel, bias = tf.gather(self.kernel, places), tf.gather(self.bias, places)
         logits = ordering.recompute(
             _predict, features, self.upsample_kernel, self.upsample_bias, kernel
         )

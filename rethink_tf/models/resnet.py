@@ -5,6 +5,8 @@ ResNeXt, whose 3x3 convolutions are grouped. The stride of a bottleneck sits in 
 as in Detectron's GroupNorm models.
 """
 
+import functools
+
 import gin
 import tensorflow as tf
 import tf_keras
@@ -32,6 +34,7 @@ class _Block(tf_keras.layers.Layer):
         def layer(filters, size, stride, relu, name, groups=1):
             return conv.ConvNorm(filters, size, stride, normalizer, relu, groups=groups, name=name)
 
+        self.strides = strides
         self.shortcut = layer(channels, 1, strides, False, "shortcut") if project else None
         if bottleneck:
             self.convs = [
@@ -45,10 +48,10 @@ class _Block(tf_keras.layers.Layer):
                 layer(channels, 3, 1, False, "conv2"),
             ]
 
-    def call(self, inputs, training=False):
-        outputs = conv.run(self.convs, inputs, training)
+    def call(self, inputs, training=False, content=None):
+        outputs = conv.run(self.convs, inputs, training, content)
         shortcut = [] if self.shortcut is None else [self.shortcut]
-        return tf.nn.relu(outputs + conv.run(shortcut, inputs, training))
+        return tf.nn.relu(outputs + conv.run(shortcut, inputs, training, content))
 
 
 @gin.register
@@ -56,6 +59,7 @@ class ResNet(tf_keras.layers.Layer):
     """The backbone, with groups ResNeXt; nothing of it is frozen, the stem included."""
 
     classifier_goes_on = False  # A classifier averages the features and has one layer more.
+    coarsest_stride = 32  # Pixels.
 
     def __init__(
         self,
@@ -130,28 +134,36 @@ class ResNet(tf_keras.layers.Layer):
                 )
             self.stages.append(blocks)
 
-    def call(self, images, training=False):
+    def call(self, images, training=False, content=None):
         """Computes the feature maps.
 
         Args:
             images: floating [B, H, W, 3], normalized; H and W multiples of 32.
             training: bool.
+            content: `ops.content.Content` of the images, multiples of 32; None where they fill
+                H x W.
 
         Returns:
             dict {2: [B, H/4, W/4, C2], ..., 5: [B, H/32, W/32, C5]}.
         """
-        outputs = conv.run_and_pool(self.stem, images, _pool, training)
+        pooled = content and content.after(4)
+        pool = functools.partial(_pool, content=pooled)
+        outputs = conv.run_and_pool(self.stem, images, pool, training, content)
+        content = pooled
         features = {}
         for level, blocks in enumerate(self.stages, start=2):
             for block in blocks:
-                outputs = block(outputs, training=training)
+                outputs = block(outputs, training=training, content=content)
+                content = content and content.after(block.strides)
             features[level] = outputs
         return features
 
 
-def _pool(outputs):
+def _pool(outputs, content):
     """ReLU and a maximum over 3x3 cells, every second one, padded by one on each side."""
     # ReLU and maximum may change places, and after the maximum ReLU has a quarter of the work and
     # of the memory. It also lets zeros pad the maximum as minus infinity would.
     outputs = tf.pad(outputs, [[0, 0], [1, 1], [1, 1], [0, 0]])
-    return tf.nn.relu(tf.nn.max_pool2d(outputs, 3, 2, "VALID"))
+    outputs = tf.nn.relu(tf.nn.max_pool2d(outputs, 3, 2, "VALID"))
+    # The first maximum beyond the content sees its last cells.
+    return content.keep(outputs) if content else outputs

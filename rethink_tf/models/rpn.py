@@ -101,15 +101,16 @@ class RPN(tf_keras.layers.Layer):
         """The shared convolutions, in their order."""
         return [self.conv, *self.further_convs]
 
-    def call(self, features):
+    def call(self, features, content=None):
         """Runs the head on every level.
 
         Args:
-            features: dict {level: [B, H_l, W_l, C]} with static H_l and W_l.
+            features: dict {level: [B, H_l, W_l, C]}, 0 beyond the content.
+            content: `ops.content.Content` of the images; None where they fill the maps.
 
         Returns:
             Three dicts by level: logits float32 [B, N_l], deltas float32 [B, N_l, 4] and anchors
-            float32 [N_l, 4], pixels.
+            float32 [N_l, 4], pixels. Beyond the content logits are `nms.NO_SCORE`.
 
         Raises:
             ValueError: if a level of the anchors is not among the features.
@@ -118,14 +119,17 @@ class RPN(tf_keras.layers.Layer):
         for level, sizes in zip(self.levels, self.anchor_sizes, strict=True):
             if level not in features:
                 raise ValueError(f"RPN: no features of level {level}, only of {sorted(features)}.")
-            shared = features[level]
-            for each in self.convs:
-                shared = each(shared)
-            height, width = shared.shape[1:3]
-            num_anchors = height * width * len(sizes) * len(self.aspect_ratios)
-            logits[level] = tf.cast(
-                tf.reshape(self.objectness(shared), [-1, num_anchors]), tf.float32
-            )
+            shared = self.conv(features[level])
+            for each in self.further_convs:
+                # It sees zeros beyond the content, not what the one before makes of them.
+                shared = each(content.after(2**level).keep(shared) if content else shared)
+            height, width = _sides(shared)
+            num_anchors = height * width * self._num_anchors
+            objectness = tf.cast(self.objectness(shared), tf.float32)
+            if content:
+                inside = content.after(2**level).mask(objectness) > 0.0
+                objectness = tf.where(inside, objectness, nms.NO_SCORE)
+            logits[level] = tf.reshape(objectness, [-1, num_anchors])
             deltas[level] = tf.cast(
                 tf.reshape(self.deltas(shared), [-1, num_anchors, 4]), tf.float32
             )
@@ -137,15 +141,17 @@ class RPN(tf_keras.layers.Layer):
     def propose(self, logits, deltas, anchors, image_size, training):
         """Chooses the proposals of each image: the best of every level, suppressed within it.
 
+        P is what the settings say, whatever the shape of the batch.
+
         Args:
-            logits: dict {level: float32 [B, N_l]}.
+            logits: dict {level: float32 [B, N_l]}, of `call`.
             deltas: dict {level: float32 [B, N_l, 4]}.
             anchors: dict {level: float32 [N_l, 4]}.
-            image_size: int32 [B, 2], (height, width) of the content, pixels.
+            image_size: int32 [B, 2], (height, width), pixels.
             training: bool, which of the two sets of counts to use.
 
         Returns:
-            boxes: float32 [B, P, 4], pixels, clipped to the content, best first; no gradient.
+            boxes: float32 [B, P, 4], pixels, clipped to the image, best first; no gradient.
             valid: bool [B, P].
         """
         all_boxes, all_scores = [], []
@@ -160,19 +166,17 @@ class RPN(tf_keras.layers.Layer):
             all_boxes.append(boxes)
             all_scores.append(scores)
         boxes, scores = tf.concat(all_boxes, axis=1), tf.concat(all_scores, axis=1)
-        count = min(self.num_proposals[training], scores.shape[1])
-        scores, order = tf.math.top_k(scores, count)
+        scores, order = nms.top_scores(scores, self.num_proposals[training])
         valid = scores > nms.NO_SCORE
         boxes = tf.gather(boxes, order, batch_dims=1)
         return tf.where(valid[..., tf.newaxis], boxes, 0.0), valid
 
     def _level_proposals(self, logits, deltas, anchors, image_size, training):
         """Returns boxes [B, K, 4] and scores [B, K] of one level; NO_SCORE where there is none."""
-        inside = anchor_ops.centers_inside(anchors, image_size)
         # A diverged head must not crash the suppression before the losses are seen and named.
-        usable = inside & tf.math.is_finite(logits) & tf.reduce_all(tf.math.is_finite(deltas), -1)
+        usable = tf.math.is_finite(logits) & tf.reduce_all(tf.math.is_finite(deltas), -1)
         scores = tf.where(usable, logits, nms.NO_SCORE)
-        scores, order = tf.math.top_k(scores, min(self.pre_nms[training], logits.shape[1]))
+        scores, order = nms.top_scores(scores, self.pre_nms[training])
         boxes = box_ops.decode_boxes(
             tf.gather(deltas, order, batch_dims=1), tf.gather(anchors, order), BOX_WEIGHTS
         )
@@ -185,7 +189,7 @@ class RPN(tf_keras.layers.Layer):
         boxes = tf.gather(boxes, kept, batch_dims=1)
         return boxes, tf.where(valid, tf.gather(scores, kept, batch_dims=1), nms.NO_SCORE)
 
-    def sample(self, features, anchors, image_size, objects, object_valid, draw):
+    def sample(self, features, anchors, objects, object_valid, draw, content=None):
         """Draws the anchors that enter the losses and runs the head at their cells alone.
 
         The losses see a few hundred of some hundred thousand anchors. A backward pass through the
@@ -193,18 +197,24 @@ class RPN(tf_keras.layers.Layer):
         of it products with zero.
 
         Args:
-            features: dict {level: [B, H_l, W_l, C]} with static H_l and W_l.
+            features: dict {level: [B, H_l, W_l, C]}, 0 beyond the content.
             anchors: dict {level: float32 [N_l, 4]}.
-            image_size: int32 [B, 2], pixels.
             objects: float32 [B, M, 4], pixels.
             object_valid: bool [B, M].
             draw: callable, number of draws N -> float32 [B, N] uniform.
+            content: `ops.content.Content` of the images; None where they fill the maps.
 
         Returns:
             dict: rpn_logits float32 [B, K], rpn_labels int32 [B, K] (1, 0, -1 empty), rpn_deltas
             and rpn_delta_targets float32 [B, K, 4].
         """
         anchors = tf.concat([anchors[level] for level in self.levels], axis=0)
+        draws, inside = draw(tf.shape(anchors)[0]), None
+        if content:
+            positions = self._positions(features, content)
+            inside = positions >= 0
+            # An anchor's draw goes by its place in the image, which is that in every shape.
+            draws = tf.gather(draws, tf.maximum(positions, 0), batch_dims=1)
         labels, matches = matching.match(
             anchors[tf.newaxis],
             objects,
@@ -212,17 +222,14 @@ class RPN(tf_keras.layers.Layer):
             self.negative_below,
             self.positive_from,
             keep_best=True,
+            candidate_valid=inside,
         )
-        inside = anchor_ops.centers_inside(anchors, image_size)
-        labels = tf.where(inside, labels, matching.IGNORED)
-        indices, sampled = matching.sample(
-            labels, draw(anchors.shape[0]), self.num_samples, self.positive_fraction
-        )
+        indices, sampled = matching.sample(labels, draws, self.num_samples, self.positive_fraction)
         matches = tf.gather(matches, indices, batch_dims=1)
         targets = box_ops.encode_boxes(
             tf.gather(objects, matches, batch_dims=1), tf.gather(anchors, indices), BOX_WEIGHTS
         )
-        logits, deltas = self._at_anchors(features, indices)
+        logits, deltas = self._at_anchors(features, indices, content)
         return {
             "rpn_logits": logits,
             "rpn_labels": sampled,
@@ -230,18 +237,26 @@ class RPN(tf_keras.layers.Layer):
             "rpn_delta_targets": targets,
         }
 
-    def _at_anchors(self, features, indices):
+    def _positions(self, features, content):
+        """Returns `anchors.positions` of the features' anchors."""
+        sizes = [content.after(2**level).sizes for level in self.levels]
+        maps = [_sides(features[level]) for level in self.levels]
+        return anchor_ops.positions(sizes, maps, self._num_anchors)
+
+    def _at_anchors(self, features, indices, content=None):
         """Runs the head for some anchors: the same numbers as those of `call`, up to rounding.
 
         Args:
             features: dict {level: [B, H_l, W_l, C]}.
             indices: int32 [B, K] of the N anchors.
+            content: as of `sample`.
 
         Returns:
             logits float32 [B, K] and deltas float32 [B, K, 4].
         """
         *first, last = self.convs
-        patches, inside = self._patches(features, indices // self._num_anchors, len(self.convs))
+        cells = indices // self._num_anchors
+        patches, inside = self._patches(features, cells, len(self.convs), content)
         for layer in first:
             patches = tf.nn.relu(_convolve(layer, patches))
             # The next convolution sees zeros beyond the border, not what this one makes of them.
@@ -259,17 +274,18 @@ class RPN(tf_keras.layers.Layer):
             tf.reduce_sum(deltas * anchor[..., tf.newaxis], axis=-2),
         )
 
-    def _patches(self, features, cells, reach):
-        """Returns the neighbourhoods of cells, zero beyond the border.
+    def _patches(self, features, cells, reach, content):
+        """Returns the neighbourhoods of cells, zero beyond the content.
 
         Args:
             features: dict {level: [B, H_l, W_l, C]}.
             cells: int32 [B, K], cells of all levels, fine to coarse, rows outermost.
             reach: int r, cells to each side.
+            content: as of `sample`.
 
         Returns:
             [B * K, 2r + 1, 2r + 1, C], the features' dtype, and bool [B * K, 2r + 1, 2r + 1, 1],
-            False beyond the border.
+            False beyond the content.
         """
         flat, sizes = lay_out_cells([features[level] for level in self.levels])
         cells_per_image, channels = tf.shape(flat)[1], flat.shape[-1]
@@ -282,13 +298,23 @@ class RPN(tf_keras.layers.Layer):
         side = 2 * reach + 1
         row = place // width + tf.repeat(tf.range(-reach, reach + 1), side)
         column = place % width + tf.tile(tf.range(-reach, reach + 1), [side])
-        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
         image = tf.range(tf.shape(cells)[0])[:, tf.newaxis, tf.newaxis]
+        rows, columns = height, width
+        if content:
+            own = tf.stack([content.after(2**level).sizes for level in self.levels], axis=1)
+            rows, columns = tf.split(tf.gather(own, rank, batch_dims=1), 2, axis=-1)
+        inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
         index = image * cells_per_image + start + row * width + column
         patches = tf.gather(tf.reshape(flat, [-1, channels]), tf.where(inside, index, 0))
         patches *= tf.cast(inside, patches.dtype)[..., tf.newaxis]
         inside = tf.reshape(inside, [-1, side, side, 1])
         return tf.reshape(patches, [-1, side, side, channels]), inside
+
+
+def _sides(maps):
+    """Returns height and width of maps [B, H, W, C], ints where they are static."""
+    dynamic = tf.unstack(tf.shape(maps)[1:3])
+    return [side or sizes for side, sizes in zip(maps.shape[1:3], dynamic, strict=True)]
 
 
 def _convolve(layer, inputs):

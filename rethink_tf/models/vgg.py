@@ -27,6 +27,7 @@ class VGG16(tf_keras.layers.Layer):
 
     # The fully connected layers of the box head, fc6 and fc7, are a classifier's too.
     classifier_goes_on = True
+    coarsest_stride = 2**LEVEL  # Pixels.
 
     def __init__(self, normalizer="none", **kwargs):
         """Makes the layers.
@@ -44,12 +45,14 @@ class VGG16(tf_keras.layers.Layer):
             for stage, (count, channels) in enumerate(STAGES, start=1)
         ]
 
-    def call(self, images, training=False):
+    def call(self, images, training=False, content=None):
         """Computes the feature map.
 
         Args:
             images: floating [B, H, W, 3], normalized; H and W multiples of 16.
             training: bool.
+            content: `ops.content.Content` of the images, multiples of 16; None where they fill
+                H x W.
 
         Returns:
             dict {4: [B, H/16, W/16, 512]}, conv5_3.
@@ -58,5 +61,5 @@ class VGG16(tf_keras.layers.Layer):
         for index, layers in enumerate(self.stages):
             if index > 0:
                 outputs = tf.nn.max_pool2d(outputs, 2, 2, "VALID")
-            outputs = conv.run(layers, outputs, training)
+            outputs = conv.run(layers, outputs, training, content and content.after(2**index))
         return {LEVEL: outputs}

@@ -48,19 +48,28 @@ def level_anchors(height, width, stride, sizes, aspect_ratios):
     return tf.reshape(centers + base, [-1, 4])
 
 
-def centers_inside(anchors, image_size):
-    """Tells which anchors are centred inside the image's content.
+def positions(sizes, maps, anchors_per_cell):
+    """Numbers the anchors of each image's own content, fine to coarse, rows outermost.
 
-    Batches are padded to a fixed shape, often far beyond the content; anchors out there would be
-    easy negatives that dilute the sample, so they are neither sampled nor proposed.
+    An image has the same numbers in every shape of a batch that holds it.
 
     Args:
-        anchors: float32 [N, 4], pixels.
-        image_size: [B, 2], (height, width), pixels.
+        sizes: list of int32 [B, 2], (rows, columns) of the content on each level.
+        maps: list of (rows, columns), ints or int32 scalars, of each level's feature map.
+        anchors_per_cell: int A.
 
     Returns:
-        bool [B, N].
+        int32 [B, N], N all anchors of the feature maps; -1 for those whose cell is not content.
     """
-    size = tf.cast(image_size, tf.float32)[:, tf.newaxis, :]
-    center = 0.5 * (anchors[:, :2] + anchors[:, 2:])[tf.newaxis]
-    return tf.reduce_all(center < size, axis=-1)
+    numbers, start = [], 0
+    for size, (height, width) in zip(sizes, maps, strict=True):
+        size = size[..., tf.newaxis, tf.newaxis, tf.newaxis]
+        own_rows, own_columns = tf.unstack(size, axis=1)
+        rows = tf.reshape(tf.range(height), [1, -1, 1, 1])
+        columns = tf.reshape(tf.range(width), [1, 1, -1, 1])
+        cells = (rows * own_columns + columns) * anchors_per_cell + tf.range(anchors_per_cell)
+        inside = (rows < own_rows) & (columns < own_columns)
+        cells = tf.where(inside, start + cells, -1)
+        numbers.append(tf.reshape(cells, [tf.shape(size)[0], -1]))
+        start += own_rows * own_columns * anchors_per_cell
+    return tf.concat(numbers, axis=1)

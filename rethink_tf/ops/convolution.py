@@ -23,7 +23,7 @@ import pathlib
 
 import tensorflow as tf
 
-from rethink_tf.ops import fourier, ordering
+from rethink_tf.ops import devices, fourier, ordering
 
 # Below it, copying the shifted inputs costs more than the products save.
 MIN_CHANNELS = 256
@@ -187,7 +187,7 @@ def _gradient_dtype(dtype):
 
 
 def _on_cpu():
-    return not (tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"))
+    return devices.replica_device_type() == "CPU"
 
 
 @functools.cache

@@ -10,7 +10,15 @@ from rethink_tf.ops import boxes as box_ops
 NEGATIVE, IGNORED, POSITIVE = 0, -1, 1
 
 
-def match(candidates, objects, object_valid, negative_below, positive_from, keep_best=False):
+def match(
+    candidates,
+    objects,
+    object_valid,
+    negative_below,
+    positive_from,
+    keep_best=False,
+    candidate_valid=None,
+):
     """Labels candidates by their overlap with the objects.
 
     Args:
@@ -21,6 +29,7 @@ def match(candidates, objects, object_valid, negative_below, positive_from, keep
         positive_from: float >= negative_below; from this IoU on it is positive; between, ignored.
         keep_best: whether the candidates of the highest IoU with an object (all, on a tie) are
             positive however low that is, unless it is 0.
+        candidate_valid: bool [B, N]; the others are ignored, and best of no object. None for all.
 
     Returns:
         labels: int32 [B, N], 1 positive, 0 negative, -1 ignored.
@@ -38,6 +47,8 @@ def match(candidates, objects, object_valid, negative_below, positive_from, keep
         )
     iou = box_ops.pairwise_iou(candidates, objects)
     iou = tf.where(object_valid[:, tf.newaxis, :], iou, -1.0)
+    if candidate_valid is not None:
+        iou = tf.where(candidate_valid[..., tf.newaxis], iou, -1.0)
     # Without an object the maximum is -1 and every candidate is negative.
     best = tf.reduce_max(iou, axis=2)
     matches = tf.argmax(iou, axis=2, output_type=tf.int32)
@@ -46,7 +57,10 @@ def match(candidates, objects, object_valid, negative_below, positive_from, keep
         best_of_object = tf.reduce_max(iou, axis=1, keepdims=True)
         is_best = (iou == best_of_object) & (best_of_object > 0.0)
         positive |= tf.reduce_any(is_best, axis=2)
-    labels = tf.where(best < negative_below, NEGATIVE, IGNORED)
+    negative = best < negative_below
+    if candidate_valid is not None:
+        negative &= candidate_valid
+    labels = tf.where(negative, NEGATIVE, IGNORED)
     return tf.where(positive, POSITIVE, labels), matches
 
 

@@ -12,6 +12,26 @@ from rethink_tf.ops.boxes import pairwise_iou
 NO_SCORE = -1e30
 
 
+def top_scores(scores, count):
+    """Returns the highest scores, filled up with NO_SCORE where there are fewer.
+
+    Args:
+        scores: float32 [B, N]; N need not be static.
+        count: int K.
+
+    Returns:
+        scores: float32 [B, K], falling.
+        indices: int32 [B, K], of the N; 0 for what is filled up.
+    """
+    total = scores.shape[1]
+    found = tf.minimum(count, tf.shape(scores)[1]) if total is None else min(count, total)
+    scores, indices = tf.math.top_k(scores, found)
+    missing = [[0, 0], [0, count - found]]
+    scores = tf.pad(scores, missing, constant_values=NO_SCORE)
+    indices = tf.pad(indices, missing)
+    return tuple(tf.ensure_shape(each, [each.shape[0], count]) for each in (scores, indices))
+
+
 def suppress(boxes, scores, max_output, iou_threshold):
     """Keeps boxes by falling score, dropping those that overlap a kept one too much.
 

@@ -12,7 +12,7 @@ import math
 import tensorflow as tf
 from tensorflow.python.framework import config as framework_config
 
-from rethink_tf.ops import ordering
+from rethink_tf.ops import devices, ordering
 
 # Detectron's assignment: a RoI of 224 x 224 pixels goes to level 4 (stride 16).
 CANONICAL_SIZE, CANONICAL_LEVEL = 224.0, 4
@@ -45,17 +45,27 @@ class RoIAlign:
     Source: He et al. 2017, arXiv:1703.06870, section 3; sampling points as Detectron2's ROIAlignV2.
     """
 
-    def __init__(self, features, static_shapes=False):
+    def __init__(self, features, static_shapes=False, content=None):
         """Lays out the levels.
 
         Args:
             features: dict {level: [B, H_l, W_l, C]}; the stride of level l is 2 ** l pixels.
             static_shapes: whether it must compile with XLA, which has no `crop_and_resize`.
+            content: `ops.content.Content` of the images, multiples of the coarsest stride; None
+                where they fill the maps.
         """
         self._levels = sorted(features)
         self._maps = [features[level] for level in self._levels]
+        self._content = [content and content.after(2**level) for level in self._levels]
         self._by_kernel = not static_shapes and _kernel_is_safe()
-        self._layout = _atlas(self._maps) if self._by_kernel else lay_out_cells(self._maps)
+        if self._by_kernel:
+            self._layout = _atlas(self._maps, self._content)
+        else:
+            cells, sizes = lay_out_cells(self._maps)
+            own = sizes[tf.newaxis]
+            if content:
+                own = tf.stack([each.sizes for each in self._content], axis=1)
+            self._layout = cells, (sizes, own)
 
     def __call__(self, boxes, output_size):
         """Pools.
@@ -65,13 +75,14 @@ class RoIAlign:
             output_size: int P.
 
         Returns:
-            [B, R, P, P, C], the features' dtype. Boxes are clipped to the feature maps; samples sit
-            at pixel centres (half-pixel shift), and those beyond the outermost centres take their
+            [B, R, P, P, C], the features' dtype. Boxes are clipped to the content; samples sit at
+            pixel centres (half-pixel shift), and those beyond its outermost centres take their
             value.
         """
         finest, coarsest = self._levels[0], self._levels[-1]
-        extent = tf.shape(self._maps[0])[1:3] * 2**finest
-        limits = tf.cast(tf.tile(extent, [2]), boxes.dtype)
+        cells = self._content[0].sizes if self._content[0] else tf.shape(self._maps[0])[1:3]
+        extent = tf.cast(tf.reshape(cells * 2**finest, [-1, 1, 2]), boxes.dtype)
+        limits = tf.tile(extent, [1, 1, 2])
         boxes = tf.clip_by_value(tf.stop_gradient(boxes), 0.0, limits)
         return self.from_levels(boxes, assign_levels(boxes, finest, coarsest), output_size)
 
@@ -90,7 +101,7 @@ def _kernel_is_safe():
     determinism is on, which makes it serial. On a GPU it adds atomically, which is right but in no
     fixed order, so with op determinism on it is refused there.
     """
-    on_gpu = bool(tf.config.list_logical_devices("GPU"))
+    on_gpu = devices.replica_device_type() == "GPU"
     return on_gpu != framework_config.is_op_determinism_enabled()
 
 
@@ -177,20 +188,21 @@ def _mean_of_crops(images, all_corners, index, size):
     return mean(images)
 
 
-def _atlas(maps):
+def _atlas(maps, contents):
     """Lays the levels' maps on top of each other, so that one kernel call serves all of them.
 
     Args:
-        maps: list of [B, H_l, W_l, C], the widest first.
+        maps: list of [B, H_l, W_l, C], the widest first, 0 beyond the content.
+        contents: list of `ops.content.Content` of them, or of None where they are filled.
 
     Returns:
         float32 [B, H, W, C] (the kernel has no bfloat16 and returns float32 for every type), and
-        int32 [L], the row where each map starts. Each has one repeated border row and column on
-        each side, for samples may lie half a cell outside.
+        int32 [L], the row where each map starts. On each side of the content one row and column are
+        repeated, for samples may lie half a cell outside.
     """
     padded = [
-        tf.pad(tf.cast(each, tf.float32), [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
-        for each in maps
+        _repeat_border(tf.cast(each, tf.float32), content)
+        for each, content in zip(maps, contents, strict=True)
     ]
     heights = tf.stack([tf.shape(each)[1] for each in padded])
     width = tf.shape(padded[0])[2]
@@ -198,6 +210,24 @@ def _atlas(maps):
         tf.pad(each, [[0, 0], [0, 0], [0, width - tf.shape(each)[2]], [0, 0]]) for each in padded
     ]
     return tf.concat(rows, axis=1), tf.cumsum(heights, exclusive=True)
+
+
+def _repeat_border(maps, content):
+    """Pads maps [B, H, W, C] by one on each side, and repeats the border of the content there."""
+    if not content:
+        return tf.pad(maps, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+    maps = tf.pad(maps, [[0, 0], [1, 0], [1, 0], [0, 0]], "SYMMETRIC")
+    for axis in (1, 2):
+        here, shifted = [[0, 0] for _ in range(4)], [[0, 0] for _ in range(4)]
+        here[axis], shifted[axis] = [0, 1], [1, 0]
+        # Of the padded map: the first place beyond the content, where the last cell goes.
+        beyond = content.sizes[:, axis - 1, tf.newaxis] + 1
+        is_border = tf.range(tf.shape(maps)[axis] + 1) == beyond
+        shape = [tf.shape(maps)[0], 1, 1, 1]
+        shape[axis] = -1
+        is_border = tf.reshape(tf.cast(is_border, maps.dtype), shape)
+        maps = tf.pad(maps, here) + tf.pad(maps, shifted) * is_border
+    return maps
 
 
 def lay_out_cells(maps):
@@ -219,7 +249,7 @@ def _by_gather(cells, sizes, scaled, rank, output_size):
 
     Args:
         cells: [B, cells of all levels, C], of `lay_out_cells`.
-        sizes: int32 [L, 2], of `lay_out_cells`.
+        sizes: int32 [L, 2], of `lay_out_cells`, and int32 [B, L, 2] or [1, L, 2], the content's.
         scaled: float32 [B, R, 4].
         rank: int32 [B, R].
         output_size: int P.
@@ -229,11 +259,13 @@ def _by_gather(cells, sizes, scaled, rank, output_size):
     """
     batch, cells_per_image = tf.shape(cells)[0], tf.shape(cells)[1]
     channels = cells.shape[-1]
-    height, width = tf.gather(sizes[:, 0], rank), tf.gather(sizes[:, 1], rank)
+    sizes, own = sizes
+    width = tf.gather(sizes[:, 1], rank)
+    own = tf.gather(tf.broadcast_to(own, [batch, *sizes.shape]), rank, batch_dims=1)
     start = tf.gather(tf.cumsum(tf.reduce_prod(sizes, axis=1), exclusive=True), rank)
     start += tf.range(batch)[:, tf.newaxis] * cells_per_image
-    row, row_weight = _samples(scaled[..., 0], scaled[..., 2], height, output_size)
-    column, column_weight = _samples(scaled[..., 1], scaled[..., 3], width, output_size)
+    row, row_weight = _samples(scaled[..., 0], scaled[..., 2], own[..., 0], output_size)
+    column, column_weight = _samples(scaled[..., 1], scaled[..., 3], own[..., 1], output_size)
     index = start[..., tf.newaxis, tf.newaxis] + (
         row[..., :, tf.newaxis] * width[..., tf.newaxis, tf.newaxis] + column[..., tf.newaxis, :]
     )
@@ -263,7 +295,8 @@ def _samples(low, high, size, output_size):
     """
     num_samples = output_size * SAMPLES_PER_BIN
     fractions = (tf.range(num_samples, dtype=tf.float32) + 0.5) / num_samples
-    last = size[..., tf.newaxis] - 1
+    # A padding image has no cell at all; it has no detections either.
+    last = tf.maximum(size[..., tf.newaxis] - 1, 0)
     position = low[..., tf.newaxis] + fractions * (high - low)[..., tf.newaxis] - 0.5
     position = tf.clip_by_value(position, 0.0, tf.cast(last, tf.float32))
     first = tf.floor(position)

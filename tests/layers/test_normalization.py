@@ -126,7 +126,10 @@ def test_none_is_no_layer():
 
 
 def test_an_unknown_kind_is_an_error_that_lists_the_known():
-    with pytest.raises(ValueError, match="'bn'.*gn, syncbn, frozen_bn, none"):
+    with pytest.raises(
+        ValueError,
+        match="'bn'.*gn, layer_norm, instance_norm, syncbn, batch_renorm, frozen_bn, none",
+    ):
         normalization.make_normalization("bn", "norm")
 
 

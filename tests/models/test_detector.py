@@ -192,7 +192,7 @@ def test_pixels_are_normalized_by_mean_and_deviation(tiny_detector):
     received = []
 
     class Recorder(tf_keras.layers.Layer):
-        def call(self, images, training=False):
+        def call(self, images, training=False, content=None):
             received.append(images)
             return tiny_detector.backbone(images)
 

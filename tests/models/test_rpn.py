@@ -5,10 +5,13 @@ import pytest
 import tensorflow as tf
 
 from rethink_tf.models.rpn import RPN
+from rethink_tf.ops.content import Content
+from rethink_tf.ops.nms import NO_SCORE
 
 # Level 2 (stride 4): 4 x 4 cells, level 3 (stride 8): 2 x 2 cells; one square anchor a cell.
 NUM_FINE, NUM_COARSE = 16, 4
 SIZE = np.array([[16, 16]], np.int32)
+FEATURES = {2: np.zeros([1, 4, 4, 2], np.float32), 3: np.zeros([1, 2, 2, 2], np.float32)}
 
 
 def make_rpn(**options):
@@ -26,7 +29,7 @@ def make_rpn(**options):
 
 def head(rpn, fine=-9.0, coarse=-9.0):
     """Returns (logits, deltas, anchors) of one image with the given logits and no deltas."""
-    logits, deltas, anchors = rpn({2: tf.zeros([1, 4, 4, 2]), 3: tf.zeros([1, 2, 2, 2])})
+    logits, deltas, anchors = rpn(FEATURES)
     logits = {2: tf.fill([1, NUM_FINE], fine), 3: tf.fill([1, NUM_COARSE], coarse)}
     return logits, {level: tf.zeros_like(value) for level, value in deltas.items()}, anchors
 
@@ -84,12 +87,19 @@ def test_suppression_is_within_a_level_only():
 def test_counts_of_training_and_test_differ():
     rpn = make_rpn(train_pre_nms=2, train_proposals=5, test_pre_nms=8, test_proposals=3)
     shapes = [rpn.propose(*head(rpn), SIZE, training)[0].shape for training in (True, False)]
-    assert shapes == [(1, 2 + 2, 4), (1, 3, 4)]  # two of each level at most
+    # Two of each level at most; the fifth place stays empty.
+    assert shapes == [(1, 5, 4), (1, 3, 4)]
+    _, valid = rpn.propose(*head(rpn), SIZE, training=True)
+    assert valid.numpy().tolist() == [[True] * 4 + [False]]
 
 
-def test_anchors_centred_in_the_padding_are_not_proposed():
+def test_anchors_of_cells_beyond_the_content_are_not_proposed():
     rpn = make_rpn(test_pre_nms=16, test_proposals=20)
-    boxes, valid = rpn.propose(*head(rpn), tf.constant([[5, 16]]), training=False)
+    size = tf.constant([[5, 16]])
+    logits, deltas, anchors = rpn(FEATURES, Content.of_images(size, 8))
+    logits = {level: tf.where(each > NO_SCORE, -9.0, each) for level, each in logits.items()}
+    deltas = {level: tf.zeros_like(each) for level, each in deltas.items()}
+    boxes, valid = rpn.propose(logits, deltas, anchors, size, training=False)
     # Rows 0 and 4 of the fine level (8 cells), row 0 of the coarse one (2 cells).
     assert valid.numpy().sum() == 8 + 2
     assert boxes.numpy()[0, :, 2].max() <= 5.0
@@ -116,7 +126,7 @@ def test_no_gradient_flows_through_proposals():
     assert all(g is None for g in tape.gradient(boxes, [deltas[2], logits[2]]))
 
 
-def sample(rpn, objects, size=SIZE):
+def sample(rpn, objects, size=None):
     # Every cell's feature is its own row among the anchors, and so is its logit.
     features = {
         2: tf.tile(tf.reshape(tf.range(16.0), [1, 4, 4, 1]), [1, 1, 1, 2]),
@@ -133,7 +143,8 @@ def sample(rpn, objects, size=SIZE):
     def draw(count):
         return tf.linspace([0.9], [0.0], count, axis=1)
 
-    sampled = rpn.sample(features, anchors, size, objects, valid, draw)
+    content = None if size is None else Content.of_images(size, 8)
+    sampled = rpn.sample(features, anchors, objects, valid, draw, content)
     return {key: value[0].numpy() for key, value in sampled.items()}
 
 

@@ -35,12 +35,13 @@ def test_sizes_of_the_map_may_be_tensors():
     np.testing.assert_array_equal(by_tensors, anchor_ops.level_anchors(3, 2, 4, [32], [1.0]))
 
 
-def test_only_centres_within_the_content_count():
-    anchors = anchor_ops.level_anchors(3, 3, 8, [32], [1.0])  # centres 0, 8 and 16
-    inside = anchor_ops.centers_inside(anchors, tf.constant([[17, 9], [16, 1], [0, 0]])).numpy()
-    assert inside.shape == (3, 9)
-    rows, columns = np.repeat([0, 8, 16], 3), np.tile([0, 8, 16], 3)
-    np.testing.assert_array_equal(inside[0], (rows < 17) & (columns < 9))
-    # A centre at the size itself is outside: the far border is exclusive.
-    np.testing.assert_array_equal(inside[1], (rows < 16) & (columns == 0))
-    assert not inside[2].any()
+def test_positions_are_those_of_the_image_on_its_own():
+    """Two anchors a cell, maps of 2 x 3 and 1 x 2 cells; the images have less content."""
+    sizes = [tf.constant([[2, 3], [1, 2], [0, 0]]), tf.constant([[1, 2], [1, 1], [0, 0]])]
+    found = anchor_ops.positions(sizes, [(2, 3), (1, 2)], 2).numpy()
+    np.testing.assert_array_equal(found[0], range(16))
+    fine, coarse = [0, 1, 2, 3, -1, -1] + [-1] * 6, [4, 5, -1, -1]
+    np.testing.assert_array_equal(found[1], fine + coarse)
+    assert (found[2] == -1).all()
+    maps = [tuple(tf.constant(side) for side in each) for each in [(2, 3), (1, 2)]]
+    np.testing.assert_array_equal(anchor_ops.positions(sizes, maps, 2), found)

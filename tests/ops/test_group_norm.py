@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from rethink_tf.ops.group_norm import group_norm
+from rethink_tf.ops.group_norm import Norm, group_norm
 
 EPSILON = 1e-5
 CHANNELS, GROUPS = 16, 4
@@ -38,7 +38,7 @@ def forward_and_gradients(function, values, upstream):
 
 
 def ours(inputs, gamma, beta):
-    return group_norm(inputs, gamma, beta, GROUPS, EPSILON)
+    return group_norm(inputs, Norm(gamma, beta, GROUPS, EPSILON))
 
 
 def upstream_for(shape):
@@ -161,4 +161,4 @@ def test_the_compiled_function_gives_the_same():
 
 def test_groups_that_do_not_divide_the_channels_are_an_error():
     with pytest.raises(ValueError, match="48 channels.*32"):
-        group_norm(tf.zeros([1, 2, 2, 48]), tf.ones([48]), tf.zeros([48]), 32, EPSILON)
+        group_norm(tf.zeros([1, 2, 2, 48]), Norm(tf.ones([48]), tf.zeros([48]), 32, EPSILON))

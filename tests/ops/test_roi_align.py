@@ -6,6 +6,7 @@ import tensorflow as tf
 from tensorflow.python.framework import config as framework_config
 
 from rethink_tf.ops import roi_align as roi_align_ops
+from rethink_tf.ops.content import Content
 
 LEVELS = (2, 3, 4, 5)
 HEIGHT, WIDTH = 64, 96  # pixels of the image
@@ -187,3 +188,39 @@ def test_no_regions(determinism, form):
     assert pooled.shape == (2, 0, 7, 7, 3)
     gradients = tape.gradient(pooled, features)
     assert all(np.all(gradient == 0) for gradient in gradients.values())
+
+
+def test_content_ends_as_maps_do(determinism):
+    """Maps with cells beyond the content give, in both forms, what the content alone gives."""
+    whole, boxes = make_features(), make_boxes()
+    boxes, levels = tf.constant(boxes), tf.constant([[2, 5, 3, 4, 2, 3], [3, 4, 5, 2, 2, 4]])
+    upstream = tf.random.stateless_normal([2, 6, 3, 3, 3], [1, 2])
+
+    def pool(features, static, content=None):
+        with tf.GradientTape() as tape:
+            tape.watch(features)
+            layer = roi_align_ops.RoIAlign(features, static, content)
+            pooled = layer.from_levels(boxes, levels, 3)
+            called = layer(boxes, 2)
+        return pooled, called, tape.gradient(pooled, features, upstream)
+
+    padded = {
+        level: tf.pad(each, [[0, 0], [0, 64 // 2**level], [0, 32 // 2**level], [0, 0]])
+        for level, each in whole.items()
+    }
+    content = Content.of_images(tf.constant([[HEIGHT, WIDTH]] * 2), 32)
+    for static in (True, False):
+        expected, found = pool(whole, static), pool(padded, static, content)
+        for ours, theirs in zip(found[:2], expected[:2], strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+        for level, gradient in expected[2].items():
+            inside = found[2][level][:, : gradient.shape[1], : gradient.shape[2]]
+            np.testing.assert_allclose(inside, gradient, rtol=1e-4, atol=1e-5)
+    # Each image has an end of its own.
+    sizes = tf.constant([[HEIGHT, WIDTH], [32, 64]])
+    cut = {level: Content(sizes // 2**level).keep(each) for level, each in whole.items()}
+    alone = {level: each[1:, : 32 // 2**level, : 64 // 2**level] for level, each in cut.items()}
+    for static in (True, False):
+        both = roi_align_ops.RoIAlign(cut, static, Content.of_images(sizes, 32))(boxes, 3)
+        one = roi_align_ops.RoIAlign(alone, static)(boxes[1:], 3)
+        np.testing.assert_allclose(both[1:], one, rtol=1e-4, atol=1e-5)
