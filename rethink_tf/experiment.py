@@ -29,6 +29,8 @@ from rethink_tf.models import cascade as _cascade  # noqa: F401  registered for 
 from rethink_tf.models import keypoint_head as _keypoint_head  # noqa: F401  registered for gin files
 from rethink_tf.models import vgg as _vgg  # noqa: F401  registered for gin files
 from rethink_tf.models.detector import MaskRCNN
+from rethink_tf.ops import devices
+from rethink_tf.ops.content import split_padding
 from rethink_tf.report import samples
 from rethink_tf.training import averaging as _averaging  # noqa: F401  registered for gin files
 from rethink_tf.training import checkpoints, distribution, step, trainer
@@ -130,7 +132,8 @@ def run(
         config_record.compare(model_dir)
     cascade_from = _cascade_start(schedule, cascade_steps)
     strategy = strategy()
-    set_up_tensorflow(seed, precision, jit_compile, deterministic)
+    with strategy.scope():
+        set_up_tensorflow(seed, precision, jit_compile, deterministic)
     test_batch_size = evaluation_batch_size or batch_size
     distribution.check_batch_size(strategy, "batch_size", batch_size, accumulate_steps)
     distribution.check_batch_size(strategy, "evaluation_batch_size", test_batch_size)
@@ -163,8 +166,14 @@ def run(
     folder, best_folder = (os.path.join(model_dir, name) for name in ("checkpoints", "best"))
     checkpoints.load_weights(checkpoint, folder, init_checkpoint, mode == "evaluate", average)
 
+    shapes = {"multiple": model.coarsest_stride, "is_compiled": static_shapes}
     loop = evaluator = augmented = None
     if train_data:
+        counters = reading.PipelineCounters()
+        batches = _training_batches(
+            pipeline, train_data, batch_size, seed, accumulate_steps, global_step, counters, shapes
+        )
+        batches = strategy.distribute_datasets_from_function(batches)
         train_step = step.TrainStep(
             model,
             losses,
@@ -177,13 +186,16 @@ def run(
             accumulate_steps,
             clip_norm,
             average,
+            _open_spec(batches, static_shapes),
         )
-        loop = _make_trainer(
-            train_step, strategy, pipeline, train_data, batch_size, seed, schedule.num_steps
+        loop = trainer.Trainer(
+            train_step, iter(batches), schedule.num_steps, batch_size, counters.as_dict
         )
     if test_data:
         evaluate_with = functools.partial(
             _make_evaluator,
+            strategy=strategy,
+            shapes=shapes,
             pipeline=pipeline,
             data=test_data,
             ground_truth=test_data.ground_truth(),
@@ -194,10 +206,14 @@ def run(
             average=average,
         )
         if views:
-            predictor = tta.AugmentedPredictor(model, strategy, views, jit_compile, keypoints)
-            augmented = evaluate_with(predictor, augmentation=views)
+            augmented = evaluate_with(
+                lambda _: tta.AugmentedPredictor(model, strategy, views, jit_compile, keypoints),
+                augmentation=views,
+            )
         if not (augmented and mode == "evaluate"):
-            evaluator = evaluate_with(inference.Predictor(model, strategy, jit_compile))
+            evaluator = evaluate_with(
+                functools.partial(inference.Predictor, model, strategy, jit_compile)
+            )
     is_chief = checkpoints.is_chief(strategy)
     config.check_all_used()
     if is_chief and mode != "evaluate":
@@ -238,9 +254,11 @@ def _open_splits(mode, data_dir, train_split, evaluation_split, pipeline):
     return train_data, test_data
 
 
-def _make_trainer(train_step, strategy, pipeline, data, batch_size, seed, num_steps):
-    """Returns the trainer, its input at the step where the run is."""
-    counters, start = reading.PipelineCounters(), int(train_step.step.numpy())
+def _training_batches(
+    pipeline, data, batch_size, seed, accumulate_steps, global_step, counters, shapes
+):
+    """Returns the function that makes a worker's batches, from the step on where the run is."""
+    start = int(global_step.numpy())
 
     def make_dataset(context):
         return pipeline.training(
@@ -252,15 +270,22 @@ def _make_trainer(train_step, strategy, pipeline, data, batch_size, seed, num_st
             context,
             counters,
             data.keypoints,
-            train_step.accumulate_steps,
+            accumulate_steps,
+            **shapes,
         )
 
-    batches = iter(strategy.distribute_datasets_from_function(make_dataset))
-    return trainer.Trainer(train_step, batches, num_steps, batch_size, counters.as_dict)
+    return make_dataset
+
+
+def _open_spec(batches, static_shapes):
+    """Returns the `batch_spec` of `TrainStep` and `Predictor` for distributed batches."""
+    return None if static_shapes else split_padding(batches.element_spec)[0]
 
 
 def _make_evaluator(
-    predictor,
+    make_predictor,
+    strategy,
+    shapes,
     pipeline,
     data,
     ground_truth,
@@ -271,22 +296,26 @@ def _make_evaluator(
     average,
     augmentation=None,
 ):
-    """Returns the evaluator of a split, with the averaged weights where there are any."""
-    strategy = predictor.strategy
+    """Returns the evaluator of a split, with the averaged weights where there are any.
+
+    `make_predictor` takes the `batch_spec` of `inference.Predictor`.
+    """
     further_sizes = augmentation.further_sizes if augmentation else ()
 
     def make_dataset(context):
-        return pipeline.evaluation(data.index, batch_size, context, further_sizes)
+        return pipeline.evaluation(data.index, batch_size, context, further_sizes, **shapes)
+
+    batches = strategy.distribute_datasets_from_function(make_dataset)
+    predictor = make_predictor(_open_spec(batches, shapes["is_compiled"]))
 
     def make_batches():
-        batches = strategy.distribute_datasets_from_function(make_dataset)
         return augmentation.group(batches) if augmentation else batches
 
     label = "-augmented" if augmentation else ""
     return inference.Evaluator(
         predictor=predictor,
         make_batches=make_batches,
-        num_batches=pipeline.num_evaluation_batches(data.index, batch_size, further_sizes),
+        num_batches=pipeline.num_evaluation_batches(data.index, batch_size),
         ground_truth=ground_truth,
         category_ids=data.category_ids,
         model_dir=model_dir,
@@ -340,11 +369,14 @@ def _stops(num_steps, evaluate_every):
 
 
 def set_up_tensorflow(seed, precision, jit_compile=False, deterministic=None):
-    """Sets the seed, the precision policy and op determinism of this process; see `run`."""
+    """Sets the seed, the precision policy and op determinism of this process; see `run`.
+
+    To be called in the scope of the strategy, whose devices decide.
+    """
     tf_keras.utils.set_random_seed(seed)
     tf_keras.mixed_precision.set_global_policy(precision)
     if deterministic is None:
-        deterministic = not jit_compile and not tf.config.list_physical_devices("GPU")
+        deterministic = not jit_compile and devices.replica_device_type() == "CPU"
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     else:

@@ -4,8 +4,8 @@ The plan says which records a step reads; each is read at its own offset (Tensor
 checksums checked), decoded and augmented in parallel, and the order of the plan is kept. So the
 batches are a pure function of the records, the settings, the seed and the step.
 
-A slot is one place of a batch. In training it has three candidates: its record, and two
-stand-ins of the same bucket in case its record is corrupted (`reading`). With copy-paste it has a
+A slot is one place of a batch. In training it has three candidates: its record, and two stand-ins
+in case its record is corrupted (`reading`). With copy-paste it has a
 second slot inside, of the image whose objects are pasted.
 
 Letters: G images of a global batch, P of it in one input pipeline, B in one replica.
@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from rethink_tf.data import (
+    batch_shapes,
     copy_paste,
     decode,
     plan,
@@ -41,6 +42,7 @@ class Pipeline:
         min_side: int | Sequence[int] = 800,
         max_side: int = 1333,
         buckets: Sequence[Sequence[int]] | None = None,
+        max_shapes: int = 8,
         max_objects: int = schema.MAX_OBJECTS,
         include_masks: bool = True,
         mask_size: int = schema.MASK_SIZE,
@@ -62,8 +64,11 @@ class Pipeline:
             min_side: shorter side after resizing, pixels; of several, one is drawn an image, as
                 min_side_sampling says.
             max_side: longest side after resizing, pixels; wins over min_side.
-            buckets: (H, W) each, pixels, the fixed shapes of batches; None for a landscape and a
-                portrait one that hold min_side by max_side (`plan.default_buckets`).
+            buckets: (H, W) each, pixels, the fixed shapes of batches, and the one that holds all
+                of them; an image that none holds is shrunk. None for shapes as tight as the images
+                of each batch allow or, where a compiler wants a few, for those that
+                `batch_shapes.choose_shapes` finds.
+            max_shapes: how many those are at most.
             max_objects: object rows an image; more are cut by area.
             include_masks: whether training batches have masks; False for data without.
             mask_size: side of a mask crop.
@@ -90,9 +95,7 @@ class Pipeline:
             ValueError: if a number is out of its range, or a setting does not fit another.
         """
         self.shorter_side = resizing.ShorterSide(min_side, min_side_sampling, max_side)
-        largest = max(self.shorter_side.sides)
-        self.evaluation_min_side = evaluation_min_side or largest
-        largest = max(largest, self.evaluation_min_side)
+        self.evaluation_min_side = evaluation_min_side or max(self.shorter_side.sides)
         self._evaluation_side = resizing.ShorterSide(self.evaluation_min_side, None, max_side)
         if jitter and len(self.shorter_side.sides) > 1:
             raise ValueError(
@@ -112,14 +115,13 @@ class Pipeline:
         self.max_side = max_side
         if not 0 <= flip_probability <= 1:
             raise ValueError(f"flip_probability is {flip_probability}, must be within 0..1")
-        if min(max_objects, mask_size, parallel_records) < 1:
+        if min(max_objects, mask_size, parallel_records, max_shapes) < 1:
             raise ValueError(
-                f"max_objects {max_objects}, mask_size {mask_size} and parallel_records "
-                f"{parallel_records} must be at least 1"
+                f"max_objects {max_objects}, mask_size {mask_size}, parallel_records "
+                f"{parallel_records} and max_shapes {max_shapes} must be at least 1"
             )
-        buckets = buckets or plan.default_buckets(largest, max_side)
-        self.evaluation_buckets = [tuple(bucket) for bucket in buckets]
-        self.training_buckets = [jitter.crop_size] if jitter else self.evaluation_buckets
+        self.buckets = buckets and [tuple(bucket) for bucket in buckets]
+        self.max_shapes = max_shapes
         self.jitter = jitter
         self.copy_paste = copy_paste
         self.max_objects = max_objects
@@ -167,6 +169,8 @@ class Pipeline:
         counters: reading.PipelineCounters | None = None,
         keypoints: KeypointLayout | None = None,
         accumulate_steps: int = 1,
+        multiple: int = 32,
+        is_compiled: bool = False,
     ) -> tf.data.Dataset:
         """Training batches from a step on, without end.
 
@@ -184,9 +188,11 @@ class Pipeline:
             counters: where skipped records and cut objects are counted.
             keypoints: of the data set; needed where `include_keypoints` is set.
             accumulate_steps: micro-batches a step, of G / accumulate_steps images each.
+            multiple: of the sides of a batch, pixels: the network's coarsest stride.
+            is_compiled: whether a compiler wants batches of a few shapes.
 
         Returns:
-            Batches as `schema.training_spec` says, B images each.
+            Batches as `schema.training_spec` says, B images each, with `schema.PADDING`.
 
         Raises:
             ValueError: if G cannot be divided, or there is no record, no category or, where they
@@ -200,27 +206,25 @@ class Pipeline:
         if self.include_keypoints and keypoints is None:
             raise ValueError(f"{index.directory}: Pipeline.include_keypoints needs their layout")
         flip_order = keypoints.flip_order if self.include_keypoints else None
-        buckets = self.training_buckets
-        largest = slots.resized(index, (max(self.shorter_side.sides), self.max_side))
-        bucket_of_row = plan.assign_buckets(largest, buckets)
-        training_plan = plan.TrainingPlan(bucket_of_row, global_batch_size, seed)
         training_slots = slots.TrainingSlots(
             index,
-            training_plan,
             self.jitter or self.shorter_side,
             self.flip_probability,
             seed,
             self.max_objects if self.copy_paste else None,
         )
+        shapes = self._training_shapes(training_slots, len(index), multiple, is_compiled)
+        training_plan = plan.TrainingPlan(
+            len(index), global_batch_size, seed, training_slots.sizes, shapes
+        )
 
         def make_slots():
-            for step, bucket, rows in training_plan.batches(start_step):
-                yield training_slots.draw(step, buckets[bucket], share.of(rows))
+            for _, rows, passes in training_plan.batches(start_step):
+                yield training_slots.draw(rows, passes, share, shapes)
 
-        image_shape = _static_shape(buckets)
         spec = schema.training_spec(
             share.replica_batch_size,
-            image_shape,
+            shapes.only,
             self.max_objects,
             self.mask_size,
             flip_order and len(flip_order),
@@ -231,18 +235,30 @@ class Pipeline:
         else:
             read = self._reader(index, category_ids, spec, flip_order)
         report = reading.Report(index, ids, self.max_objects, counters)
-        example = training_slots.draw(0, buckets[0], np.zeros(share.size, np.int64))
-        return self._dataset(make_slots, example, read, share, spec, report)
+        return self._dataset(make_slots, read, share, spec, report, is_compiled)
+
+    def _training_shapes(self, training_slots, num_records, multiple, is_compiled):
+        """Returns the `BatchShapes` of training."""
+        buckets = None if self.jitter else self.buckets
+        if buckets or not is_compiled:
+            return batch_shapes.BatchShapes(buckets, multiple)
+        # The sizes to be expected: some thousand, drawn for the first epochs.
+        passes, rows = np.divmod(np.arange(max(4096, num_records)), num_records)
+        few = np.linspace(0, len(rows) - 1, min(len(rows), 8192)).astype(int)
+        sizes = training_slots.sizes(rows[few], passes[few])
+        largest = training_slots.largest().max(0)
+        chosen = batch_shapes.choose_shapes(sizes, largest, self.max_shapes, multiple)
+        return batch_shapes.BatchShapes(chosen, multiple)
 
     def _reader(self, index, category_ids, spec, flip_order):
         """Returns the function from a slot to its data set of one training element and notes."""
 
-        def load(serialized, place, bucket):
-            """Decodes one record for its place in the bucket."""
+        def load(serialized, place, shape):
+            """Decodes one record for its place in the batch."""
             parsed = decode.parse_image_and_objects(
                 serialized, self.mask_size is not None, self.include_keypoints
             )
-            element = decode.decode_image(parsed["image/encoded"], place, bucket)
+            element = decode.decode_image(parsed["image/encoded"], place, shape)
             objects, notes = decode.decode_objects(
                 parsed,
                 place,
@@ -260,9 +276,9 @@ class Pipeline:
     def _pasting_reader(self, index, category_ids, spec):
         """As `_reader`, where a slot's image gets objects of another one; notes are of both."""
 
-        def load(serialized, place, bucket):
+        def load(serialized, place, shape):
             parsed = decode.parse_image_and_objects(serialized, with_masks=True)
-            element = decode.decode_image(parsed["image/encoded"], place, bucket)
+            element = decode.decode_image(parsed["image/encoded"], place, shape)
             chosen, notes = decode.choose_objects(
                 parsed, place, category_ids, self.max_objects, True, self.include_difficult
             )
@@ -290,8 +306,10 @@ class Pipeline:
         global_batch_size: int,
         input_context: tf.distribute.InputContext | None = None,
         further_sizes: Sequence[tuple[int, int]] = (),
+        multiple: int = 32,
+        is_compiled: bool = False,
     ) -> tf.data.Dataset:
-        """Each image once, bucket by bucket; padding images fill a bucket's last batch.
+        """Each image once, with others of like sizes; padding images fill the last batch.
 
         A record that cannot be read is an error here: leaving an image out would change the AP.
 
@@ -301,53 +319,55 @@ class Pipeline:
             input_context: which worker this is; None for one worker with one replica.
             further_sizes: (min_side, max_side) each, pixels. After each batch its images come again
                 in each of these sizes, resized from the stored images, a batch each.
+            multiple: of the sides of a batch, pixels: the network's coarsest stride.
+            is_compiled: whether a compiler wants batches of a few shapes.
 
         Returns:
-            Batches as `schema.evaluation_spec` says, B images each; every worker has as many.
+            Batches as `schema.evaluation_spec` says, B images each, with `schema.PADDING`; every
+            worker has as many.
         """
         index = self.evaluation_index(source)
         share = sharing.Share(global_batch_size, input_context)
         sides = [self._evaluation_side] + [
             resizing.ShorterSide(side, None, longest) for side, longest in further_sizes
         ]
-        group_of_row, shapes = self._evaluation_groups(index, further_sizes)
-
-        def describe(side, bucket, rows):
-            candidates = rows[:, np.newaxis]
-            stored, flip = slots.stored_sizes(index, candidates), np.zeros(candidates.shape, bool)
-            place = side.place(stored, np.zeros([*candidates.shape, side.num_draws]), bucket)
-            return slots.describe(index, rows, candidates, bucket, flip, place)
+        stored = slots.stored_sizes(index, np.arange(len(index)))
+        sizes = [side.largest(stored) for side in sides]
+        shapes = [
+            # Those of test augmentation follow from their own sizes.
+            self._evaluation_shapes(
+                each, self.buckets if side == 0 else None, multiple, is_compiled
+            )
+            for side, each in enumerate(sizes)
+        ]
+        batches = plan.evaluation_batches(sizes[0], global_batch_size, shapes[0])
 
         def make_slots():
-            for group, rows in plan.evaluation_batches(group_of_row, global_batch_size):
-                for side, bucket in zip(sides, shapes[group], strict=True):
-                    yield describe(side, bucket, share.of(rows))
+            for rows in batches:
+                for each, own in zip(sizes, shapes, strict=True):
+                    yield slots.evaluate(index, rows, each, own, share)
 
-        def load(serialized, place, bucket):
+        def load(serialized, place, shape):
             encoded = decode.parse_image(serialized)["image/encoded"]
-            return decode.decode_image(encoded, place, bucket), decode.no_notes()
+            return decode.decode_image(encoded, place, shape), decode.no_notes()
 
         def read(slot):
             return reading.read_slot(slot, index.paths, load, spec)
 
-        static_shape = None if further_sizes else _static_shape(self.evaluation_buckets)
-        spec = schema.evaluation_spec(share.replica_batch_size, static_shape)
-        example = describe(sides[0], self.evaluation_buckets[0], np.zeros(share.size, np.int64))
-        return self._dataset(make_slots, example, read, share, spec, reading.Report(index))
+        only = None if further_sizes else shapes[0].only
+        spec = schema.evaluation_spec(share.replica_batch_size, only)
+        report = reading.Report(index)
+        return self._dataset(make_slots, read, share, spec, report, is_compiled)
 
-    def num_evaluation_batches(
-        self,
-        index: records.RecordIndex,
-        global_batch_size: int,
-        further_sizes: Sequence[tuple[int, int]] = (),
-    ) -> int:
+    def num_evaluation_batches(self, index: records.RecordIndex, global_batch_size: int) -> int:
         """How many global batches `evaluation` gives, not counted again in further sizes."""
-        group_of_row, _ = self._evaluation_groups(index, further_sizes)
-        return sum(1 for _ in plan.evaluation_batches(group_of_row, global_batch_size))
+        return -(-len(self.evaluation_index(index)) // global_batch_size)
 
-    def _evaluation_groups(self, index, further_sizes):
-        own = self.evaluation_min_side, self.max_side
-        return slots.evaluation_groups(index, self.evaluation_buckets, own, further_sizes)
+    def _evaluation_shapes(self, sizes, buckets, multiple, is_compiled):
+        if buckets or not is_compiled:
+            return batch_shapes.BatchShapes(buckets, multiple)
+        chosen = batch_shapes.choose_shapes(sizes, sizes.max(0), self.max_shapes, multiple)
+        return batch_shapes.BatchShapes(chosen, multiple)
 
     def _choose(self, source, num_images, setting):
         """The index of a directory, or an index, restricted to a subset where a number is given."""
@@ -363,29 +383,34 @@ class Pipeline:
             raise ValueError(f"Pipeline.{setting}, for {where}: {error}") from error
         return index.select(np.isin(index.image_id, chosen))
 
-    def _dataset(self, make_slots, example, read, share, spec, report):
+    def _dataset(self, make_slots, read, share, spec, report, is_compiled):
         """Joins the parts: slots, parallel reading, batches, the report, prefetch."""
 
-        def with_shapes(batch):
-            return {key: tf.ensure_shape(batch[key], spec[key].shape) for key in spec}
+        def finish(batch, padding, *notes):
+            batch = report.check(batch, *notes)
+            batch = {key: tf.ensure_shape(batch[key], spec[key].shape) for key in spec}
+            # The same for all replicas and workers. A program that a compiler makes serves both.
+            count = 1 if is_compiled else tf.cast(padding[0], tf.int32)
+            return batch | {schema.PADDING: tf.zeros([count], tf.bool)}
 
+        def read_slot(slot):
+            padding = slot["is_padded"]
+            return read(slot).map(lambda element, *notes: (element, padding, *notes))
+
+        example = next(make_slots())
         signature = tf.nest.map_structure(lambda a: tf.TensorSpec(a.shape, a.dtype), example)
         dataset = tf.data.Dataset.from_generator(make_slots, output_signature=signature).unbatch()
         dataset = dataset.interleave(
-            read,
+            read_slot,
             cycle_length=self.parallel_records,
             block_length=1,  # each slot has one element, so the order of the slots is kept
             num_parallel_calls=self.parallel_records,
             deterministic=True,
         )
         dataset = dataset.batch(share.replica_batch_size, drop_remainder=True)
-        dataset = dataset.map(lambda batch, *notes: with_shapes(report.check(batch, *notes)))
+        dataset = dataset.map(finish)
         options = tf.data.Options()
         options.deterministic = True
         # The plan shards; TensorFlow must not do it once more.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         return dataset.prefetch(2).with_options(options)
-
-
-def _static_shape(buckets):
-    return buckets[0] if len(buckets) == 1 else None

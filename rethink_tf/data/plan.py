@@ -1,24 +1,30 @@
-"""Which records a training or evaluation step reads, in which bucket and at which size.
+"""Which records a training or evaluation step reads, and at which size.
 
 Pure NumPy on the index: no image is read, so a run that resumes at step s finds its place in
 milliseconds and goes on with the batches that an uninterrupted run would have had.
 
-Letters: N records, G images of a global batch (all replicas), K batches.
+Each epoch, a pass over the records, is one permutation of them; what is left over at its end starts
+the first batch of the next one. Within an epoch some batches in a row, a window, share out their
+images anew, so that images of like sizes meet in a batch (`batch_shapes`): the sizes are drawn by
+the seed, the epoch and the image, and so are known before.
 
-A bucket is a fixed input shape (H, W). A global batch holds images of one bucket only, so that
-all replicas of a step run the same shape. Each epoch is one permutation of the records; the
-records that are left over in a bucket at its end start that bucket's first batch of the next one.
+Letters: N records, G images of a global batch (all replicas), K batches.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-# P6 has stride 64: with multiples of it every level of the pyramid has whole cells.
-BUCKET_MULTIPLE = 64
+from rethink_tf.data import batch_shapes
+
+# Batches of a window: the more, the less padding, and the longer the draws of sizes.
+WINDOW = 64
+# With a few fixed shapes, each has a batch in a window that others have to fill up.
+WINDOW_FIXED = 256
 
 _ORDER_STREAM = 1
 _DRAW_STREAM = 2
+_WINDOW_STREAM = 3
 
 
 def resized_shapes(heights, widths, min_sides, max_side: int) -> np.ndarray:
@@ -42,196 +48,127 @@ def resized_shapes(heights, widths, min_sides, max_side: int) -> np.ndarray:
     return np.maximum(np.floor(sides + 0.5), 1).astype(np.int64)
 
 
-def shrink_to_bucket(shapes: np.ndarray, bucket: Sequence[int]) -> np.ndarray:
-    """Scales sizes down, never up, to where they fit a bucket.
-
-    Args:
-        shapes: int [N, 2], (height, width), pixels.
-        bucket: (H, W), pixels.
-
-    Returns:
-        int64 [N, 2], within [1, H] and [1, W].
-    """
-    scale = np.minimum(1.0, (np.asarray(bucket) / shapes).min(-1, keepdims=True))
-    fitted = np.floor(shapes * scale + 0.5).astype(np.int64)
-    return np.clip(fitted, 1, np.asarray(bucket))
-
-
-def enclosing_bucket(shapes: np.ndarray) -> tuple[int, int]:
-    """The smallest bucket that holds all of some sizes, int [N, 2] in pixels."""
-    height, width = -(-np.max(shapes, axis=0) // BUCKET_MULTIPLE) * BUCKET_MULTIPLE
-    return int(height), int(width)
-
-
-def default_buckets(min_side: int, max_side: int) -> tuple[tuple[int, int], ...]:
-    """A landscape and a portrait bucket, or one square: 800, 1333 give 832x1344 and 1344x832."""
-    short, long = enclosing_bucket([(min_side, max_side)])
-    return ((short, short),) if short == long else ((short, long), (long, short))
-
-
-def assign_buckets(shapes: np.ndarray, buckets: Sequence[Sequence[int]]) -> np.ndarray:
-    """Picks for each image the bucket that it fits with the least padding.
-
-    Of buckets of the same area it is the one of nearest aspect ratio, then the first. An image
-    that fits none gets the one where it must shrink least.
-
-    Args:
-        shapes: int [N, 2], resized (height, width), pixels.
-        buckets: (H, W) each, pixels.
-
-    Returns:
-        int64 [N], the number of the bucket.
-    """
-    sizes = np.asarray(buckets, np.float64)  # [buckets, 2]
-    scale = np.minimum(1.0, (sizes / shapes[:, np.newaxis]).min(-1))  # [N, buckets]
-    aspect = np.log(shapes[:, :1] / shapes[:, 1:])
-    distance = np.abs(aspect - np.log(sizes[:, 0] / sizes[:, 1])).round(6)
-    area = np.broadcast_to(sizes.prod(-1), scale.shape)
-    order = np.lexsort((distance, area, -scale), axis=-1)  # the last key counts first
-    return order[:, 0]
-
-
-def draw_uniforms(seed: int, step: int, image_ids: np.ndarray, count: int) -> np.ndarray:
-    """Draws that depend on the seed, the step and the image only, not on batch or replica.
+def draw_uniforms(seed: int, passes, image_ids: np.ndarray, count: int) -> np.ndarray:
+    """Draws that depend on the seed, the epoch and the image only, not on batch or replica.
 
     Args:
         seed: of the run, >= 0.
-        step: training step, >= 0.
+        passes: int or int [N], the epoch that each image is drawn for, >= 0.
         image_ids: int64 [N].
         count: draws an image.
 
     Returns:
         float64 [N, count] in [0, 1).
     """
-    raw = [_bits(_DRAW_STREAM, seed, int(image_id) % 2**64, step, count) for image_id in image_ids]
+    passes = np.broadcast_to(passes, len(image_ids))
+    raw = [
+        _bits(_DRAW_STREAM, seed, int(image_id) % 2**64, int(number), count)
+        for image_id, number in zip(image_ids, passes, strict=True)
+    ]
     # The upper 53 bits of each word, as NumPy's own doubles are made.
-    return (np.stack(raw).astype(np.uint64) >> np.uint64(11)) * 2.0**-53
+    return (np.array(raw, np.uint64).reshape(-1, count) >> np.uint64(11)) * 2.0**-53
 
 
 class TrainingPlan:
-    """The endless sequence of training batches: a pure function of (buckets, seed, step)."""
+    """The endless sequence of training batches: a function of the sizes, the seed and the step."""
 
-    def __init__(self, bucket_of_row: np.ndarray, global_batch_size: int, seed: int):
+    def __init__(
+        self,
+        num_records: int,
+        global_batch_size: int,
+        seed: int,
+        sizes: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        shapes: batch_shapes.BatchShapes,
+    ):
         """Plans over N records.
 
         Args:
-            bucket_of_row: int [N], the bucket of each record of the index.
+            num_records: N.
             global_batch_size: G, over all replicas and workers.
             seed: >= 0.
+            sizes: callable of rows int64 [n] and the epochs that they are read in, int64 [n];
+                returns int [n, 2], the images' sizes as drawn, pixels.
+            shapes: of the batches.
 
         Raises:
             ValueError: if there is no record, or a number is out of range.
         """
-        if not len(bucket_of_row):
+        if not num_records:
             raise ValueError("there is no record to train on (all left out, or an empty directory)")
         if global_batch_size < 1 or not 0 <= seed < 2**63:
             raise ValueError(
                 f"global_batch_size is {global_batch_size} (must be >= 1) and seed {seed} "
                 "(must be in 0..2**63-1)"
             )
-        self._bucket_of_row = np.asarray(bucket_of_row, np.int64)
-        self._global_batch_size = global_batch_size
-        self._seed = seed
-        self._counts = np.bincount(self._bucket_of_row)
-        self._rows_by_bucket = np.argsort(self._bucket_of_row, kind="stable")
-        self._place = np.argsort(self._rows_by_bucket, kind="stable")
-        self._bucket_start = np.cumsum(self._counts) - self._counts
+        self._num_records, self._global_batch_size = num_records, global_batch_size
+        self._seed, self._sizes, self._shapes = seed, sizes, shapes
+        self._window = WINDOW if shapes.fixed is None else WINDOW_FIXED
 
-    def batches(self, start_step: int = 0) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Yields (step, bucket, rows int64 [G]) from start_step on, without end.
+    def batches(self, start_step: int = 0) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Yields (step, rows int64 [G], epochs int64 [G]) from start_step on, without end.
 
-        A record comes once an epoch; one that is left over comes at the start of the next. A
-        bucket of fewer than G records fills a batch over several epochs, and then a batch may
-        hold a record twice.
+        A record comes once an epoch; one that is left over comes in the first batches of the next,
+        drawn for its own epoch. Fewer than G records fill a batch over several epochs, which then
+        holds a record twice.
         """
-        epoch, step = self._epoch_of(start_step)
-        carried = self._carried(epoch)
+        if start_step < 0:
+            raise ValueError(f"start_step is {start_step}, must be >= 0")
+        # The batch is in the epoch in which its last image is.
+        size = self._global_batch_size
+        epoch = ((start_step + 1) * size - 1) // self._num_records
         while True:
-            buckets, rows, carried = self._epoch_batches(epoch, carried)
-            for k in range(max(start_step - step, 0), len(buckets)):
-                yield step + k, int(buckets[k]), rows[k]
-            step += len(buckets)
+            first, last = (self._steps_before(each) for each in (epoch, epoch + 1))
+            rows, passes = self._stream(first * size, last * size)
+            for start in range(0, last - first, self._window):
+                stop = min(start + self._window, last - first)
+                if first + stop <= start_step:
+                    continue
+                part = slice(start * size, stop * size)
+                order = self._share_out(epoch, start, rows[part], passes[part])
+                for k in range(max(start_step - first - start, 0), stop - start):
+                    batch = part.start + order[k * size : (k + 1) * size]
+                    yield first + start + k, rows[batch], passes[batch]
             epoch += 1
-
-    def fallbacks(self, rows: np.ndarray) -> np.ndarray:
-        """Two stand-ins of the same bucket for each row, should its record be corrupted.
-
-        They lie a third and two thirds of the bucket away, because damage tends to hit
-        neighbours in a shard.
-
-        Args:
-            rows: int [P].
-
-        Returns:
-            int64 [P, 2]; the row itself where its bucket has no other.
-        """
-        bucket = self._bucket_of_row[rows]
-        count, start = self._counts[bucket], self._bucket_start[bucket]
-        stride = np.maximum(count // 3, 1)[:, np.newaxis] * [1, 2]
-        place = ((self._place[rows] - start)[:, np.newaxis] + stride) % count[:, np.newaxis]
-        return self._rows_by_bucket[start[:, np.newaxis] + place]
 
     def _steps_before(self, epoch: int) -> int:
-        """Batches that were completed before an epoch: each bucket is one long stream."""
-        return sum(epoch * int(count) // self._global_batch_size for count in self._counts)
+        """Batches that are complete before an epoch."""
+        return epoch * self._num_records // self._global_batch_size
 
-    def _epoch_of(self, step: int) -> tuple[int, int]:
-        """The epoch in which a step's batch is completed, and that epoch's first step."""
-        if step < 0:
-            raise ValueError(f"start_step is {step}, must be >= 0")
-        # _steps_before(e) <= e * N / G, so no earlier epoch reaches the step.
-        epoch = step * self._global_batch_size // len(self._bucket_of_row)
-        while self._steps_before(epoch + 1) <= step:
-            epoch += 1
-        return epoch, self._steps_before(epoch)
+    def _stream(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """The places from start to stop of all epochs' permutations in a row: rows and epochs."""
+        rows, passes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        count = self._num_records
+        for epoch in range(start // count, -(-stop // count)):
+            order = np.argsort(_bits(_ORDER_STREAM, self._seed, epoch, 0, count), kind="stable")
+            own = order[max(start - epoch * count, 0) : stop - epoch * count]
+            rows.append(own)
+            passes.append(np.full(len(own), epoch))
+        return np.concatenate(rows), np.concatenate(passes)
 
-    def _order(self, epoch: int) -> np.ndarray:
-        raw = _bits(_ORDER_STREAM, self._seed, epoch, 0, len(self._bucket_of_row))
-        return np.argsort(raw, kind="stable")
-
-    def _carried(self, epoch: int) -> list[np.ndarray]:
-        """The rows that each bucket has left over when an epoch starts."""
-        wanted = [epoch * int(count) % self._global_batch_size for count in self._counts]
-        carried = [np.zeros(0, np.int64) for _ in wanted]
-        while any(len(have) < want for have, want in zip(carried, wanted, strict=True)):
-            epoch -= 1
-            order = self._order(epoch)
-            for bucket, have in enumerate(carried):
-                rows = order[self._bucket_of_row[order] == bucket]
-                carried[bucket] = np.concatenate([rows, have])
-        return [have[len(have) - want :] for have, want in zip(carried, wanted, strict=True)]
-
-    def _epoch_batches(self, epoch: int, carried: list[np.ndarray]):
-        """Batches completed in one epoch, in the order of their completion.
-
-        Returns:
-            int64 [K] buckets, int64 [K, G] rows, and what each bucket has left over.
-        """
-        size, order = self._global_batch_size, self._order(epoch)
-        bucket_of_place = self._bucket_of_row[order]
-        buckets, batches, completed_at, left = [], [], [], []
-        for bucket, have in enumerate(carried):
-            places = np.flatnonzero(bucket_of_place == bucket)
-            rows = np.concatenate([have, order[places]])
-            count = len(rows) // size
-            batches.append(rows[: count * size].reshape(count, size))
-            left.append(rows[count * size :])
-            completed_at.append(places[size - 1 - len(have) :: size])
-            buckets.append(np.full(count, bucket))
-        sequence = np.argsort(np.concatenate(completed_at), kind="stable")
-        return np.concatenate(buckets)[sequence], np.concatenate(batches)[sequence], left
+    def _share_out(self, epoch, start, rows, passes):
+        """Returns the order of a window's images, int [n], in which each G share a batch."""
+        sizes = self._shapes.limit(self._sizes(rows, passes))
+        order = batch_shapes.group(sizes, self._global_batch_size, self._shapes)
+        order = order.reshape(-1, self._global_batch_size)
+        # The batches come in an order of their own, so that sizes do not.
+        draws = _bits(_WINDOW_STREAM, self._seed, epoch, start, len(order))
+        return order[np.argsort(draws, kind="stable")].ravel()
 
 
-def evaluation_batches(bucket_of_row: np.ndarray, global_batch_size: int):
-    """Yields (bucket, rows int64 [G]): each record once, bucket by bucket, in index order.
+def evaluation_batches(
+    sizes: np.ndarray, global_batch_size: int, shapes: batch_shapes.BatchShapes
+) -> np.ndarray:
+    """Returns int64 [K, G]: each record once, with others of like sizes; -1 fills the last batch.
 
-    The last batch of a bucket is filled with row -1.
+    Args:
+        sizes: int [N, 2], of the images as evaluated, pixels.
+        global_batch_size: G.
+        shapes: of the batches.
     """
-    for bucket in np.unique(bucket_of_row):
-        rows = np.flatnonzero(bucket_of_row == bucket)
-        rows = np.pad(rows, (0, -len(rows) % global_batch_size), constant_values=-1)
-        for batch in rows.reshape(-1, global_batch_size):
-            yield int(bucket), batch
+    missing = -len(sizes) % global_batch_size
+    padded = np.pad(shapes.limit(sizes), [(0, missing), (0, 0)], constant_values=1)
+    order = batch_shapes.group(padded, global_batch_size, shapes)
+    return np.where(order < len(sizes), order, -1).reshape(-1, global_batch_size)
 
 
 def _bits(stream: int, seed: int, key: int, step: int, count: int) -> np.ndarray:

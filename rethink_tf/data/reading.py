@@ -76,17 +76,17 @@ def read_slot(slot, paths, load, spec):
     """A dataset of exactly one element: the first candidate of a slot that can be read.
 
     Args:
-        slot: {"row": int64, -1 for a padding image, "bucket": int32 [2], "places": dict of
-            [n, ...] tensors, one row a candidate}, as `Pipeline` describes it.
+        slot: {"row": int64, -1 for a padding image, "shape": int32 [2], "places": dict of
+            [n, ...] tensors, one row a candidate}, as `slots` describes it.
         paths: shard paths, which "shard" counts into.
-        load: (serialized, place, bucket) to (element, notes); may fail.
+        load: (serialized, place, shape) to (element, notes); may fail.
         spec: element spec of a batch.
 
     Returns:
         Dataset of (element, notes), for `Report.check`. Where no candidate could be read and for
         a padding image the element is blank, and notes["candidate"] says which.
     """
-    places, bucket = slot["places"], slot["bucket"]
+    places, shape = slot["places"], slot["shape"]
     is_padding = slot["row"] < 0
     tried = {key: value[: tf.where(is_padding, 0, len(value))] for key, value in places.items()}
     shards = tf.constant(paths)
@@ -97,13 +97,13 @@ def read_slot(slot, paths, load, spec):
         return frames.take(1).map(lambda serialized: (serialized, place))
 
     def attempt(serialized, place):
-        element, notes = load(serialized, place, bucket)
+        element, notes = load(serialized, place, shape)
         return element, notes | {"rows": places["row"], "candidate": place["candidate"]}
 
     def give_up(_):
         candidate = tf.where(is_padding, 0, _ALL_FAILED)
         notes = decode.no_notes() | {"rows": places["row"], "candidate": candidate}
-        return _blank_element(spec, bucket), notes
+        return _blank_element(spec, shape), notes
 
     # After an error flat_map and map go on with the next candidate. The costly function is mapped
     # here and not within `read`: TensorFlow optimises it once for all slots only if it is set up
@@ -128,9 +128,9 @@ def _records_from(path, offset, is_remote):
     return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
 
 
-def _blank_element(spec, bucket):
+def _blank_element(spec, shape):
     """A black image of id -1 without objects, as one element of a batch of `spec`."""
-    height, width = tf.unstack(bucket)
+    height, width = tf.unstack(shape)
     blank = {
         key: tf.zeros(value.shape[1:], value.dtype)
         for key, value in spec.items()

@@ -1,7 +1,6 @@
 """To what size an image is resized in training, and which part of it is taken.
 
-Pure NumPy on sizes and draws; each image has its own. Letters: P slots, n candidates each, H x W
-the bucket.
+Pure NumPy on sizes and draws; each image has its own. Letters: P images.
 """
 
 from collections.abc import Sequence
@@ -12,6 +11,28 @@ import numpy as np
 from rethink_tf.data import plan
 
 SAMPLINGS = ("choice", "range")
+
+
+def content_sizes(place: dict) -> np.ndarray:
+    """Returns int [P, 2], the size of what is seen of each image, given what `place` says."""
+    view = place.get("view")
+    return place["size"] if view is None else view[..., 2:] - view[..., :2]
+
+
+def shrink(place: dict, sizes: np.ndarray) -> dict:
+    """Makes images smaller whose content is larger than it may be.
+
+    Args:
+        place: of a class below.
+        sizes: int [P, 2], what the content is to be: its own size, or less.
+
+    Returns:
+        dict as of `place`; a view is cut, and stays where it begins.
+    """
+    if "view" not in place:
+        return {"size": sizes}
+    start = place["view"][:, :2]
+    return {"size": place["size"], "view": np.concatenate([start, start + sizes], -1)}
 
 
 class ShorterSide:
@@ -55,16 +76,15 @@ class ShorterSide:
             )
         self.sides, self.sampling, self.max_side = sides, sampling, max_side
 
-    def place(self, stored: np.ndarray, draws: np.ndarray, bucket: Sequence[int]) -> dict:
+    def place(self, stored: np.ndarray, draws: np.ndarray) -> dict:
         """Says how to resize each image.
 
         Args:
-            stored: int [P, n, 2], (height, width), pixels.
-            draws: float [P, n, 1] in [0, 1).
-            bucket: (H, W), pixels; an image that does not fit is shrunk to it.
+            stored: int [P, 2], (height, width), pixels.
+            draws: float [P, 1] in [0, 1).
 
         Returns:
-            {"size": int32 [P, n, 2], (height, width)}.
+            {"size": int64 [P, 2], (height, width)}.
         """
         draw = draws[..., 0]
         if self.sampling == "range":
@@ -72,20 +92,23 @@ class ShorterSide:
             sides = low + (draw * (high - low + 1)).astype(int)
         else:
             sides = np.array(self.sides)[(draw * len(self.sides)).astype(int)]
-        sizes = plan.resized_shapes(stored[..., 0], stored[..., 1], sides, self.max_side)
-        return {"size": plan.shrink_to_bucket(sizes, bucket).astype(np.int32)}
+        return {"size": plan.resized_shapes(stored[..., 0], stored[..., 1], sides, self.max_side)}
+
+    def largest(self, stored: np.ndarray) -> np.ndarray:
+        """Returns int64 [P, 2], the largest sizes that images may be drawn at."""
+        return plan.resized_shapes(stored[:, 0], stored[:, 1], max(self.sides), self.max_side)
 
 
 @gin.register
 class LargeScaleJitter:
-    """A scale from a wide range, and a crop of fixed size, which is also the only bucket.
+    """A scale from a wide range, and a crop of at most a fixed size.
 
     The image is resized to fit the crop, times the scale. Of a larger one a random part is taken,
-    the offsets of y and x drawn apart; a smaller one is padded at the bottom and the right.
+    the offsets of y and x drawn apart.
 
     Source: Ghiasi et al. 2021, arXiv:2012.07177, section 3, and their code. Detectron2's
-    ResizeScale and FixedSizeCrop are the same, but for one draw for both offsets, and for grey in
-    place of zeros after normalization where they pad.
+    ResizeScale and FixedSizeCrop are the same, but for one draw for both offsets. Both pad smaller
+    images to the size of the crop, and their networks see the padding; ours does not.
     """
 
     num_draws = 3
@@ -119,21 +142,27 @@ class LargeScaleJitter:
         self.min_scale, self.max_scale = min_scale, max_scale
         self.crop_size = tuple(crop_size)
 
-    def place(self, stored: np.ndarray, draws: np.ndarray, bucket: Sequence[int]) -> dict:
+    def place(self, stored: np.ndarray, draws: np.ndarray) -> dict:
         """Says how to resize each image and which part of it to take.
 
         Args:
-            stored: int [P, n, 2], (height, width), pixels.
-            draws: float [P, n, 3] in [0, 1): scale, offset of y and of x.
-            bucket: (H, W), the crop.
+            stored: int [P, 2], (height, width), pixels.
+            draws: float [P, 3] in [0, 1): scale, offset of y and of x.
 
         Returns:
-            {"size": int32 [P, n, 2], (height, width) after resizing, "view": int32 [P, n, 4],
+            {"size": int64 [P, 2], (height, width) after resizing, "view": int64 [P, 4],
             (y1, x1, y2, x2), pixels of the resized image, the part to take}.
         """
         scale = self.min_scale + draws[..., :1] * (self.max_scale - self.min_scale)
-        fitting = (np.asarray(bucket) / stored).min(-1, keepdims=True)
+        crop = np.asarray(self.crop_size)
+        fitting = (crop / stored).min(-1, keepdims=True)
         size = np.maximum(np.floor(stored * fitting * scale + 0.5), 1)
-        start = np.floor(np.maximum(size - bucket, 0) * draws[..., 1:] + 0.5)
-        view = np.concatenate([start, start + np.minimum(size, bucket)], -1)
-        return {"size": size.astype(np.int32), "view": view.astype(np.int32)}
+        start = np.floor(np.maximum(size - crop, 0) * draws[..., 1:] + 0.5)
+        view = np.concatenate([start, start + np.minimum(size, crop)], -1)
+        return {"size": size.astype(np.int64), "view": view.astype(np.int64)}
+
+    def largest(self, stored: np.ndarray) -> np.ndarray:
+        """Returns int64 [P, 2], the largest sizes that images may be drawn at."""
+        draws = np.zeros([len(stored), self.num_draws])
+        draws[:, 0] = 1.0
+        return content_sizes(self.place(stored, draws))

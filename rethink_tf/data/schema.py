@@ -1,7 +1,7 @@
 """The batch contract: what travels from data to model, and nothing else does.
 
-Letters: B images of one replica's batch, H x W the fixed input shape of the batch's bucket,
-M object rows an image, S side of a mask crop, K keypoints an object.
+Letters: B images of one replica's batch, H x W the shape of the batch, M object rows an image, S
+side of a mask crop, K keypoints an object.
 
 | key | dtype | shape | what |
 | --- | --- | --- | --- |
@@ -14,11 +14,15 @@ M object rows an image, S side of a mask crop, K keypoints an object.
 | classes | int32 | [B, M] | 1..C in the order of the sorted category ids, 0 = padding |
 | masks | uint8 | [B, M, S, S] | the object's mask cropped to its box, 0..255 (soft) |
 | keypoints | float32 | [B, M, K, 3] | (y, x, visibility), pixels of the content |
+| padding | bool | [1] or [0] | [0]: all images fill H x W |
 
 A keypoint's visibility is 0 (not labelled; y and x are 0), 1 (hidden) or 2 (visible).
 Training batches have all keys (`masks` unless the pipeline leaves them out, `keypoints` if it
-includes them); evaluation batches end at `image_id`. The padding image of an evaluation batch is
-black, with both sizes 1.
+includes them); evaluation batches have those up to `image_id`, and `padding`. The padding image of
+an evaluation batch is black, with both sizes 1.
+
+`padding` has a shape and no value: a step without padding is a program of its own. It is of the
+whole global batch, where images are rounded up to the network's coarsest stride (`ops.content`).
 
 The content is the resized image, in training cut to H x W where it is larger (`resizing`), and
 larger itself where objects of another image were pasted beside it (`copy_paste`).
@@ -30,6 +34,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from rethink_tf.ops import content
+
 IMAGE = "image"
 IMAGE_SIZE = "image_size"
 ORIGINAL_SIZE = "original_size"
@@ -39,6 +45,7 @@ BOXES = "boxes"
 CLASSES = "classes"
 MASKS = "masks"
 KEYPOINTS = "keypoints"
+PADDING = content.PADDING
 
 PADDING_IMAGE_ID = -1
 MAX_OBJECTS = 100
@@ -98,12 +105,13 @@ def check_batch(
 
     Args:
         batch: dict of tensors or arrays.
-        spec: what `training_spec` or `evaluation_spec` gave.
+        spec: what `training_spec` or `evaluation_spec` gave; `padding` is not looked at.
         num_classes: C, to bound `classes`.
 
     Raises:
         ValueError: naming the key, what was found and what the contract says.
     """
+    batch = {key: value for key, value in batch.items() if key != PADDING}
     if set(batch) != set(spec):
         missing, extra = sorted(set(spec) - set(batch)), sorted(set(batch) - set(spec))
         raise ValueError(f"batch lacks the keys {missing} and has {extra} beyond the contract")

@@ -12,6 +12,7 @@ class Share:
     Attributes:
         replica_batch_size: images that a replica gets at a time.
         size: images that this pipeline reads a step.
+        micro_batches: of a step.
     """
 
     def __init__(
@@ -41,9 +42,11 @@ class Share:
             )
         self.replica_batch_size = global_batch_size // parts
         self.size = global_batch_size // pipelines
+        self.micro_batches = micro_batches
         self._shape = (micro_batches, pipelines, self.size // micro_batches)
         self._pipeline = context.input_pipeline_id
 
     def of(self, rows: np.ndarray) -> np.ndarray:
-        """This pipeline's part [size] of a step's images, one micro-batch after the other."""
-        return rows.reshape(self._shape)[:, self._pipeline].ravel()
+        """This pipeline's part [size, ...] of a step's images, one micro-batch after the other."""
+        shared = rows.reshape(*self._shape, *rows.shape[1:])[:, self._pipeline]
+        return shared.reshape(self.size, *rows.shape[1:])

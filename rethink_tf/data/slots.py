@@ -1,18 +1,17 @@
 """The places of a batch as arrays: which records may fill each, and what was drawn for them.
 
-Pure NumPy; `reading` takes it from there. Letters: P slots, n candidates each, M object rows.
+Pure NumPy; `reading` takes it from there. Letters: P slots, n candidates each, M object rows, H x W
+the shape of a batch.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 
-from rethink_tf.data import copy_paste, plan
+from rethink_tf.data import copy_paste, plan, resizing
 from rethink_tf.data.records import RecordIndex
 
 
 def describe(
-    index: RecordIndex, rows, candidates, bucket: Sequence[int], flip, size_and_view: dict
+    index: RecordIndex, rows, candidates, shapes, is_padded, flip, size_and_view: dict
 ) -> dict:
     """All that tf.data must know of P slots.
 
@@ -20,15 +19,21 @@ def describe(
         index: of the records.
         rows: int64 [P], the record of each slot, -1 for a padding image.
         candidates: int64 [P, n], the records that may fill it, the first one readable.
-        bucket: (H, W), pixels.
+        shapes: int [P, 2], (H, W) of the batch, pixels.
+        is_padded: bool [P], whether some image of the global batch leaves a part of it empty.
         flip: bool [P, n], whether to mirror.
-        size_and_view: arrays [P, n, ...] of a `resizing` class.
+        size_and_view: arrays [P, ...] of a `resizing` class. A stand-in takes the size of the image
+            that it stands in for, so that the batch is as planned.
 
     Returns:
-        {"row": int64 [P], "bucket": int32 [P, 2], "places": arrays [P, n, ...]}; `places` is what
-        `reading.read_slot` and `decode` take.
+        {"row": int64 [P], "shape": int32 [P, 2], "is_padded": bool [P], "places": arrays
+        [P, n, ...]}; `places` is what `reading.read_slot` and `decode` take.
     """
     numbers = np.arange(candidates.shape[1], dtype=np.int32)
+    drawn = {
+        key: np.broadcast_to(value[:, np.newaxis], [*candidates.shape, value.shape[-1]])
+        for key, value in size_and_view.items()
+    }
     places = {
         "row": candidates,
         "candidate": np.broadcast_to(numbers, candidates.shape),
@@ -37,10 +42,14 @@ def describe(
         "image_id": index.image_id[candidates],
         "flip": flip,
         "stored": stored_sizes(index, candidates),
-        **size_and_view,
+        **{key: value.astype(np.int32) for key, value in drawn.items()},
     }
-    buckets = np.broadcast_to(np.array(bucket, np.int32), [len(rows), 2])
-    return {"row": rows, "bucket": buckets, "places": places}
+    return {
+        "row": rows,
+        "shape": np.asarray(shapes, np.int32),
+        "is_padded": np.asarray(is_padded, bool),
+        "places": places,
+    }
 
 
 def stored_sizes(index: RecordIndex, rows) -> np.ndarray:
@@ -48,87 +57,136 @@ def stored_sizes(index: RecordIndex, rows) -> np.ndarray:
     return np.stack([index.height[rows], index.width[rows]], -1).astype(np.int32)
 
 
-def resized(index: RecordIndex, size: tuple[int, int]) -> np.ndarray:
-    """Sizes int64 [N, 2] of all images, resized to (min_side, max_side)."""
-    return plan.resized_shapes(index.height, index.width, *size)
-
-
-def evaluation_groups(index: RecordIndex, buckets, own, further_sizes) -> tuple[np.ndarray, dict]:
-    """Which images are evaluated together, and the shapes that they come in.
-
-    In a further size a group has the smallest bucket that holds all of its images, so that none
-    shrinks. The images that max_side makes smaller than min_side, which are longer than the others,
-    are a group of their own then: in the others' bucket they would triple it.
+def evaluate(index: RecordIndex, rows, sizes, batch_shapes, share) -> dict:
+    """What `describe` returns for this input pipeline's slots of a global batch of evaluation.
 
     Args:
         index: of the N images.
-        buckets: (H, W) each, pixels, of the own size.
-        own: (min_side, max_side), the size of all evaluations.
-        further_sizes: more of them, of test-time augmentation.
-
-    Returns:
-        int64 [N], and {group: [(H, W) of the own size and of each further one]}.
+        rows: int64 [G], records of the global batch, -1 for a padding image.
+        sizes: int [N, 2], of the images as evaluated, pixels.
+        batch_shapes: `batch_shapes.BatchShapes`.
+        share: `sharing.Share`.
     """
-    own_sizes, *others = [resized(index, size) for size in (own, *further_sizes)]
-    group_of_row = 2 * plan.assign_buckets(own_sizes, buckets)
-    if others:
-        group_of_row += own_sizes.min(axis=-1) < own[0]
-    shapes = {}
-    for group in np.unique(group_of_row).tolist():
-        inside = group_of_row == group
-        enclosing = [plan.enclosing_bucket(sizes[inside]) for sizes in others]
-        shapes[group] = [buckets[group // 2], *enclosing]
-    return group_of_row, shapes
+    sizes = batch_shapes.limit(sizes[rows])
+    there = sizes[rows >= 0]
+    shape = batch_shapes.cover(there)
+    is_padded = not (rows >= 0).all() or not batch_shapes.fills(there, shape)
+    rows, sizes = share.of(rows), share.of(sizes)
+    flip = np.zeros([len(rows), 1], bool)
+    shapes, is_padded = np.repeat([shape], len(rows), 0), np.repeat(is_padded, len(rows))
+    return describe(index, rows, rows[:, np.newaxis], shapes, is_padded, flip, {"size": sizes})
 
 
 class TrainingSlots:
-    """Draws the slots of training batches: stateless, by the seed, the step and the image."""
+    """Draws the slots of training batches: stateless, by the seed, the epoch and the image."""
 
-    def __init__(self, index, training_plan, resizing, flip_probability, seed, paste_rows=None):
+    def __init__(self, index, resizing, flip_probability, seed, paste_rows=None):
         """Takes the parts.
 
         Args:
             index: `RecordIndex` of the training images.
-            training_plan: `plan.TrainingPlan` over it.
             resizing: `resizing.ShorterSide` or `LargeScaleJitter`.
             flip_probability: of mirroring an image left and right.
             seed: of the run.
             paste_rows: M, for copy-paste: each slot then has a second one under "paste", with
                 "draws" float32 [P, 1 + M] for `copy_paste.paste`. None for none.
         """
-        self._index, self._plan, self._resizing = index, training_plan, resizing
+        self._index, self._resizing = index, resizing
         self._flip_probability, self._seed = flip_probability, seed
         self._paste_rows = paste_rows
         self._num_draws = 1 + resizing.num_draws
+        self._stand_ins = _StandIns(index)
 
-    def draw(self, step: int, bucket: Sequence[int], rows: np.ndarray) -> dict:
-        """Returns what `describe` does for the records `rows` int64 [P] of a step's batch."""
-        candidates = self._candidates(rows)
-        ids = self._index.image_id[candidates].ravel()
-        draws = plan.draw_uniforms(self._seed, step, ids, self._num_draws)
-        slots = self._describe(rows, candidates, bucket, draws.reshape(*candidates.shape, -1))
+    def sizes(self, rows: np.ndarray, passes: np.ndarray) -> np.ndarray:
+        """Returns int [n, 2], what is seen of images drawn for their epochs, and pasted onto them.
+
+        Args:
+            rows: int64 [n], records.
+            passes: int64 [n], epochs.
+        """
+        sizes = resizing.content_sizes(self._place(rows, self._draws(rows, passes)))
+        if self._paste_rows is None:
+            return sizes
+        second, draws, _ = self._draws_of_second(rows, passes)
+        return np.maximum(sizes, resizing.content_sizes(self._place(second, draws)))
+
+    def largest(self) -> np.ndarray:
+        """Returns int [N, 2], the largest sizes that the images may be drawn at."""
+        return self._resizing.largest(stored_sizes(self._index, np.arange(len(self._index))))
+
+    def draw(self, rows, passes, share, batch_shapes) -> dict:
+        """Returns what `describe` does for this input pipeline's slots of a step.
+
+        Each micro-batch has the shape of its own images, over all replicas and workers.
+
+        Args:
+            rows: int64 [G], records of the global batch.
+            passes: int64 [G], the epochs that they are drawn for.
+            share: `sharing.Share`.
+            batch_shapes: `batch_shapes.BatchShapes`.
+        """
+        shapes, is_padded = [], []
+        for each in zip(*(np.split(a, share.micro_batches) for a in (rows, passes)), strict=True):
+            shapes.append(batch_shapes.cover(batch_shapes.limit(self.sizes(*each))))
+            sizes = resizing.content_sizes(self._place(each[0], self._draws(*each)))
+            is_padded.append(not batch_shapes.fills(batch_shapes.limit(sizes), shapes[-1]))
+        count = len(rows) // share.micro_batches
+        shapes, is_padded = np.repeat(shapes, count, 0), np.repeat(is_padded, count)
+        rows, passes, shapes, is_padded = (
+            share.of(each) for each in (rows, passes, shapes, is_padded)
+        )
+        draws = self._draws(rows, passes)
+        slots = self._describe(rows, draws, shapes, is_padded, batch_shapes)
         if self._paste_rows is None:
             return slots
-        return slots | {"paste": self._draw_second(step, bucket, rows)}
+        second, draws, paste = self._draws_of_second(rows, passes)
+        pasted = self._describe(second, draws, shapes, is_padded, batch_shapes)
+        return slots | {"paste": pasted | {"draws": paste.astype(np.float32)}}
 
-    def _draw_second(self, step, bucket, rows):
-        """The slots of the images that are pasted from; any record, whatever its own bucket."""
+    def _draws(self, rows, passes):
+        ids = self._index.image_id[rows]
+        return plan.draw_uniforms(self._seed, passes, ids, self._num_draws)
+
+    def _draws_of_second(self, rows, passes):
+        """Returns the records that are pasted from, any of all, their draws, and those of `paste`.
+
+        A longer draw of an image starts with the numbers of the shorter one, used already.
+        """
         first, paste = self._num_draws, copy_paste.num_draws(self._paste_rows)
         ids = self._index.image_id[rows]
-        # A longer draw of an image starts with the numbers of the shorter one, used already.
-        draws = plan.draw_uniforms(self._seed, step, ids, first + 1 + self._num_draws + paste)
+        count = first + 1 + self._num_draws + paste
+        draws = plan.draw_uniforms(self._seed, passes, ids, count)
         which, draws, paste_draws = np.split(draws[:, first:], [1, 1 + self._num_draws], -1)
-        rows = (which[:, 0] * len(self._index)).astype(np.int64)
-        candidates = self._candidates(rows)
-        draws = np.broadcast_to(draws[:, np.newaxis], [*candidates.shape, self._num_draws])
-        slots = self._describe(rows, candidates, bucket, draws)
-        return slots | {"draws": paste_draws.astype(np.float32)}
+        return (which[:, 0] * len(self._index)).astype(np.int64), draws, paste_draws
 
-    def _candidates(self, rows):
-        return np.column_stack([rows, self._plan.fallbacks(rows)])
+    def _place(self, rows, draws):
+        return self._resizing.place(stored_sizes(self._index, rows), draws[:, 1:])
 
-    def _describe(self, rows, candidates, bucket, draws):
-        stored = stored_sizes(self._index, candidates)
-        place = self._resizing.place(stored, draws[..., 1:], bucket)
-        flip = draws[..., 0] < self._flip_probability
-        return describe(self._index, rows, candidates, bucket, flip, place)
+    def _describe(self, rows, draws, shapes, is_padded, batch_shapes):
+        place = self._place(rows, draws)
+        place = resizing.shrink(place, batch_shapes.limit(resizing.content_sizes(place)))
+        candidates = np.column_stack([rows, self._stand_ins.of(rows)])
+        flip = np.broadcast_to(draws[:, :1] < self._flip_probability, candidates.shape)
+        return describe(self._index, rows, candidates, shapes, is_padded, flip, place)
+
+
+class _StandIns:
+    """Two other records for each, of the same orientation, should its own be corrupted."""
+
+    def __init__(self, index):
+        self._is_portrait = (index.height > index.width).astype(np.int64)
+        self._counts = np.bincount(self._is_portrait, minlength=2)
+        self._rows = np.argsort(self._is_portrait, kind="stable")
+        self._place = np.argsort(self._rows, kind="stable")
+
+    def of(self, rows):
+        """Returns int64 [P, 2]; the row itself where no other has its orientation.
+
+        They lie a third and two thirds of all away, because damage tends to hit neighbours in a
+        shard.
+        """
+        kind = self._is_portrait[rows]
+        count, start = self._counts[kind], self._counts[0] * kind
+        stride = np.maximum(count // 3, 1)[:, np.newaxis] * [1, 2]
+        place = ((self._place[rows] - start)[:, np.newaxis] + stride) % count[:, np.newaxis]
+        return self._rows[start[:, np.newaxis] + place]

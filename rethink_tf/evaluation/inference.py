@@ -6,8 +6,10 @@ Letters: B images, D detections an image, S side of a mask.
 """
 
 import contextlib
+import functools
 import itertools
 import json
+import operator
 import os
 import time
 
@@ -19,26 +21,36 @@ from absl import logging
 
 from rethink_tf.data import schema
 from rethink_tf.evaluation import coco_metrics, overlap, pasting
+from rethink_tf.ops.content import split_padding
 
 
 class Predictor:
     """Predicts for distributed batches and brings the detections of all replicas together."""
 
-    def __init__(self, detector, strategy, jit_compile=False):
+    def __init__(self, detector, strategy, jit_compile=False, batch_spec=None):
         """Sets up the prediction; all variables must exist.
 
         Args:
             detector: `MaskRCNN`.
             strategy: `tf.distribute.Strategy` that it was made under.
             jit_compile: bool, whether XLA compiles the prediction.
+            batch_spec: element spec of the distributed batches, without `ops.content.PADDING`. What
+                is open in it, H and W, is open in the program, which serves all shapes. None makes
+                a program for each shape, as XLA wants it.
         """
         self.strategy = strategy
         self.has_masks = detector.mask_head is not None
         self.has_keypoints = detector.keypoint_head is not None
         self._detector = detector
-        self._run = tf.function(
-            self._on_all_replicas, jit_compile=jit_compile or None, autograph=False
-        )
+        self._run = {
+            padded: tf.function(
+                functools.partial(self._on_all_replicas, padded=padded),
+                batch_spec and [batch_spec],
+                autograph=False,
+                jit_compile=jit_compile or None,
+            )
+            for padded in (False, True)
+        }
 
     def __call__(self, batch):
         """Predicts.
@@ -50,11 +62,17 @@ class Predictor:
             dict of NumPy arrays over the global batch: the detector's outputs, and `image_id`,
             `original_size` and `image_scale` of the batch.
         """
-        return {key: value.numpy() for key, value in self._run(batch).items()}
+        batch, padded = split_padding(batch)
+        return {key: value.numpy() for key, value in self._run[padded](batch).items()}
 
-    def _on_all_replicas(self, batch):
+    @property
+    def num_traces(self):
+        """How many programs were made so far."""
+        return sum(each.experimental_get_tracing_count() for each in self._run.values())
+
+    def _on_all_replicas(self, batch, padded):
         def predict(batch):
-            detections = self._detector(batch, training=False)
+            detections = self._detector(batch, training=False, padded=padded)
             keys = (schema.IMAGE_ID, schema.ORIGINAL_SIZE, schema.IMAGE_SCALE)
             return detections | {key: batch[key] for key in keys}
 
@@ -147,6 +165,8 @@ class Evaluator(orbit.AbstractEvaluator):
                 if position == 0 and self.pictures and self._is_chief:
                     self._show(batch, outputs)
             results += itertools.chain(*background.finish())
+        # In an order that does not depend on which images share a batch.
+        results.sort(key=operator.itemgetter("image_id"))
         self.metrics = self._measure.evaluate(results)
         if self._is_chief:
             self._record(results, time.monotonic() - start)

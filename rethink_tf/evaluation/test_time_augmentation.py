@@ -31,6 +31,7 @@ from rethink_tf.data import augment, schema
 from rethink_tf.ops import boxes as box_ops
 from rethink_tf.ops import keypoints as keypoint_ops
 from rethink_tf.ops import nms
+from rethink_tf.ops.content import split_padding
 
 # Key under which an augmented batch holds those of its further sizes, a list.
 FURTHER = "further_sizes"
@@ -115,8 +116,7 @@ class AugmentedPredictor:
     def __init__(self, detector, strategy, augmentation, jit_compile=False, keypoints=None):
         """Sets up the prediction; all variables must exist.
 
-        Every shape of a batch is traced once, mirrored or not: by the pipeline's groups of images
-        that is as many times a size as there are groups.
+        Where XLA does not compile, a few programs serve all shapes, mirrored or not.
 
         Args:
             detector: `MaskRCNN`.
@@ -132,14 +132,8 @@ class AugmentedPredictor:
         self.has_keypoints = detector.keypoint_head is not None
         self._detector, self._augmentation = detector, augmentation
 
-        def on_all_replicas(function):
-            run = functools.partial(self._on_all_replicas, function)
-            return tf.function(run, jit_compile=jit_compile or None, autograph=False)
-
-        # One a size: TensorFlow warns of a function that is traced for many shapes in a row.
-        sizes = range(1 + len(augmentation.further_sizes))
-        self._find = [on_all_replicas(self._find_in_view) for _ in sizes]
-        self._describe = [on_all_replicas(self._describe_in_view) for _ in sizes]
+        self._jit_compile, self._programs = jit_compile, {}
+        on_all_replicas = self._make_program
         self._unite = on_all_replicas(self._unite_views)
         self._place_keypoints = on_all_replicas(_place_keypoints)
         self._gather = tf.function(
@@ -158,28 +152,48 @@ class AugmentedPredictor:
             of the batch's own images.
         """
         frame = {key: batch[key] for key in (schema.IMAGE_SIZE, schema.IMAGE_SCALE)}
-        views = [
-            (size, {key: each[key] for key in (schema.IMAGE, *frame)}, tf.constant(flip))
-            for size, each in enumerate((batch, *batch[FURTHER]))
-            for flip in self._augmentation.flips
+        views = []
+        for size, each in enumerate((batch, *batch[FURTHER])):
+            _, padded = split_padding(each)
+            view = {key: each[key] for key in (schema.IMAGE, *frame)}
+            views += [(size, padded, view, tf.constant(flip)) for flip in self._augmentation.flips]
+        found = [
+            self._program(self._find_in_view, size, padded)(view, flip, frame)
+            for size, padded, view, flip in views
         ]
-        found = [self._find[size](view, flip, frame) for size, view, flip in views]
         detections = self._unite(found)
         if self.has_masks or self.has_keypoints:
-            for size, view, flip in views:
-                detections = self._describe[size](view, flip, frame, detections)
+            for size, padded, view, flip in views:
+                describe = self._program(self._describe_in_view, size, padded)
+                detections = describe(view, flip, frame, detections)
         if self.has_keypoints:
             detections = self._place_keypoints(detections)
         keys = (schema.IMAGE_ID, schema.ORIGINAL_SIZE, schema.IMAGE_SCALE)
         outputs = self._gather(detections | {key: batch[key] for key in keys})
         return {key: value.numpy() for key, value in outputs.items()}
 
-    def _on_all_replicas(self, function, *args):
-        return self.strategy.run(function, args=args)
+    def _program(self, method, size, padded):
+        """Returns a method as a program for views of a size that are padded or not.
 
-    def _find_in_view(self, view, flip, frame):
+        Where every shape is a program of its own, they are kept apart by the size: TensorFlow warns
+        of a function that is traced for many shapes in a row.
+        """
+        key = method.__name__, padded, size if self._jit_compile else None
+        if key not in self._programs:
+            self._programs[key] = self._make_program(functools.partial(method, padded=padded))
+        return self._programs[key]
+
+    def _make_program(self, method):
+        return tf.function(
+            lambda *args: self.strategy.run(method, args=args),
+            autograph=False,
+            jit_compile=self._jit_compile or None,
+            reduce_retracing=not self._jit_compile,
+        )
+
+    def _find_in_view(self, view, flip, frame, padded):
         """Returns the candidates of one view, as of `BoxHead.decode`, in the frame."""
-        found = self._detector.find_candidates(_turn(view, flip))
+        found = self._detector.find_candidates(_turn(view, flip), padded)
         boxes = from_view(found["boxes"], view, flip, frame)
         return found | {"boxes": boxes}
 
@@ -207,13 +221,13 @@ class AugmentedPredictor:
             detections["heatmaps"] = tf.zeros([*detections["classes"].shape, *sides])
         return detections
 
-    def _describe_in_view(self, view, flip, frame, detections):
+    def _describe_in_view(self, view, flip, frame, detections, padded):
         """Adds what the heads say of the detections in one view, a share of the mean."""
         there = {
             "boxes": to_view(detections["boxes"], view, flip, frame),
             "classes": detections["classes"],
         }
-        described = self._detector.describe(_turn(view, flip), there)
+        described = self._detector.describe(_turn(view, flip), there, padded)
         mirrored = {}
         if self.has_masks:
             mirrored["masks"] = described["masks"][..., ::-1]

@@ -9,6 +9,8 @@ Each takes the content of its inputs (`ops.content`): cells that are not content
 are 0 in the outputs.
 """
 
+import contextlib
+import contextvars
 import functools
 
 import tensorflow as tf
@@ -40,6 +42,20 @@ RENORM_MOMENTUM = 0.99
 RENORM_START = 5_000
 RENORM_R, RENORM_R_END = 3.0, 40_000
 RENORM_D, RENORM_D_END = 5.0, 25_000
+
+
+# Whether batch normalization moves its averages in training.
+_moves_averages = contextvars.ContextVar("moves_averages", default=True)
+
+
+@contextlib.contextmanager
+def averages_at_rest():
+    """Within it, what runs in training leaves the moving averages of batch normalization alone."""
+    token = _moves_averages.set(False)
+    try:
+        yield
+    finally:
+        _moves_averages.reset(token)
 
 
 class GroupNormalization(tf_keras.layers.Layer):
@@ -136,6 +152,8 @@ class SyncBatchNormalization(tf_keras.layers.Layer):
             None if content is None else content.mask(inputs),
             self._correct,
         )
+        if not _moves_averages.get():
+            return outputs
         # A step may have no RoI at all for a head.
         rate = (1.0 - self.momentum) * tf.cast(count > 0.0, tf.float32)
         for moving, value in self._averages(mean, variance):
@@ -190,7 +208,7 @@ class BatchRenormalization(SyncBatchNormalization):
 
     def call(self, inputs, training=False, content=None):
         outputs = super().call(inputs, training, content)
-        if training:
+        if training and _moves_averages.get():
             self.num_updates.assign_add(1)
         return outputs
 

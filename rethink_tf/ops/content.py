@@ -11,6 +11,26 @@ Letters: B images, H x W cells of a feature map, R RoIs.
 
 import tensorflow as tf
 
+# Key of a batch that says by its shape, [1] or [0], whether any of its images is padded.
+PADDING = "padding"
+
+
+def split_padding(batch):
+    """Takes from a batch what it says of its padding.
+
+    Args:
+        batch: dict of tensors, distributed or not; one without PADDING may be padded.
+
+    Returns:
+        The batch without PADDING, and bool, whether any of its images may be padded.
+    """
+    rest = {key: value for key, value in batch.items() if key != PADDING}
+    if PADDING not in batch:
+        return rest, True
+    # Of a distributed batch every replica says the same.
+    padding = getattr(batch[PADDING], "values", [batch[PADDING]])[0]
+    return rest, padding.shape[0] != 0
+
 
 class Content:
     """How many cells of a feature map are content, from the upper left corner, image by image."""

@@ -11,7 +11,9 @@ import functools
 
 import tensorflow as tf
 
+from rethink_tf.layers import normalization
 from rethink_tf.losses import box_stages
+from rethink_tf.ops.content import split_padding
 from rethink_tf.training import optimizer as optimizer_lib
 
 
@@ -31,21 +33,16 @@ class TrainStep:
         accumulate_steps=1,
         clip_norm=None,
         average=None,
+        batch_spec=None,
     ):
         """Sets up the step; all variables must exist and hold what the run starts from.
 
-        With micro-batches the losses and the gradient are the means of theirs, each computed as
-        that of a batch of its own. Compared with the same images in one batch:
-
-        - The RPN's losses are the same, because they are divided by a number an image, and so are
-          the draws of anchors and RoIs, which go by the step and the image.
-        - So are the box head's where every micro-batch has as many RoIs, as it has with the usual
-          number of proposals; they are divided by the micro-batch's own count.
-        - The mask loss is the mean over the micro-batches of the mean over their own masks, not
-          the mean over all masks. (Detectron takes it so over its devices, whose two images are a
-          micro-batch here; over replicas it is the mean over all masks of them.)
-        - SyncBN normalizes by the statistics of the micro-batch, over all replicas, and its moving
-          averages move once a micro-batch.
+        With micro-batches the losses and the gradient are those of the same images in one batch:
+        means over all anchors, RoIs, masks and keypoints of the step. How many there are is known
+        only after a forward pass, which comes first, without the heads and without gradients: about
+        a quarter of the step's time. The draws go by the step and the image. Batch normalization
+        alone differs: its statistics are those of the micro-batch, over all replicas, and its
+        moving averages move once a micro-batch.
 
         Args:
             detector: `MaskRCNN`.
@@ -63,6 +60,9 @@ class TrainStep:
                 micro-batches. The weight decay is added after clipping, as PyTorch's optimizers do.
                 None for no clipping.
             average: `WeightAverage` that follows the weights, or None.
+            batch_spec: element spec of the distributed batches, without `ops.content.PADDING`. What
+                is open in it, H and W, is open in the step's program, which serves all shapes.
+                None makes a program for each shape, as XLA wants it.
 
         Raises:
             ValueError: if clip_norm is not above 0.
@@ -77,13 +77,7 @@ class TrainStep:
         self._seed, self._weight_decay = seed, weight_decay
         self._clip_norm, self._average = clip_norm, average
         self._cascade_from, self._next_step = cascade_from, int(optimizer.iterations.numpy())
-        # A retrace for each shape of batches, of which there are as many as buckets, and for each
-        # number of stages. Micro-batches are put together here and not in a graph: each keeps the
-        # static shape of its bucket, and no collective operation is inside of a loop.
-        function = functools.partial(tf.function, jit_compile=jit_compile or None, autograph=False)
-        self._run = function(self._run_whole)
-        self._accumulate = function(self._add_gradients)
-        self._finish = function(self._use_gradients)
+        self._jit_compile, self._batch_spec, self._programs = jit_compile, batch_spec, {}
         self._sums = self._make_sums() if accumulate_steps > 1 else {}
 
     @property
@@ -110,19 +104,53 @@ class TrainStep:
         # Counted here: to read the variable would be to wait for the device at every step.
         num_stages = 1 if self._next_step < self._cascade_from else None
         self._next_step += 1
-        num_traces = self._num_traces()
+        num_traces = self.num_traces
+        batches = [split_padding(batch) for batch in batches]
+
+        def run(method, batch, padded, *rest):
+            return self._program(method, num_stages, padded, rest)(batch, *rest)
+
         if self.accumulate_steps == 1:
-            values = self._run(*batches, num_stages)
+            values = run(self._run_whole, *batches[0])
         else:
-            parts = [self._accumulate(batch, num_stages) for batch in batches]
-            values = self._finish(parts, num_stages)
-        if self._num_traces() > num_traces:
+            # Put together here and not in a graph: each micro-batch keeps a shape of its own, and
+            # no collective operation is inside of a loop.
+            counts = [run(self._count_samples, *batch) for batch in batches]
+            counts = {key: sum(each[key] for each in counts) for key in counts[0]}
+            parts = [run(self._add_gradients, *batch, counts) for batch in batches]
+            values = self._finish(num_stages)(parts)
+        if self.num_traces > num_traces:
             _return_free_memory()
         return values
 
-    def _num_traces(self):
-        functions = (self._run, self._accumulate, self._finish)
-        return sum(each.experimental_get_tracing_count() for each in functions)
+    @property
+    def num_traces(self):
+        """How many programs were made so far."""
+        return sum(each.experimental_get_tracing_count() for each in self._programs.values())
+
+    def _program(self, method, num_stages, padded, rest):
+        """Returns a method as a program for batches that are padded or not."""
+        key = method.__name__, num_stages, padded
+        if key not in self._programs:
+            signature = None
+            if self._batch_spec is not None:
+                rest = tf.nest.map_structure(tf.type_spec_from_value, rest)
+                signature = [self._batch_spec, *rest]
+            method = functools.partial(method, num_stages=num_stages, padded=padded)
+            self._programs[key] = self._make_program(method, signature)
+        return self._programs[key]
+
+    def _finish(self, num_stages):
+        """Returns `_use_gradients` as a program."""
+        key = self._use_gradients.__name__, num_stages
+        if key not in self._programs:
+            method = functools.partial(self._use_gradients, num_stages=num_stages)
+            self._programs[key] = self._make_program(method)
+        return self._programs[key]
+
+    def _make_program(self, method, signature=None):
+        jit_compile = self._jit_compile or None
+        return tf.function(method, signature, autograph=False, jit_compile=jit_compile)
 
     def _make_sums(self):
         """Makes a variable for the sum of each weight's gradients: every replica has its own."""
@@ -137,21 +165,33 @@ class TrainStep:
                 for variable in self._detector.trainable_variables
             }
 
-    def _run_whole(self, batch, num_stages):
+    def _run_whole(self, batch, num_stages, padded):
         """Runs a step of one batch."""
 
         def on_one_replica(batch):
-            gradients, values = self._differentiate(batch, num_stages)
+            gradients, values = self._differentiate(batch, num_stages, padded)
             return values, self._update(gradients, num_stages)
 
         values, update = self._strategy.run(on_one_replica, args=(batch,))
         return self._report([self._sum_over_replicas(values)], update)
 
-    def _add_gradients(self, batch, num_stages):
-        """Adds the gradients of a micro-batch to the sums."""
+    def _count_samples(self, batch, num_stages, padded):
+        """Returns how many samples of each kind a micro-batch has, on all replicas."""
 
         def on_one_replica(batch):
-            gradients, values = self._differentiate(batch, num_stages)
+            # What the counts do not need, the heads and all gradients, is never computed.
+            with normalization.averages_at_rest():
+                return self._counts(self._look_at(batch, num_stages, padded))
+
+        return self._sum_over_replicas(self._strategy.run(on_one_replica, args=(batch,)))
+
+    def _add_gradients(self, batch, counts, num_stages, padded):
+        """Adds the gradients of a micro-batch to the sums, given the counts of the whole step."""
+        num_parts = self._strategy.num_replicas_in_sync * self.accumulate_steps
+        counts = {name: count / num_parts for name, count in counts.items()}
+
+        def on_one_replica(batch):
+            gradients, values = self._differentiate(batch, num_stages, padded, counts)
             variables = self._detector.variables_of_stages(num_stages)
             for variable, gradient in zip(variables, gradients, strict=True):
                 self._sums[variable.ref()].assign_add(gradient)
@@ -187,22 +227,36 @@ class TrainStep:
         rate = tf.cast(self._optimizer.learning_rate, tf.float32)
         return values | update | {"learning_rate": rate}
 
-    def _differentiate(self, batch, num_stages):
-        """Returns this replica's part of the gradients of a batch, and of its losses and counts."""
+    def _look_at(self, batch, num_stages, padded):
+        """Returns the detector's training outputs for a batch of this replica."""
+        seed = tf.stack([self._seed, tf.cast(self._optimizer.iterations, tf.int32)])
+        return self._detector(batch, training=True, seed=seed, num_stages=num_stages, padded=padded)
+
+    def _counts(self, outputs):
+        return self._losses_fn.counts(outputs, self._detector.rpn.num_samples)
+
+    def _differentiate(self, batch, num_stages, padded, counts=None):
+        """Returns this replica's part of the gradients of a batch, and of its losses and counts.
+
+        Args:
+            batch: of this replica.
+            num_stages: int or None, as of the detector.
+            padded: bool, as of the detector.
+            counts: the mean counts of a replica and micro-batch; None for those of this batch.
+        """
         num_replicas = self._strategy.num_replicas_in_sync
         variables = self._detector.variables_of_stages(num_stages)
-        seed = tf.stack([self._seed, tf.cast(self._optimizer.iterations, tf.int32)])
-        # Each loss is divided by the mean count of a replica, so the sum over the replicas is
-        # num_replicas times the mean over their batch, and there are as many such sums as
-        # micro-batches. This is the only place where those factors are taken out; gradients and
-        # reported losses are plain sums from here on.
+        # Each loss is divided by the mean count of a replica and micro-batch, so that the sum over
+        # them is num_parts times the mean over the global batch. This is the only place where that
+        # factor is taken out; gradients and reported losses are plain sums from here on.
         num_parts = num_replicas * self.accumulate_steps
         with tf.GradientTape() as tape:
-            outputs = self._detector(batch, training=True, seed=seed, num_stages=num_stages)
-            counts = self._losses_fn.counts(outputs, self._detector.rpn.num_samples)
-            if num_replicas > 1:
-                replica = tf.distribute.get_replica_context()
-                counts = replica.all_reduce(tf.distribute.ReduceOp.MEAN, counts)
+            outputs = self._look_at(batch, num_stages, padded)
+            if counts is None:
+                counts = self._counts(outputs)
+                if num_replicas > 1:
+                    replica = tf.distribute.get_replica_context()
+                    counts = replica.all_reduce(tf.distribute.ReduceOp.MEAN, counts)
             losses = self._losses_fn(outputs, counts)
             losses = {name: loss / num_parts for name, loss in losses.items()}
             total = tf.add_n(list(losses.values()))
