@@ -33,12 +33,11 @@ def make_parser():
 
 
 def read(flags):
-    """Returns a list of (serialized, stored size, resized size, bucket), and the category ids."""
+    """Returns a list of (serialized, stored size, resized size, shape), and the category ids."""
     index = records.load_index(flags.data).select(slice(flags.photographs))
     ids = [category["id"] for category in records.load_categories(flags.data)]
     sizes = plan.resized_shapes(index.height, index.width, flags.min_side, flags.max_side)
-    buckets = np.array(plan.default_buckets(flags.min_side, flags.max_side))
-    buckets = buckets[plan.assign_buckets(sizes, buckets)]
+    shapes = -(-sizes // 32) * 32
     payloads = {}
     for shard, path in enumerate(index.paths):
         payloads |= {(shard, offset): payload for offset, payload in frames.read_frames(path)}
@@ -47,7 +46,7 @@ def read(flags):
             tf.constant(payloads[index.shard[row], index.offset[row]]),
             tf.constant([index.height[row], index.width[row]], tf.int32),
             tf.constant(sizes[row], tf.int32),
-            tf.constant(buckets[row], tf.int32),
+            tf.constant(shapes[row], tf.int32),
         )
         for row in range(len(index))
     ]
@@ -66,9 +65,9 @@ def make_stages(category_ids):
     def parse(serialized):
         return decode.parse_image_and_objects(serialized, with_masks=True)
 
-    def image(serialized, stored, size, bucket):
+    def image(serialized, stored, size, shape):
         encoded = decode.parse_image(serialized)["image/encoded"]
-        return decode.decode_image(encoded, place_of(stored, size), bucket)
+        return decode.decode_image(encoded, place_of(stored, size), shape)
 
     def objects(serialized, stored, size):
         scale = tf.cast(size / stored, tf.float32)
@@ -93,11 +92,11 @@ def make_stages(category_ids):
         return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
 
     return {
-        "image": (image, [_BYTES, _PAIR, _PAIR, _PAIR], ("record", "stored", "size", "bucket")),
+        "image": (image, [_BYTES, _PAIR, _PAIR, _PAIR], ("record", "stored", "size", "shape")),
         "  decode JPEG": (jpeg, [_BYTES], ("encoded",)),
         "  mirror": (augment.flip_image, [_IMAGE, _FLAG], ("pixels", "mirrored")),
         "  resize, round, pad": (
-            augment.resize_and_pad, [_IMAGE, _PAIR, _PAIR], ("pixels", "size", "bucket")
+            augment.resize_and_pad, [_IMAGE, _PAIR, _PAIR], ("pixels", "size", "shape")
         ),
         "objects": (objects, [_BYTES, _PAIR, _PAIR], ("record", "stored", "size")),
         "  parse the record": (parse, [_BYTES], ("record",)),
@@ -118,7 +117,7 @@ def measure(examples, category_ids, rounds):
         {stage: CPU seconds an image}.
     """
     values = []
-    for record, stored, size, bucket in examples:
+    for record, stored, size, shape in examples:
         encoded = decode.parse_image(record)["image/encoded"]
         pixels = tf.io.decode_jpeg(encoded, channels=3)
         values.append(
@@ -126,11 +125,11 @@ def measure(examples, category_ids, rounds):
                 "record": record,
                 "stored": stored,
                 "size": size,
-                "bucket": bucket,
+                "shape": shape,
                 "encoded": encoded,
                 "pixels": pixels,
                 "mirrored": tf.constant(True),
-                "padded": tf.zeros([*bucket.numpy(), 3], tf.uint8),
+                "padded": tf.zeros([*shape.numpy(), 3], tf.uint8),
             }  # fmt: skip
         )
     stages = {

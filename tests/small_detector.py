@@ -11,6 +11,7 @@ from rethink_tf.models.box_head import BoxHead
 from rethink_tf.models.cascade import CascadeBoxHead
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.models.fpn import FPN
+from rethink_tf.models.mask_head import MaskHead
 from rethink_tf.models.rpn import RPN
 from rethink_tf.training.optimizer import MomentumSGD
 from rethink_tf.training.schedules import StepwiseSchedule
@@ -19,12 +20,13 @@ from rethink_tf.training.step import TrainStep
 STEPS, DROP = 4, 3  # of the schedule
 
 
-def make_batch(num_images):
-    """Returns images with three objects each, without masks."""
+def make_batch(num_images, with_masks=False):
+    """Returns images with three objects each, with masks or without."""
     rng = np.random.default_rng(7)
     corners = rng.uniform(0, 60, [num_images, 3, 2])
     boxes = np.concatenate([corners, corners + rng.uniform(20, 60, [num_images, 3, 2])], axis=-1)
-    return {
+    masks = {"masks": rng.integers(0, 256, [num_images, 3, 28, 28]).astype(np.uint8)}
+    return (masks if with_masks else {}) | {
         "image": rng.integers(0, 256, [num_images, 128, 128, 3]).astype(np.uint8),
         "image_size": np.full([num_images, 2], 128, np.int32),
         "image_id": np.arange(num_images, dtype=np.int64) + 100,
@@ -36,6 +38,8 @@ def make_batch(num_images):
 class Backbone(tf_keras.layers.Layer):
     """A convolution a level: what the tests do not look at is quick."""
 
+    coarsest_stride = 32
+
     def __init__(self):
         super().__init__()
         self.convs = [conv.ConvNorm(32, 3, stride) for stride in (4, 2, 2, 2)]
@@ -43,19 +47,21 @@ class Backbone(tf_keras.layers.Layer):
     def call(self, images, training=False, content=None):
         features = {}
         for level, layer in enumerate(self.convs, start=2):
-            images = features[level] = layer(images, training=training)
+            images = features[level] = layer(images, training, content)
+            content = layer.after(content)
         return features
 
 
 class Run:
-    """A small cascade with GN, without masks, and its optimizer."""
+    """A small cascade with GN, and its optimizer."""
 
-    def __init__(self, strategy, proposals=50, **options):
+    def __init__(self, strategy, proposals=50, with_masks=False, **options):
         """Builds everything under a strategy.
 
         Args:
             strategy: `tf.distribute.Strategy`.
             proposals: int; the RoIs are those and the objects, all of which enter the losses.
+            with_masks: bool, whether there is a mask head.
             **options: of `TrainStep`.
         """
         few = {"train_pre_nms": 50, "train_proposals": proposals, "num_samples": 32}
@@ -70,7 +76,9 @@ class Run:
                 fpn=functools.partial(FPN, 32),
                 rpn=functools.partial(RPN, 32, **few),
                 box_head=functools.partial(CascadeBoxHead, stage=stage),
-                mask_head=None,
+                mask_head=functools.partial(MaskHead, num_convs=1, channels=32)
+                if with_masks
+                else None,
             )
             self.model.create_variables()
             self.optimizer = MomentumSGD(

@@ -259,12 +259,12 @@ def test_sizes_and_schedules_of_jittered_experiments(name, jitters, sides, num_s
     config.parse([f"{name}.gin"], tiny("/nowhere", "/nowhere"))
     pipeline = gin.get_configurable("Pipeline")()
     assert pipeline.evaluation_min_side == 800 and pipeline.max_side == 1333
-    assert pipeline.evaluation_buckets == [(832, 1344), (1344, 832)]
-    assert pipeline.training_buckets == ([(1024, 1024)] if jitters else pipeline.evaluation_buckets)
+    assert pipeline.buckets is None and pipeline.max_shapes == 8
     sampling = None if jitters else "range"
     assert (pipeline.shorter_side.sides, pipeline.shorter_side.sampling) == (sides, sampling)
     if jitters:
         assert (pipeline.jitter.min_scale, pipeline.jitter.max_scale) == (0.1, 2.0)
+        assert pipeline.jitter.crop_size == (1024, 1024)
     schedule = gin.query_parameter("experiment.run.schedule").scoped_configurable_fn()
     assert (schedule.num_steps, schedule.drop_steps) == (num_steps, drops)
     assert schedule.peak_learning_rate == pytest.approx(0.1 if jitters else 0.02)
@@ -273,7 +273,10 @@ def test_sizes_and_schedules_of_jittered_experiments(name, jitters, sides, num_s
 def test_overfitting_leaves_out_the_jitter():
     config.parse(["lsj_r50.gin", "overlays/overfit.gin"], tiny("/nowhere", "/nowhere"))
     pipeline = gin.get_configurable("Pipeline")()
-    assert pipeline.jitter is None and pipeline.training_buckets == [(320, 448), (448, 320)]
+    assert pipeline.jitter is None and (pipeline.evaluation_min_side, pipeline.max_side) == (
+        320,
+        448,
+    )
     schedule = gin.query_parameter("experiment.run.schedule").scoped_configurable_fn()
     assert schedule.num_steps == 700 and schedule.peak_learning_rate == pytest.approx(0.02)
 

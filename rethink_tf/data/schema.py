@@ -111,7 +111,9 @@ def check_batch(
     Raises:
         ValueError: naming the key, what was found and what the contract says.
     """
-    batch = {key: value for key, value in batch.items() if key != PADDING}
+    batch, spec = (
+        {key: value for key, value in each.items() if key != PADDING} for each in (batch, spec)
+    )
     if set(batch) != set(spec):
         missing, extra = sorted(set(spec) - set(batch)), sorted(set(batch) - set(spec))
         raise ValueError(f"batch lacks the keys {missing} and has {extra} beyond the contract")
@@ -131,10 +133,9 @@ def _check_values(batch: dict[str, np.ndarray], num_classes: int | None) -> None
     ids, size = batch[IMAGE_ID], batch[IMAGE_SIZE]
     _require(np.all(size >= 1), IMAGE_SIZE, "is below 1", ids)
     _require(np.all(size <= batch[IMAGE].shape[1:3]), IMAGE_SIZE, "exceeds the padded image", ids)
-    resized = np.floor(batch[IMAGE_SCALE] * batch[ORIGINAL_SIZE] + 0.5)
-    content = np.minimum(resized, batch[IMAGE].shape[1:3])
-    fits = size >= content if BOXES in batch else size == content
-    _require(np.all(fits), IMAGE_SIZE, "is not image_scale * original_size", ids)
+    if BOXES not in batch:  # In training it may be cropped, or pasted beside.
+        resized = np.floor(batch[IMAGE_SCALE] * batch[ORIGINAL_SIZE] + 0.5)
+        _require(np.all(size == resized), IMAGE_SIZE, "is not image_scale * original_size", ids)
     for image, (height, width) in zip(batch[IMAGE], size, strict=True):
         padding = image[height:].any() or image[:, width:].any()
         _require(not padding, IMAGE, "has content beyond image_size", ids)

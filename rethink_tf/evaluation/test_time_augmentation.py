@@ -133,9 +133,8 @@ class AugmentedPredictor:
         self._detector, self._augmentation = detector, augmentation
 
         self._jit_compile, self._programs = jit_compile, {}
-        on_all_replicas = self._make_program
-        self._unite = on_all_replicas(self._unite_views)
-        self._place_keypoints = on_all_replicas(_place_keypoints)
+        self._unite = self._make_program(self._unite_views)
+        self._place_keypoints = self._make_program(_place_keypoints)
         self._gather = tf.function(
             lambda outputs: {key: strategy.gather(each, axis=0) for key, each in outputs.items()},
             autograph=False,
@@ -180,15 +179,17 @@ class AugmentedPredictor:
         """
         key = method.__name__, padded, size if self._jit_compile else None
         if key not in self._programs:
-            self._programs[key] = self._make_program(functools.partial(method, padded=padded))
+            self._programs[key] = self._make_program(
+                functools.partial(method, padded=padded), reduce_retracing=not self._jit_compile
+            )
         return self._programs[key]
 
-    def _make_program(self, method):
+    def _make_program(self, method, reduce_retracing=False):
         return tf.function(
             lambda *args: self.strategy.run(method, args=args),
             autograph=False,
             jit_compile=self._jit_compile or None,
-            reduce_retracing=not self._jit_compile,
+            reduce_retracing=reduce_retracing,
         )
 
     def _find_in_view(self, view, flip, frame, padded):

@@ -187,12 +187,12 @@ def test_jittered_batches_meet_the_contract_and_go_on_after_resumption(drawn):
     whole = batches(drawn, 8, **settings)
 
     for batch in whole:
-        schema.check_batch(batch, schema.training_spec(2, (64, 64), 4, SIDE), num_classes=1)
+        schema.check_batch(batch, schema.training_spec(2, None, 4, SIDE), num_classes=1)
     assert_same_batches(whole[5:], batches(drawn, 3, start_step=5, **settings))
 
 
-def test_batches_in_buckets_are_those_without_it_but_for_what_is_pasted(drawn):
-    settings = {"min_side": 30, "max_side": 45, "buckets": ((32, 48), (48, 32))}
+def test_batches_are_those_without_it_but_for_what_is_pasted(drawn):
+    settings = {"min_side": 30, "max_side": 45, "buckets": ((48, 48),)}
 
     changed = 0
     for batch, other in zip(

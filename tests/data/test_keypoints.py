@@ -39,6 +39,7 @@ def take(source, pipeline, count, layout=LAYOUT, category_ids=(3, 20)):
     found = {}
     for batch in itertools.islice(dataset, count):
         schema.check_batch(batch, dataset.element_spec, num_classes=2)
+        batch.pop("padding")
         found[int(batch["image_id"][0])] = {key: value[0].numpy() for key, value in batch.items()}
     return found
 

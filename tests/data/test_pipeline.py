@@ -44,7 +44,7 @@ def by_image(batches):
     """{image id: its row of each key} of many batches."""
     found = {}
     for batch in batches:
-        batch = {key: value.numpy() for key, value in batch.items()}
+        batch = {key: value.numpy() for key, value in batch.items() if key != schema.PADDING}
         for row, image_id in enumerate(batch["image_id"]):
             found[int(image_id)] = {key: value[row] for key, value in batch.items()}
     return found
@@ -54,7 +54,7 @@ def take(dataset, count):
     return list(itertools.islice(dataset, count))
 
 
-def test_batches_meet_the_contract_in_both_buckets(drawn):
+def test_batches_meet_the_contract_in_given_shapes(drawn):
     batches = take(training(drawn), 10)
 
     spec = schema.training_spec(2, None, 3, 8)
@@ -62,9 +62,35 @@ def test_batches_meet_the_contract_in_both_buckets(drawn):
     for batch in batches:
         schema.check_batch(batch, spec, num_classes=3)
         shapes.add(tuple(batch["image"].shape))
-    assert shapes == {(2, 32, 48, 3), (2, 48, 32, 3)}
-    assert training(drawn).element_spec == spec
+    assert (
+        {(2, 32, 48, 3), (2, 48, 32, 3)}
+        <= shapes
+        <= {(2, 32, 48, 3), (2, 48, 32, 3), (2, 48, 48, 3)}
+    )
+    assert training(drawn).element_spec == spec | {"padding": tf.TensorSpec([None], tf.bool)}
     assert set(by_image(batches)) == set(range(1, 11))
+
+
+def test_tight_shapes_follow_from_the_sizes_drawn(drawn):
+    """In 23 x 45 pixels the landscape images, in 38 x 30 the portrait ones."""
+    settings = {"buckets": None, "rest": {"multiple": 16}}
+    shapes = set()
+    for batch in take(training(drawn, **settings), 15):
+        shape, sizes = tuple(batch["image"].shape[1:3]), batch["image_size"].numpy()
+        assert shape == tuple(-(-sizes.max(0) // 16) * 16)
+        is_full = (-(-sizes // 16) * 16 == shape).all()
+        assert len(batch["padding"]) == (0 if is_full else 1)
+        shapes.add(shape)
+    assert {(32, 48), (48, 32)} <= shapes <= {(32, 48), (48, 32), (48, 48)}
+    # A compiler gets a few fixed ones, and one program for each, padded or not.
+    settings["rest"] |= {"is_compiled": True}
+    few = take(
+        training(drawn, **settings, min_side=(16, 30), min_side_sampling="range", max_shapes=2), 25
+    )
+    assert len({tuple(batch["image"].shape) for batch in few}) <= 2
+    assert all(len(batch["padding"]) == 1 for batch in few)
+    sizes = np.concatenate([batch["image_size"] for batch in few]).min(1)
+    assert sizes.min() < 18 and sizes.max() > 26  # none was shrunk into a shape
 
 
 def test_image_boxes_and_masks_by_hand(drawn):
@@ -131,6 +157,7 @@ def test_pipelines_and_replicas_share_the_global_batch(drawn):
     for step, batch in enumerate(whole):
         parts = [share[2 * step + replica] for share in shares for replica in range(2)]
         joined = {key: tf.concat([part[key] for part in parts], 0) for key in batch}
+        joined[schema.PADDING] = parts[0][schema.PADDING]
         assert_same_batches([batch], [joined])
 
 
@@ -146,7 +173,12 @@ def test_micro_batches_are_the_global_batch_in_order(drawn):
     for step, batch in enumerate(whole):
         parts = [share[2 * step + part] for part in range(2) for share in shares]
         assert all(len(part["image"]) == 2 for part in parts)
+        height, width = batch["image"].shape[1:3]
+        for part in parts:
+            # Each micro-batch has a shape of its own.
+            part["image"] = tf.image.pad_to_bounding_box(part["image"], 0, 0, height, width)
         joined = {key: tf.concat([part[key] for part in parts], 0) for key in batch}
+        joined[schema.PADDING] = batch[schema.PADDING]
         assert_same_batches([batch], [joined])
 
 
@@ -285,11 +317,16 @@ def test_evaluation_has_each_image_once_and_padding(drawn):
     for batch in batches:
         schema.check_batch(batch, spec)
     ids = [batch["image_id"].numpy().tolist() for batch in batches]
-    assert ids == [[1, 2, 3, 4], [5, 6, -1, -1], [7, 8, 9, 10]]
-    assert not batches[1]["image"][2:].numpy().any()
-    assert batches[1]["image_size"][2:].numpy().tolist() == [[1, 1]] * 2
+    assert sorted(sum(ids, [])) == [-1, -1, *range(1, 11)]
+    # As many batches as there must be; one alone has both orientations.
+    mixed = [len({image_id <= 6 for image_id in batch if image_id > 0}) for batch in ids]
+    assert sorted(mixed) in ([1, 1, 1], [1, 1, 2])
+    last = next(batch for batch in batches if -1 in batch["image_id"].numpy())
+    padding = last["image_id"].numpy() == -1
+    assert not last["image"][padding].numpy().any() and len(last["padding"]) == 1
+    assert last["image_size"][padding].numpy().tolist() == [[1, 1]] * 2
     expected = Image.fromarray(pixels(7, 40, 32)).resize((30, 38), Image.Resampling.BILINEAR)
-    found = batches[2]["image"][0, :38, :30].numpy().astype(int)
+    found = by_image(batches)[7]["image"][:38, :30].astype(int)
     assert abs(found - np.asarray(expected)).max() <= 1
 
 
@@ -300,31 +337,29 @@ def test_evaluation_in_further_sizes(tmp_path):
     pipeline, further = Pipeline(**SETTINGS), [(64, 400), (15, 400), (64, 100)]
     batches = list(pipeline.evaluation(source, 2, further_sizes=further))
 
-    ids = [batch["image_id"].numpy().tolist() for batch in batches]
-    assert ids == [[1, 3]] * 4 + [[2, -1]] * 4
-    found = [batch["image_size"][0].numpy().tolist() for batch in batches]
-    assert found == [
-        [30, 42],
-        [64, 90],
-        [15, 21],
-        [64, 90],
-        [11, 45],
-        [64, 256],
-        [15, 60],
-        [25, 100],
-    ]
-    shapes = [tuple(batch["image"].shape[1:3]) for batch in batches]
-    regular, long = [(32, 48), (64, 128), (64, 64), (64, 128)], [(64, 256), (64, 64), (64, 128)]
-    assert shapes == [*regular, (32, 48), *long]
+    expected = {
+        1: [[30, 42], [64, 90], [15, 21], [64, 90]],
+        2: [[11, 45], [64, 256], [15, 60], [25, 100]],
+    }
+    expected[3] = expected[1]
+    for place, batch in enumerate(batches):
+        ids, sizes = batch["image_id"].numpy().tolist(), batch["image_size"].numpy().tolist()
+        assert ids == batches[place // 4 * 4]["image_id"].numpy().tolist()
+        sizes = [s for s, image_id in zip(sizes, ids, strict=True) if image_id > 0]
+        assert sizes == [expected[image_id][place % 4] for image_id in ids if image_id > 0]
+        # The given shape in the pipeline's own size, in the others as tight as can be.
+        tight = tuple(-(-np.max(sizes, 0) // 32) * 32)
+        assert tuple(batch["image"].shape[1:3]) == (tight if place % 4 else (32, 48))
+    ids = sorted(tuple(batch["image_id"].numpy()) for batch in batches[::4])
+    assert sorted(sum(ids, ())) == [-1, 1, 2, 3] and len(ids) == 2
     for batch in batches:
         schema.check_batch(batch, schema.evaluation_spec(2))
     # From the stored image, not from the one in the pipeline's own size.
     expected = Image.fromarray(pixels(1, 20, 28)).resize((90, 64), Image.Resampling.BILINEAR)
-    image = batches[1]["image"][0, :64, :90].numpy().astype(int)
+    image = by_image(batches[1::4])[1]["image"][:64, :90].astype(int)
     assert abs(image - np.asarray(expected)).max() <= 1
     index = records.load_index(source)
-    assert pipeline.num_evaluation_batches(index, 2, further) == 2
-    assert pipeline.num_evaluation_batches(index, 2) == 2  # 3 images of one bucket
+    assert pipeline.num_evaluation_batches(index, 2) == 2
 
 
 def test_evaluation_is_shared_by_workers_equally(drawn):
@@ -333,8 +368,10 @@ def test_evaluation_is_shared_by_workers_equally(drawn):
         dataset = Pipeline(**SETTINGS).evaluation(drawn, 4, context)
         return [batch["image_id"].numpy().tolist() for batch in dataset]
 
-    assert ids(0) == [[1, 2], [5, 6], [7, 8]]
-    assert ids(1) == [[3, 4], [-1, -1], [9, 10]]
+    whole = [
+        batch["image_id"].numpy().tolist() for batch in Pipeline(**SETTINGS).evaluation(drawn, 4)
+    ]
+    assert [one + other for one, other in zip(ids(0), ids(1), strict=True)] == whole
 
 
 def test_records_of_model_gardens_own_builder(tmp_path):

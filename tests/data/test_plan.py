@@ -10,8 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rethink_tf.data import plan
+from rethink_tf.data.batch_shapes import BatchShapes
 
-LANDSCAPE_AND_PORTRAIT = ((832, 1344), (1344, 832))
+
+def make_plan(num_records, size, seed, fixed=None):
+    """A plan of images of 64 to 640 pixels a side, drawn by the row and the epoch."""
+
+    def sizes(rows, passes):
+        draws = plan.draw_uniforms(9, passes, rows, 2)
+        return (64 + draws * 577).astype(np.int64)
+
+    return plan.TrainingPlan(num_records, size, seed, sizes, BatchShapes(fixed))
 
 
 def take(training_plan, count, start_step=0):
@@ -39,32 +48,10 @@ def test_resized_shapes_take_one_side_an_image():
     assert shapes.tolist() == [[50, 100], [60, 120]]
 
 
-def test_shrinks_to_the_bucket_but_never_grows():
-    shapes = np.array([[800, 1000], [100, 50], [10, 4000]])
-
-    assert plan.shrink_to_bucket(shapes, (400, 600)).tolist() == [[400, 500], [100, 50], [2, 600]]
-
-
-def test_default_buckets_are_whole_cells_of_p6():
-    assert plan.default_buckets(800, 1333) == LANDSCAPE_AND_PORTRAIT
-    assert plan.default_buckets(128, 128) == ((128, 128),)
-
-
-def test_buckets_by_orientation_and_least_padding():
-    shapes = np.array([[800, 1067], [1067, 800], [800, 800], [820, 800], [832, 833]])
-    square_too = [*LANDSCAPE_AND_PORTRAIT, (832, 832)]
-
-    # The square image fits both equally well: the first counts.
-    assert plan.assign_buckets(shapes, LANDSCAPE_AND_PORTRAIT).tolist() == [0, 1, 0, 1, 0]
-    assert plan.assign_buckets(shapes, square_too).tolist() == [0, 1, 2, 2, 0]
-
-
-def test_image_that_fits_no_bucket_goes_where_it_shrinks_least():
-    assert plan.assign_buckets(np.array([[2000, 1000]]), [(900, 900), (1000, 600)]).tolist() == [1]
-
-
-def test_draws_depend_on_seed_step_and_image_alone():
+def test_draws_depend_on_seed_epoch_and_image_alone():
     together = plan.draw_uniforms(3, 7, np.array([11, 12, 13]), 2)
+    mixed = plan.draw_uniforms(3, np.array([6, 7, 8]), np.array([12, 12, 12]), 2)
+    np.testing.assert_array_equal(mixed[1], together[1])
 
     np.testing.assert_array_equal(together[1:2], plan.draw_uniforms(3, 7, np.array([12]), 2))
     assert len(np.unique(together)) == 6
@@ -91,95 +78,107 @@ def test_draws_are_the_same_on_every_machine():
 
 
 def test_epoch_has_each_record_once_and_seeds_differ():
-    bucket_of_row = np.array([0, 1] * 8)
+    first = take(make_plan(16, 4, seed=5), 8)
 
-    first = take(plan.TrainingPlan(bucket_of_row, 4, seed=5), 4)
-
-    assert sorted(np.concatenate([rows for _, _, rows in first])) == list(range(16))
-    for step, (number, bucket, rows) in enumerate(first):
-        assert number == step and (bucket_of_row[rows] == bucket).all()
-    other = take(plan.TrainingPlan(bucket_of_row, 4, seed=6), 4)
-    assert any((a[2] != b[2]).any() for a, b in zip(first, other, strict=True))
+    assert sorted(np.concatenate([rows for _, rows, _ in first[:4]])) == list(range(16))
+    assert [step for step, _, _ in first] == list(range(8))
+    assert [passes.tolist() for _, _, passes in first] == [[0] * 4] * 4 + [[1] * 4] * 4
+    assert any((a[1] != b[1]).any() for a, b in zip(first[:4], first[4:], strict=True))
+    other = take(make_plan(16, 4, seed=6), 4)
+    assert any((a[1] != b[1]).any() for a, b in zip(first, other, strict=False))
 
 
 @settings(deadline=None, max_examples=40)
 @given(
-    counts=st.lists(st.integers(0, 13), min_size=1, max_size=3).filter(any),
+    count=st.integers(1, 40),
     size=st.integers(1, 9),
     seed=st.integers(0, 2**40),
     start=st.integers(0, 30),
+    fixed=st.sampled_from([None, [(640, 640)], [(320, 640), (640, 320)]]),
 )
-def test_resumed_plan_goes_on_as_the_uninterrupted_one(counts, size, seed, start):
-    bucket_of_row = np.repeat(np.arange(len(counts)), counts)
-    whole = take(plan.TrainingPlan(bucket_of_row, size, seed), start + 5)
-    resumed = take(plan.TrainingPlan(bucket_of_row, size, seed), 5, start_step=start)
+def test_resumed_plan_goes_on_as_the_uninterrupted_one(count, size, seed, start, fixed):
+    whole = take(make_plan(count, size, seed, fixed), start + 5)
+    resumed = take(make_plan(count, size, seed, fixed), 5, start_step=start)
 
-    for (step, bucket, rows), (step2, bucket2, rows2) in zip(whole[start:], resumed, strict=True):
-        assert (step, bucket) == (step2, bucket2)
-        np.testing.assert_array_equal(rows, rows2)
-
-
-@settings(deadline=None, max_examples=30)
-@given(counts=st.lists(st.integers(1, 11), min_size=1, max_size=3), size=st.integers(1, 9))
-def test_records_come_equally_often_within_a_bucket(counts, size):
-    bucket_of_row = np.repeat(np.arange(len(counts)), counts)
-    seen = Counter()
-    for _, _, rows in take(plan.TrainingPlan(bucket_of_row, size, 0), 40):
-        seen.update(rows.tolist())
-
-    for bucket in range(len(counts)):
-        of_bucket = [seen[row] for row in np.flatnonzero(bucket_of_row == bucket)]
-        assert max(of_bucket) - min(of_bucket) <= 1
+    for one, other in zip(whole[start:], resumed, strict=True):
+        assert one[0] == other[0]
+        np.testing.assert_array_equal(one[1:], other[1:])
 
 
-def test_bucket_smaller_than_a_batch_fills_over_epochs():
-    bucket_of_row = np.array([0] * 8 + [1])
-
-    batches = take(plan.TrainingPlan(bucket_of_row, 4, 0), 9)
-
-    # Four epochs give eight batches of bucket 0 and one of bucket 1, of the same record.
-    assert Counter(bucket for _, bucket, _ in batches) == {0: 8, 1: 1}
-    assert [rows.tolist() for _, bucket, rows in batches if bucket == 1] == [[8, 8, 8, 8]]
-
-
-def test_fallbacks_are_others_of_the_same_bucket():
-    bucket_of_row = np.array([0, 1, 0, 1, 0, 1, 0, 2])
-    training_plan = plan.TrainingPlan(bucket_of_row, 2, 0)
-
-    # Bucket 0 is rows 0 2 4 6, a third of it is 1; bucket 2 has row 7 alone.
-    assert training_plan.fallbacks(np.array([0, 6, 3, 7])).tolist() == [
-        [2, 4],
-        [0, 2],
-        [5, 1],
-        [7, 7],
+@settings(deadline=None, max_examples=40)
+@given(count=st.integers(1, 40), size=st.integers(1, 9), fixed=st.sampled_from([None, [(99, 640)]]))
+def test_no_size_starves_and_none_comes_too_often(count, size, fixed):
+    """Two epochs: each record twice, but for those that are left over, fewer than a batch."""
+    steps = 2 * count // size
+    batches = take(make_plan(count, size, 0, fixed), steps + 30)
+    places = [
+        place for _, rows, passes in batches for place in zip(rows.tolist(), passes, strict=True)
     ]
+    # Drawn for another epoch each time.
+    assert len(set(places)) == len(places)
+    seen = Counter(row for row, _ in places[: steps * size])
+    assert sum(seen.values()) == steps * size
+    assert max(seen.values(), default=0) <= 2
+    missing = sum(2 - seen[row] for row in range(count))
+    assert missing == 2 * count - steps * size < size
+    # At any time a record may be one left over, or one whose batch of the epoch is still to come.
+    seen = Counter(row for row, _ in places)
+    assert max(seen.values()) - min(seen[row] for row in range(count)) <= 2 + size // count
+
+
+def test_rare_sizes_come_as_often_as_others():
+    """The tall ones are 3 of 200, far fewer than a batch."""
+
+    def sizes(rows, passes):
+        return np.where(rows[:, np.newaxis] < 3, [640, 96], [96, 640])
+
+    for fixed in (None, [(96, 640), (640, 96)]):
+        training_plan = plan.TrainingPlan(200, 16, 1, sizes, BatchShapes(fixed))
+        batches = take(training_plan, 25)
+        seen = Counter(np.concatenate([rows for _, rows, _ in batches]).tolist())
+        assert [seen[row] for row in range(200)] == [2] * 200
+        # The batches of an epoch with tall images: one, or two where its end parts them.
+        with_tall = sum((rows < 3).any() for _, rows, _ in batches)
+        assert 2 <= with_tall <= 4
+
+
+def test_images_of_like_sizes_meet_and_the_order_of_batches_is_random():
+    training_plan = make_plan(64 * 16, 16, 3)
+    batches, shapes = take(training_plan, 64), BatchShapes()
+    sizes = [training_plan._sizes(rows, passes) for _, rows, passes in batches]
+    areas = [np.prod(shapes.cover(each)) for each in sizes]
+    content = np.concatenate(sizes).prod(1).sum()
+    assert content / (16 * sum(areas)) > 0.75
+    mixed = np.random.default_rng(0).permutation(np.concatenate(sizes)).reshape(64, 16, 2)
+    assert content / sum(16 * np.prod(shapes.cover(each)) for each in mixed) < 0.4
+    assert abs(np.corrcoef(areas, range(64))[0, 1]) < 0.4
 
 
 def test_bad_numbers_are_errors():
     with pytest.raises(ValueError, match="no record to train on"):
-        plan.TrainingPlan(np.zeros(0, int), 4, 0)
+        make_plan(0, 4, 0)
     with pytest.raises(ValueError, match="seed -1"):
-        plan.TrainingPlan(np.zeros(3, int), 4, -1)
+        make_plan(3, 4, -1)
     with pytest.raises(ValueError, match="start_step is -1"):
-        next(plan.TrainingPlan(np.zeros(3, int), 4, 0).batches(-1))
+        next(make_plan(3, 4, 0).batches(-1))
 
 
 def test_coco_resumes_at_its_last_step_in_a_moment():
-    bucket_of_row = (np.arange(118_287) % 4 == 0).astype(int)
     started = time.perf_counter()
 
-    step, _, rows = next(plan.TrainingPlan(bucket_of_row, 16, 1).batches(539_999))
+    step, rows, _ = next(make_plan(118_287, 16, 1).batches(539_999))
 
     assert step == 539_999 and len(set(rows.tolist())) == 16
     assert time.perf_counter() - started < 2.0  # some 50 ms on an idle core
 
 
-def test_evaluation_has_each_record_once_and_pads_each_bucket():
-    batches = list(plan.evaluation_batches(np.array([0, 1, 0, 0, 1, 1]), 2))
-
-    assert [(bucket, rows.tolist()) for bucket, rows in batches] == [
-        (0, [0, 2]),
-        (0, [3, -1]),
-        (1, [1, 4]),
-        (1, [5, -1]),
-    ]
+def test_evaluation_has_each_record_once_with_its_like_and_fills_up():
+    sizes = np.array([[32, 64], [64, 32], [30, 60], [32, 64], [64, 32], [33, 65], [64, 32]])
+    batches = plan.evaluation_batches(sizes, 2, BatchShapes())
+    assert sorted(batches.ravel()) == [-1, *range(7)]
+    assert {frozenset(batch) for batch in batches.tolist()} >= {frozenset([5, -1])} or (
+        batches[(batches == 5).any(1)].ravel().tolist().count(5) == 1
+    )
+    portrait = {1, 4, 6}
+    mixed = [batch for batch in batches.tolist() if 0 < len(portrait & set(batch)) < 2]
+    assert all(-1 in batch or 5 in batch for batch in mixed)

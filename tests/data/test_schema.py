@@ -39,7 +39,6 @@ def test_evaluation_spec_is_the_image_part():
         ("boxes", np.zeros([1, 3, 4], np.float32), r"\(1, 3, 4\), the contract says float32"),
         ("classes", np.zeros([1, 2], np.int64), "is int64"),
         ("image_size", np.array([[9, 9]], np.int32), r"exceeds the padded image; images \[17\]"),
-        ("image_size", np.array([[5, 9]], np.int32), "not image_scale"),
         ("classes", np.array([[4, 0]], np.int32), "exceeds 3"),
         ("classes", np.array([[0, 0]], np.int32), "boxes.*not zero where classes is 0"),
         ("boxes", np.array([[[1, 2, 1, 9], [0, 0, 0, 0]]], np.float32), "no area"),
@@ -51,6 +50,15 @@ def test_evaluation_spec_is_the_image_part():
 def test_bad_batch_is_named(key, value, message):
     with pytest.raises(ValueError, match=message):
         schema.check_batch(good_batch() | {key: value}, SPEC, num_classes=3)
+
+
+def test_the_size_in_evaluation_is_that_of_the_whole_image():
+    spec = schema.evaluation_spec(1, (8, 12))
+    batch = {key: value for key, value in good_batch().items() if key in spec}
+    schema.check_batch(batch, spec)
+    larger = batch["image_size"] + [[1, 0]]
+    with pytest.raises(ValueError, match="image_size.*is not image_scale"):
+        schema.check_batch(batch | {"image_size": larger.astype(np.int32)}, spec)
 
 
 def test_missing_and_extra_keys_are_named():

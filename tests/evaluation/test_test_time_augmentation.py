@@ -49,19 +49,20 @@ class RectangleDetector:
         sides = []
         for axis in (2, 1):
             line = tf.reduce_any(bright, axis=axis)
-            last = line.shape[1] - tf.argmax(line[:, ::-1], axis=1, output_type=tf.int32)
+            last = tf.shape(line)[1] - tf.argmax(line[:, ::-1], axis=1, output_type=tf.int32)
             sides.append((tf.argmax(line, axis=1, output_type=tf.int32), last))
         (y1, y2), (x1, x2) = sides
         box = tf.cast(tf.stack([y1, x1, y2, x2], axis=-1), tf.float32)
         on_left = x1 + x2 < batch["image_size"][:, 1]
-        size = "small" if batch["image"].shape[1] == 64 else "large"
-        number = tf.where(on_left, *table[size])
-        return box[:, tf.newaxis], tf.reduce_any(bright, axis=(1, 2)), number, on_left, size
+        is_large = tf.shape(bright)[1] != 64
+        small, large = (tf.where(on_left, *table[size]) for size in ("small", "large"))
+        number = tf.where(is_large, large, small)
+        return box[:, tf.newaxis], tf.reduce_any(bright, axis=(1, 2)), number, on_left, is_large
 
-    def find_candidates(self, batch):
+    def find_candidates(self, batch, padded):
         self.traced.append(tuple(batch["image"].shape[1:3]))
-        box, there, score, on_left, size = self._look(batch, self.SCORES)
-        second = there & ~on_left & (size == "large")
+        box, there, score, on_left, is_large = self._look(batch, self.SCORES)
+        second = there & ~on_left & is_large
         scores = [tf.where(there, score, nms.NO_SCORE), tf.where(second, 0.55, nms.NO_SCORE)]
         return {
             "boxes": tf.repeat(box + [0.0, 2.0, 0.0, 2.0], 2, axis=1),
@@ -69,7 +70,7 @@ class RectangleDetector:
             "classes": tf.tile([[1, 2]], [tf.shape(box)[0], 1]),
         }
 
-    def describe(self, batch, detections):
+    def describe(self, batch, detections, padded):
         """Masks whose left half is full, of detections that lie on the rectangle, and its eyes.
 
         What is in the image the left eye, in columns 2 of 8, is in its mirror image the right one,
@@ -150,8 +151,9 @@ def test_boxes_are_united_and_voted_and_masks_averaged(jit_compile):
         assert found[schema.IMAGE_ID].tolist() == image_ids
         assert found[schema.IMAGE_SCALE][0].tolist() == [2, 2]
         assert found[schema.ORIGINAL_SIZE][0].tolist() == [20, 30]
-    # Traced once for each shape, for both images of both batches and their mirror images.
-    assert detector.traced == [(64, 64), (128, 128)]
+    # For both images of both batches and their mirror images: once for each shape, or for the first
+    # and for all others.
+    assert detector.traced == [(64, 64), (128, 128) if jit_compile else (None, None)]
 
 
 def test_replicas_predict_for_their_own_images(two_replicas):

@@ -192,6 +192,8 @@ def test_pixels_are_normalized_by_mean_and_deviation(tiny_detector):
     received = []
 
     class Recorder(tf_keras.layers.Layer):
+        coarsest_stride = 32
+
         def call(self, images, training=False, content=None):
             received.append(images)
             return tiny_detector.backbone(images)

@@ -23,6 +23,7 @@ from rethink_tf.models.rpn import RPN
 
 # Of batch statistics: an image beside another one is normalized with it.
 BATCH_WISE = ("syncbn", "batch_renorm")
+STATIC = ("gn", *BATCH_WISE)
 # No side is a multiple of 32. The first image fills 160 x 128 and the second 128 x 160.
 SIZES = ((134, 101), (114, 148))
 KEYPOINTS = 3
@@ -142,6 +143,13 @@ def test_a_step_is_the_same_in_every_shape(normalizer):
     )
     assert_same_losses(found, expected)
     errors.append(errors_of(found, expected))
+    # The form of static shapes, in which the heads run on empty rows as well.
+    if normalizer in STATIC:
+        detector.static_shapes = True
+        found = training_step(detector, make_batch(**full), False)
+        detector.static_shapes = False
+        assert_same_losses(found, expected)
+        errors.append(errors_of(found, expected))
     if normalizer not in BATCH_WISE:
         # Beside another image: the losses of the RPN are means over the images.
         pair, *alone = (
@@ -153,9 +161,11 @@ def test_a_step_is_the_same_in_every_shape(normalizer):
             np.testing.assert_allclose(mean, pair[name], rtol=1e-4)
         np.testing.assert_allclose(alone[0]["mask"], expected[0]["mask"], rtol=1e-4)
     for name in errors[0]:
-        # The last digit may turn one of the few active units on or off, but not in every case.
         each = sorted(case[name] for case in errors)
-        assert each[1] < 1e-4, f"{name}: {each}"
+        # The last digit may turn one of the few active units on or off, which changes gradients
+        # that pass it, but not in every case.
+        exact = "moving" in name or "num_updates" in name
+        assert each[-1 if exact else 1] < 1e-4, f"{name}: {each}"
 
 
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
