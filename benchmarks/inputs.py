@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from rethink_tf.data import schema
+from rethink_tf.ops.content import split_padding
 
 
 def make_batch(seed, num_images, height, width, num_objects, num_classes, max_objects=100):
@@ -48,4 +49,16 @@ def make_batch(seed, num_images, height, width, num_objects, num_classes, max_ob
         schema.BOXES: tf.constant(boxes, tf.float32),
         schema.CLASSES: tf.constant(classes, tf.int32),
         schema.MASKS: tf.tile(tf.constant(masks[np.newaxis], tf.uint8), [num_images, 1, 1, 1]),
+        schema.PADDING: tf.zeros([0], tf.bool),
     }
+
+
+def open_spec(batch):
+    """Returns the `batch_spec` of `TrainStep` and `Predictor` for a batch, of any height and width.
+
+    It is what a run has where nothing compiles for fixed shapes.
+    """
+    batch, _ = split_padding(batch)
+    spec = {key: tf.TensorSpec(value.shape, value.dtype) for key, value in batch.items()}
+    num_images = spec[schema.IMAGE].shape[0]
+    return spec | {schema.IMAGE: tf.TensorSpec([num_images, None, None, 3], tf.uint8)}

@@ -37,6 +37,7 @@ def make_ours(flags, precision):
     """Returns our prediction as a callable, and when its building began."""
     import tensorflow as tf
 
+    from benchmarks import inputs
     from rethink_tf import experiment
     from rethink_tf.evaluation.inference import Predictor
     from rethink_tf.models.box_head import BoxHead
@@ -54,7 +55,8 @@ def make_ours(flags, precision):
         box_head=functools.partial(BoxHead, score_threshold=0.0, max_detections=NUM_DETECTIONS),
     )
     detector.create_variables()
-    predictor = Predictor(detector, tf.distribute.get_strategy())
+    strategy = tf.distribute.get_strategy()
+    predictor = Predictor(detector, strategy, batch_spec=inputs.open_spec(batch))
 
     def predict():
         return {"detections": int((predictor(batch)["classes"] > 0).sum())}

@@ -54,6 +54,7 @@ def make_ours(flags, precision):
     """
     import tensorflow as tf
 
+    from benchmarks import inputs
     from rethink_tf import experiment
     from rethink_tf.losses import DetectionLosses
     from rethink_tf.models.box_head import BoxHead
@@ -76,7 +77,12 @@ def make_ours(flags, precision):
     optimizer = MomentumSGD(1e-3)
     optimizer.build(detector.trainable_variables)
     train_step = TrainStep(
-        detector, DetectionLosses(), optimizer, tf.distribute.get_strategy(), flags.seed
+        detector,
+        DetectionLosses(),
+        optimizer,
+        tf.distribute.get_strategy(),
+        flags.seed,
+        batch_spec=inputs.open_spec(batch),
     )
     built = time.perf_counter() - start
 

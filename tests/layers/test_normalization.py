@@ -167,7 +167,14 @@ def test_batch_renormalization_by_hand():
 
 
 def test_bounds_of_batch_renormalization_follow_the_published_ramp():
-    for step, r, d in [(0, 1, 0), (5_000, 1, 0), (15_000, 1 + 2 * 10 / 35, 2.5), (25_000, 1 + 2 * 20 / 35, 5), (40_000, 3, 5), (99_999, 3, 5)]:  # fmt: skip
+    for step, r, d in [
+        (0, 1, 0),
+        (5_000, 1, 0),
+        (15_000, 1 + 2 * 10 / 35, 2.5),
+        (25_000, 1 + 2 * 20 / 35, 5),
+        (40_000, 3, 5),
+        (99_999, 3, 5),
+    ]:
         found = normalization.renorm_bounds(tf.constant(step, tf.int64))
         np.testing.assert_allclose(found, [r, d], rtol=1e-5)
 
