@@ -114,6 +114,7 @@ def encode_example(
     is_crowd: Sequence[int],
     areas: Sequence[float],
     masks: Sequence[bytes] | None = None,
+    has_mask: Sequence[bool] | None = None,
     difficult: Sequence[int] | None = None,
     keypoints: Any = None,
 ) -> bytes:
@@ -130,6 +131,9 @@ def encode_example(
         names, is_crowd: N category names, and N values of 0 or 1.
         areas: N areas in square pixels.
         masks: N PNGs of [height, width] with values 0 and 1, or None for a data set without.
+        has_mask: N values, whether an object has a mask; the PNG of one that has none is of zeros,
+            so that Model Garden's decoder reads it. None for all of them. The feature is left out
+            of records in which every object has one.
         difficult: N values of 0 or 1 (PASCAL VOC), or None for a data set without.
         keypoints: float [N, K, 3], (y, x, visibility), pixels of the stored image, or None for a
             data set without.
@@ -140,13 +144,13 @@ def encode_example(
     Raises:
         ValueError: if the lists differ in length.
 
-    Source: the schema of Model Garden's `tf_example_decoder`, which passes over keypoints;
-    "difficult" and the names of keypoints are of the object detection API before it, whose records
-    are the same else.
+    Source: the schema of Model Garden's `tf_example_decoder`, which passes over keypoints and
+    "has_mask"; "difficult" and the names of keypoints are of the object detection API before it,
+    whose records are the same else.
     """
     normalised = np.asarray(boxes, np.float64).reshape(-1, 4) / [height, width, height, width]
     lists = {"labels": labels, "names": names, "is_crowd": is_crowd, "areas": areas}
-    given = {"masks": masks, "difficult": difficult, "keypoints": keypoints}
+    given = {"masks": masks, "has_mask": has_mask, "difficult": difficult, "keypoints": keypoints}
     lists |= {name: values for name, values in given.items() if values is not None}
     for name, values in lists.items():
         if len(values) != len(normalised):
@@ -157,7 +161,7 @@ def encode_example(
         "image/height": _int_feature([height]),
         "image/width": _int_feature([width]),
         "image/source_id": _bytes_feature([str(int(image_id)).encode()]),
-        "image/filename": _bytes_feature([filename.encode()]),
+        "image/filename": _bytes_feature([filename.encode("utf-8", "surrogateescape")]),
         "image/object/class/label": _int_feature(labels),
         "image/object/class/text": _bytes_feature([name.encode() for name in names]),
         "image/object/is_crowd": _int_feature(is_crowd),
@@ -167,6 +171,8 @@ def encode_example(
         features[f"image/object/bbox/{side}"] = _float_feature(normalised[:, column])
     if masks is not None:
         features["image/object/mask"] = _bytes_feature(masks)
+        if has_mask is not None and not all(has_mask):
+            features["image/object/has_mask"] = _int_feature(has_mask)
     if difficult is not None:
         features["image/object/difficult"] = _int_feature(difficult)
     if keypoints is not None:

@@ -13,12 +13,13 @@ M object rows an image, S side of a mask crop, K keypoints an object.
 | boxes | float32 | [B, M, 4] | (y1, x1, y2, x2), pixels of the content, zero = padding |
 | classes | int32 | [B, M] | 1..C in the order of the sorted category ids, 0 = padding |
 | masks | uint8 | [B, M, S, S] | the object's mask cropped to its box, 0..255 (soft) |
+| has_mask | bool | [B, M] | whether the object has a mask; without one `masks` is 0 |
 | keypoints | float32 | [B, M, K, 3] | (y, x, visibility), pixels of the content |
 
 A keypoint's visibility is 0 (not labelled; y and x are 0), 1 (hidden) or 2 (visible).
-Training batches have all keys (`masks` unless the pipeline leaves them out, `keypoints` if it
-includes them); evaluation batches end at `image_id`. The padding image of an evaluation batch is
-black, with both sizes 1.
+Training batches have all keys (`masks` and `has_mask` unless the pipeline leaves them out,
+`keypoints` if it includes them); evaluation batches end at `image_id`. The padding image of an
+evaluation batch is black, with both sizes 1.
 
 The content is the resized image, in training cut to H x W where it is larger (`resizing`), and
 larger itself where objects of another image were pasted beside it (`copy_paste`).
@@ -38,6 +39,7 @@ IMAGE_ID = "image_id"
 BOXES = "boxes"
 CLASSES = "classes"
 MASKS = "masks"
+HAS_MASK = "has_mask"
 KEYPOINTS = "keypoints"
 
 PADDING_IMAGE_ID = -1
@@ -77,7 +79,7 @@ def training_spec(
         batch_size: B, images of one replica; None leaves it open.
         image_shape: (H, W) of a bucket, pixels; None leaves both open.
         max_objects: M.
-        mask_size: S; None for batches without `masks`.
+        mask_size: S; None for batches without `masks` and `has_mask`.
         num_keypoints: K; None for batches without `keypoints`.
     """
     spec = evaluation_spec(batch_size, image_shape)
@@ -86,6 +88,7 @@ def training_spec(
     if mask_size is not None:
         shape = [batch_size, max_objects, mask_size, mask_size]
         spec[MASKS] = tf.TensorSpec(shape, tf.uint8)
+        spec[HAS_MASK] = tf.TensorSpec([batch_size, max_objects], tf.bool)
     if num_keypoints is not None:
         spec[KEYPOINTS] = tf.TensorSpec([batch_size, max_objects, num_keypoints, 3], tf.float32)
     return spec
@@ -143,7 +146,9 @@ def _check_values(batch: dict[str, np.ndarray], num_classes: int | None) -> None
     inside = (boxes[..., :2] >= 0).all() and np.all(boxes[..., 2:] <= size[:, None] + 1e-3)
     _require(inside, BOXES, "leaves the image", ids)
     if MASKS in batch:
-        _require(not batch[MASKS][padded].any(), MASKS, "is not zero where classes is 0", ids)
+        _require(not batch[HAS_MASK][padded].any(), HAS_MASK, "is true where classes is 0", ids)
+        no_mask = batch[MASKS][~batch[HAS_MASK]]
+        _require(not no_mask.any(), MASKS, "is not zero where there is no mask", ids)
     if KEYPOINTS in batch:
         keypoints = batch[KEYPOINTS]
         visibility = keypoints[..., 2]
