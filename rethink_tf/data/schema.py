@@ -9,7 +9,7 @@ M object rows an image, S side of a mask crop, K keypoints an object.
 | image_size | int32 | [B, 2] | height and width of the content, pixels |
 | original_size | int32 | [B, 2] | height and width of the stored image, pixels |
 | image_scale | float32 | [B, 2] | resized / stored size, for y and x |
-| image_id | int64 | [B] | the data set's id; -1 = padding image of an evaluation batch |
+| image_id | int64 | [B] | the data set's id; -2**63 = padding image of an evaluation batch |
 | boxes | float32 | [B, M, 4] | (y1, x1, y2, x2), pixels of the content, zero = padding |
 | classes | int32 | [B, M] | 1..C in the order of the sorted category ids, 0 = padding |
 | masks | uint8 | [B, M, S, S] | the object's mask cropped to its box, 0..255 (soft) |
@@ -42,7 +42,8 @@ MASKS = "masks"
 HAS_MASK = "has_mask"
 KEYPOINTS = "keypoints"
 
-PADDING_IMAGE_ID = -1
+# The one int64 that no data set's id can be; some count down from -1.
+PADDING_IMAGE_ID = -(2**63)
 MAX_OBJECTS = 100
 MASK_SIZE = 112  # four times the 28 x 28 of the mask head: crops of jittered RoIs stay sharp
 
