@@ -27,7 +27,9 @@ class SamplePictures:
             step: variable that counts the training steps.
             label: str, added to the pictures' names, for another evaluation of the same step.
         """
-        self._names = {entry["id"]: entry["name"] for entry in ground_truth["categories"]}
+        self._names = pictures.drawable_names(
+            {entry["id"]: entry["name"] for entry in ground_truth["categories"]}
+        )
         self._annotations = {}
         for annotation in ground_truth["annotations"]:
             self._annotations.setdefault(annotation["image_id"], []).append(annotation)
