@@ -6,6 +6,7 @@ which a small image is enlarged so that its labels can be read, P keypoints of a
 
 import colorsys
 import io
+import unicodedata
 import zlib
 from typing import NamedTuple
 
@@ -144,19 +145,22 @@ def side_by_side(image, truth, detections):
 def drawable_names(names):
     """Gives every class a name that pictures can show.
 
-    Pillow's own font has Latin letters alone, and draws others as empty boxes.
+    Pillow's own font has ASCII's letters alone, and draws others as empty boxes.
 
     Args:
         names: {category id: name}.
 
     Returns:
-        {category id: name}, "class <id>" in place of a name that the font cannot draw; each of
-        these is logged.
+        {category id: name}, without its accents where that helps, else "class <id>"; each of these
+        is logged.
     """
     font = _font((_MIN_LONG_SIDE, _MIN_LONG_SIDE))
-    shown = {
-        key: name if _has_glyphs(font, name) else f"class {key}" for key, name in names.items()
-    }
+    shown = {}
+    for key, name in names.items():
+        letters = unicodedata.normalize("NFKD", name)
+        plain = "".join(each for each in letters if not unicodedata.combining(each))
+        candidates = (name, plain, f"class {key}")
+        shown[key] = next(each for each in candidates if _has_glyphs(font, each))
     replaced = [f"{shown[key]} is {name}" for key, name in names.items() if shown[key] != name]
     if replaced:
         logging.info("Pictures have no letters for some classes: %s.", ", ".join(replaced))

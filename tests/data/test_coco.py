@@ -228,7 +228,7 @@ def test_command_line_ends_with_one_clear_line(coco_source, monkeypatch):
     output = coco_source.root / "records"
     values = {"images": str(folder), "annotations": str(path), "output": str(output)}
     values |= {"num_shards": 2, "num_workers": 0, "strict": True, "overwrite": False}
-    values |= {"num_images": None}
+    values |= {"num_images": None, "flip_pairs": None, "exif": "apply", "sixteen_bit": None}
     monkeypatch.setattr(writing.flags, "FLAGS", types.SimpleNamespace(**values))
 
     with pytest.raises(SystemExit, match="error: unknown_category: annotation 99 of image 1"):
