@@ -43,10 +43,9 @@ def check(root, path):
                 f"have {here[0] - 1}: take data with its classes, or start from a backbone alone "
                 "(base/pretrained.gin) or from random weights."
             )
-    named = [
-        f"{name} is {there} there and {here} here"
-        for name, (there, here) in list(differing.items())[:_SHOWN]
-    ]
+    # The optimizer's follow from the model's.
+    first = sorted(differing, key=lambda name: name.startswith("optimizer"))[:_SHOWN]
+    named = ["{} is {} there and {} here".format(name, *differing[name]) for name in first]
     raise ValueError(
         f"The checkpoint {path} is of another detector: {'; '.join(named)}"
         f"{f'; and {len(differing) - _SHOWN} more' if len(differing) > _SHOWN else ''}."
