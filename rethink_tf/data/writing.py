@@ -80,18 +80,10 @@ def write_records(
             f"({where} has {len(checked.images)} that can be used)"
         )
     records.begin_directory(output, overwrite)
-    jobs = (
-        (folder_of(image), image, checked.annotations[image["id"]], checked.has_masks, options)
-        for image in checked.images
-    )
     workers = os.cpu_count() if num_workers is None else num_workers
-    prepared = _prepare_all(jobs, workers)
-    checking = decode_check.check_all(prepared)
-    bar = tqdm.tqdm(checking, total=len(checked.images), unit="image", disable=not progress)
-    with contextlib.closing(prepared), contextlib.closing(checking), bar:
-        images_done = iter(bar)
-        rows, shards, kept = _write_shards(output, num_shards, images_done, checked, skips)
-        next(images_done, None)  # lets the bar reach its end
+    rows, shards, kept = _write_images(
+        checked, folder_of, skips, options, output, num_shards, workers, progress
+    )
     skips.log()
     if not kept:
         raise ValueError(f"{where}: no image could be used{_why(skips)}")
@@ -110,6 +102,22 @@ def write_records(
     records.write_index(records.RecordIndex.from_rows(output, paths, rows))
     records.write_manifest(output, manifest)
     return manifest
+
+
+def _write_images(checked, folder_of, skips, options, output, num_shards, num_workers, progress):
+    """Reads, checks and writes all images; arguments and returns as of `_write_shards`."""
+    jobs = (
+        (folder_of(image), image, checked.annotations[image["id"]], checked.has_masks, options)
+        for image in checked.images
+    )
+    prepared = _prepare_all(jobs, num_workers)
+    decoded = decode_check.check_all(prepared)
+    bar = tqdm.tqdm(decoded, total=len(checked.images), unit="image", disable=not progress)
+    with contextlib.closing(prepared), contextlib.closing(decoded), bar:
+        images_done = iter(bar)
+        written = _write_shards(output, num_shards, images_done, checked, skips)
+        next(images_done, None)  # lets the bar reach its end
+    return written
 
 
 def _count_stated(checked, skips):
