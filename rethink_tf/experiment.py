@@ -17,7 +17,7 @@ from absl import logging
 from tensorflow.python.framework import config as framework_config
 
 from rethink_tf import config, config_record
-from rethink_tf.data import reading, splits
+from rethink_tf.data import categories, reading, splits
 from rethink_tf.data import shapes as _shapes  # noqa: F401  registered for gin files
 from rethink_tf.data.pipeline import Pipeline
 from rethink_tf.evaluation import inference
@@ -143,10 +143,15 @@ def run(
     views = test_augmentation() if test_augmentation else None
     if prepare_data:
         prepare_data(output=data_dir)
-    train_data, test_data = _open_splits(mode, data_dir, train_split, evaluation_split, pipeline)
+    train_data, test_data = splits.open_splits(
+        mode, data_dir, train_split, evaluation_split, pipeline
+    )
     opened = [each for each in (train_data, test_data) if each]
     category_ids = splits.check_splits(opened, needs_keypoints=pipeline.include_keypoints)
     keypoints = opened[0].keypoints
+    categories.check_run(
+        model_dir, opened[0].categories, opened[0].directory, init_checkpoint, mode != "evaluate"
+    )
 
     with strategy.scope():
         model = detector(
@@ -218,6 +223,7 @@ def run(
     config.check_all_used()
     if is_chief and mode != "evaluate":
         config_record.write(model_dir)
+        categories.write(model_dir, opened[0].categories)
     if when_built:
         when_built()
 
@@ -244,14 +250,6 @@ def run(
     if is_chief:
         _say_where(model_dir, controller.evaluator)
     return controller.evaluator.metrics if controller.evaluator else {}
-
-
-def _open_splits(mode, data_dir, train_split, evaluation_split, pipeline):
-    """Returns the data to train on and the data to evaluate, None for what the mode needs not."""
-    open_split = functools.partial(splits.open_split, data_dir, pipeline=pipeline)
-    train_data = None if mode == "evaluate" else open_split(train_split, is_training=True)
-    test_data = None if mode == "train" else open_split(evaluation_split, is_training=False)
-    return train_data, test_data
 
 
 def _training_batches(

@@ -45,10 +45,12 @@ def example(
     with_masks=True,
     difficult=None,
     shape=l_shape,
+    has_mask=None,
 ):
-    """A record; `shape` draws the mask of an object in its box."""
+    """A record; `shape` draws the mask of an object in its box, if it has one."""
     height, width = size
-    masks = [png(shape(size, box)) for box in boxes]
+    drawn = [True] * len(boxes) if has_mask is None else has_mask
+    masks = [png(shape(size, b) * np.uint8(d)) for b, d in zip(boxes, drawn, strict=True)]
     return records.encode_example(
         image_id=image_id,
         filename=f"{image_id}.png",
@@ -62,6 +64,7 @@ def example(
         is_crowd=[0] * len(boxes) if crowd is None else crowd,
         areas=[float((y2 - y1) * (x2 - x1)) for y1, x1, y2, x2 in boxes],
         masks=masks if with_masks else None,
+        has_mask=has_mask,
         difficult=difficult,
     )
 

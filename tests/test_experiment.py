@@ -142,6 +142,25 @@ def test_a_folder_of_another_experiment_is_refused(finished, data_dir):
         run("quickstart.gin", tiny(finished[0], data_dir, "SEED=2"))
 
 
+def test_a_run_is_held_to_the_categories_of_its_weights(finished, data_dir, tmp_path):
+    """Evaluation alone, and a resumed training, on data whose names are other ones."""
+    model_dir, _ = finished
+    kept = json.loads((model_dir / "categories.json").read_text())["categories"]
+    assert [entry["name"] for entry in kept] == ["circle", "rectangle", "triangle", "star"]
+    other = tmp_path / "shapes"
+    shutil.copytree(data_dir, other)
+    for split in ("train", "val"):
+        path = other / split / "manifest.json"
+        swapped = path.read_text().replace("circle", "?").replace("star", "circle")
+        path.write_text(swapped.replace("?", "star"))
+    for mode in ("evaluate", "train"):
+        gin.clear_config()
+        with pytest.raises(
+            ValueError, match=r"(?s)trained on other categories.*4 \(circle\) becom"
+        ):
+            run("quickstart.gin", tiny(model_dir, other), mode)
+
+
 def test_evaluating_an_empty_folder_says_what_to_do(tmp_path, data_dir):
     with pytest.raises(ValueError, match="no checkpoint in .* to evaluate"):
         run("quickstart.gin", tiny(tmp_path, data_dir), mode="evaluate")

@@ -166,19 +166,29 @@ def crop_masks(encoded, boxes, image_shape, crop_size):
     y1 + (i + 0.5) / S * (y2 - y1) - 0.5, counted in pixels.
 
     Args:
-        encoded: string [K], one-channel PNGs of [h, w]; any value but 0 is object.
+        encoded: string [K], one-channel PNGs of [h, w]; any value but 0 is object. Empty for an
+            object without a mask.
         boxes: float32 [K, 4], (y1, x1, y2, x2), pixels of the stored image, with an area.
         image_shape: int32 [2], h and w.
         crop_size: S.
 
     Returns:
-        uint8 [K, S, S], 0..255, the share of the sample that is object.
+        uint8 [K, S, S], 0..255, the share of the sample that is object; 0 without a mask.
 
     Raises:
         tf.errors.InvalidArgumentError: on evaluation, if a mask is no PNG or of another size.
     """
+
+    def crop(inputs):
+        png, box = inputs
+        return tf.cond(
+            has_mask(png),
+            lambda: crop_mask(decode_mask(png, image_shape), box, crop_size),
+            lambda: tf.zeros([crop_size, crop_size], tf.uint8),
+        )
+
     return tf.map_fn(
-        lambda each: crop_mask(decode_mask(each[0], image_shape), each[1], crop_size),
+        crop,
         (encoded, boxes),
         fn_output_signature=tf.TensorSpec([crop_size, crop_size], tf.uint8),
     )
@@ -186,6 +196,8 @@ def crop_masks(encoded, boxes, image_shape, crop_size):
 
 def crop_masks_in_view(encoded, boxes, is_cut, image_shape, crop_size):
     """As `crop_masks`, for boxes that the view has cut: each shrinks to what is left of its mask.
+
+    The box of an object without a mask stays as it was cut, and counts as seen.
 
     Args:
         encoded: string [K], as in `crop_masks`.
@@ -202,9 +214,17 @@ def crop_masks_in_view(encoded, boxes, is_cut, image_shape, crop_size):
 
     def crop(inputs):
         png, box, cut = inputs
-        mask = decode_mask(png, image_shape)
-        box, seen = tf.cond(cut, lambda: shrink_box(box, mask), lambda: (box, True))
-        return crop_mask(mask, box, crop_size), box, seen
+
+        def in_view():
+            mask = decode_mask(png, image_shape)
+            shrunk, seen = tf.cond(cut, lambda: shrink_box(box, mask), lambda: (box, True))
+            return crop_mask(mask, shrunk, crop_size), shrunk, seen
+
+        return tf.cond(
+            has_mask(png),
+            in_view,
+            lambda: (tf.zeros([crop_size, crop_size], tf.uint8), box, True),
+        )
 
     signature = (
         tf.TensorSpec([crop_size, crop_size], tf.uint8),
@@ -212,6 +232,11 @@ def crop_masks_in_view(encoded, boxes, is_cut, image_shape, crop_size):
         tf.TensorSpec([], tf.bool),
     )
     return tf.map_fn(crop, (encoded, boxes, is_cut), fn_output_signature=signature)
+
+
+def has_mask(png):
+    """Whether an object has a mask: bool scalar; `png` is empty for one that has none."""
+    return tf.strings.length(png) > 0
 
 
 def decode_mask(png, image_shape):

@@ -10,10 +10,12 @@ other forms (`voc`) bring their data into COCO's and have it written by `writing
 """
 
 import os
+from collections.abc import Sequence
 
 from absl import app, flags
 
-from rethink_tf.data import coco_checks
+from rethink_tf.data import coco_checks, image_files
+from rethink_tf.data.skips import SkipLog
 
 if __name__ != "__mp_main__":
     # A worker process of `python -m` imports this file again, under that name. It does without
@@ -33,6 +35,9 @@ def convert(
     overwrite: bool = False,
     progress: bool = True,
     num_images: int | None = None,
+    exif: str = image_files.APPLY,
+    sixteen_bit: str | None = None,
+    flip_pairs: Sequence[str] | None = None,
 ) -> dict:
     """Converts COCO images and annotations to TFRecords.
 
@@ -50,20 +55,28 @@ def convert(
         progress: show a progress bar.
         num_images: write that many images, chosen by `subsets` from those whose entries are good;
             None for all.
+        exif: "apply" for images annotated as they are shown, turned by their EXIF orientation;
+            "ignore" for images annotated in the pixels as stored.
+        sixteen_bit: how 16-bit images become 8-bit ones, "full" or "range"; see
+            `image_files.Options`. None leaves them out, with their range named.
+        flip_pairs: "NAME:NAME" each, keypoints that change places in a mirrored image and do not
+            tell it by their names; see `keypoints.KeypointLayout.from_names`.
 
     Returns:
         The manifest, as it is in `output`.
 
     Raises:
         coco_checks.BadEntryError: in strict mode, at the first bad entry.
-        ValueError: if the JSON is malformed, nothing is left of it, it has fewer than `num_images`,
-            or an argument is bad.
+        ValueError: if the JSON is malformed, no image or, of those stated, no object is left of it,
+            its boxes are in another form than COCO's, it has fewer than `num_images` images, or an
+            argument is bad.
         FileNotFoundError: if `annotations` or `images` is not there.
         FileExistsError: if `output` holds finished records and not `overwrite`.
         ChildProcessError: if a worker was killed.
     """
-    skips = coco_checks.SkipLog(strict)
-    checked = _read_source(images, annotations, skips)
+    options = image_files.Options(exif, sixteen_bit)
+    skips = SkipLog(strict)
+    checked = _read_source(images, annotations, skips, flip_pairs)
     # Base names only: where the files lay is nobody's business later.
     name = os.path.basename
     source = {"images": name(os.path.normpath(images)), "annotations": name(annotations)}
@@ -79,10 +92,11 @@ def convert(
         overwrite=overwrite,
         progress=progress,
         num_images=num_images,
+        options=options,
     )
 
 
-def _read_source(images, annotations, skips) -> coco_checks.CheckedDataset:
+def _read_source(images, annotations, skips, flip_pairs) -> coco_checks.CheckedDataset:
     """Reads and checks the JSON; raises what `convert` says before anything is written."""
     if not tf.io.gfile.isdir(images):
         raise FileNotFoundError(f"{images} (the folder of the images) is not a folder")
@@ -90,7 +104,7 @@ def _read_source(images, annotations, skips) -> coco_checks.CheckedDataset:
         raise FileNotFoundError(f"{annotations} (the COCO JSON file) is not a file")
     with tf.io.gfile.GFile(annotations, "rb") as file:
         dataset = coco_checks.read_json(file.read(), annotations)
-    return coco_checks.check_dataset(dataset, skips)
+    return coco_checks.check_dataset(dataset, skips, flip_pairs=flip_pairs)
 
 
 def _define_flags() -> None:
@@ -102,13 +116,25 @@ def _define_flags() -> None:
         "COCO JSON file (instances_*.json, or person_keypoints_*.json for keypoints).",
         required=True,
     )
+    flags.DEFINE_list(
+        "flip_pairs",
+        None,
+        "Keypoints that change places in a mirrored image, NAME:NAME,NAME:NAME, beside those that "
+        "tell it by their names.",
+    )
     writing.define_output_flags()
 
 
 def main(argv: list[str]) -> None:
     """Converts what the flags say, and prints what was kept and skipped."""
     values = flags.FLAGS
-    writing.run_with_flags(convert, argv, images=values.images, annotations=values.annotations)
+    writing.run_with_flags(
+        convert,
+        argv,
+        images=values.images,
+        annotations=values.annotations,
+        flip_pairs=values.flip_pairs,
+    )
 
 
 if __name__ == "__main__":

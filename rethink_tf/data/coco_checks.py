@@ -4,15 +4,16 @@ Everything here works on the JSON alone. `coco_images` checks what needs pixels 
 and the masks). Nothing here needs TensorFlow.
 """
 
-import collections
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
-from absl import logging
-
+from rethink_tf.data import box_forms
 from rethink_tf.data.keypoints import KeypointLayout, find_layout, keypoints_problem
+from rethink_tf.data.skips import BadEntryError as BadEntryError  # part of this module's interface
+from rethink_tf.data.skips import SkipLog, printable
 
 # Boxes in COCO's files are rounded to two decimals; leaving the image by less is no clipping.
 CLIP_TOLERANCE = 0.01
@@ -25,39 +26,6 @@ _REQUIRED_FIELDS = {
 _MAX_ID = 2**63 - 1
 
 
-class BadEntryError(ValueError):
-    """A bad entry was met in strict mode."""
-
-
-class SkipLog:
-    """Counts, names and logs the entries that are left out; in strict mode raises instead.
-
-    Attributes:
-        entries: [{"reason", "entry"}] in the order met.
-    """
-
-    def __init__(self, strict: bool):
-        self.entries: list[dict[str, str]] = []
-        self._strict = strict
-
-    def add(self, reason: str, entry: str) -> None:
-        """Notes one entry that is left out.
-
-        Raises:
-            BadEntryError: in strict mode.
-        """
-        if self._strict:
-            raise BadEntryError(
-                f"{reason}: {entry}. Correct it, or run without --strict to skip it"
-            )
-        logging.warning("skipped, %s: %s", reason, entry)
-        self.entries.append({"reason": reason, "entry": entry})
-
-    def counts(self) -> dict[str, int]:
-        """Number of entries by reason, in alphabetical order."""
-        return dict(sorted(collections.Counter(e["reason"] for e in self.entries).items()))
-
-
 @dataclasses.dataclass
 class CheckedDataset:
     """What is left of a COCO file after the checks.
@@ -68,7 +36,7 @@ class CheckedDataset:
         images: sorted by id.
         annotations: image id -> its annotations in the order of the file. "iscrowd" is always
             there; "bbox" is inside the image.
-        has_masks: whether any annotation has a segmentation; if so, all that are kept do.
+        has_masks: whether any annotation has a segmentation that looks like one.
         keypoints: which ones the objects may have; None for a file without keypoints.
         clipped_ids: annotations whose box was cut at the image's border.
     """
@@ -90,6 +58,9 @@ def read_json(content: bytes | str, path: str) -> dict:
     """
     try:
         dataset = json.loads(content)
+    except UnicodeDecodeError:
+        # Names of files keep their bytes, by which they are found on the disk.
+        dataset = json.loads(content.decode("utf-8", "surrogateescape"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(dataset, dict):
@@ -108,7 +79,10 @@ def read_json(content: bytes | str, path: str) -> dict:
 
 
 def check_dataset(
-    dataset: dict, skips: SkipLog, names: dict[int, str] | None = None
+    dataset: dict,
+    skips: SkipLog,
+    names: dict[int, str] | None = None,
+    flip_pairs: Sequence[str] | None = None,
 ) -> CheckedDataset:
     """Sorts out the entries that cannot be used.
 
@@ -116,37 +90,40 @@ def check_dataset(
         dataset: from `read_json`.
         skips: told of every entry that is left out.
         names: annotation id -> how messages call it, for sources whose files have no such ids.
+        flip_pairs: as of `KeypointLayout.from_names`.
 
     Raises:
-        ValueError: if the categories' keypoints do not fit each other or a mirrored image.
+        ValueError: if the categories' keypoints do not fit each other or a mirrored image, or the
+            boxes are in another form than COCO's.
     """
     categories = _check_categories(dataset["categories"], skips)
     images = _check_images(dataset["images"], skips)
     # Of the stated ids: objects of an image that was left out are said to be that.
     stated = {entry.get("id") for entry in dataset["images"] if _is_entry_with_id(entry)}
-    has_masks = any(
-        isinstance(entry, dict) and entry.get("segmentation") for entry in dataset["annotations"]
-    )
-    layout = find_layout([*categories.values()], dataset["annotations"])
+    has_masks = any(map(_may_have_mask, dataset["annotations"]))
+    layout = find_layout([*categories.values()], dataset["annotations"], flip_pairs)
+    box_forms.check(dataset["annotations"], images)
     annotations: dict[int, list[dict]] = {image_id: [] for image_id in images}
     seen, clipped_ids = set(), set()
     for position, entry in enumerate(dataset["annotations"]):
-        problem = _annotation_problem(entry, seen, images, stated, categories, has_masks)
+        problem = _annotation_problem(entry, seen, images, stated, categories)
         if problem is None:
             image = images[entry["image_id"]]
             box, excess = _clip_box(entry["bbox"], image["height"], image["width"])
             problem = _box_problem(entry["bbox"], box) or _keypoints_problem(entry, layout)
+        name = names[entry["id"]] if names else _name_annotation(entry, position)
         if problem is not None:
             reason, detail = problem
-            name = names[entry["id"]] if names else _name_annotation(entry, position)
             skips.add(reason, name + detail)
             continue
         seen.add(entry["id"])
         if excess > CLIP_TOLERANCE:
             clipped_ids.add(entry["id"])
-        if excess > 0:
-            entry = entry | {"bbox": box}
-        annotations[entry["image_id"]].append({"iscrowd": 0} | entry)
+        entry = {"iscrowd": 0} | entry | ({"bbox": box} if excess > 0 else {})
+        for reason, detail, changes in _corrections(entry, layout):
+            skips.note(reason, name + detail)
+            entry |= changes
+        annotations[entry["image_id"]].append(entry)
     return CheckedDataset(
         info={key: dataset[key] for key in ("info", "licenses") if key in dataset},
         categories=[categories[key] for key in sorted(categories)],
@@ -170,7 +147,10 @@ def _check_categories(entries: list, skips: SkipLog) -> dict[int, dict]:
         elif entry["id"] in kept:
             skips.add("category_duplicate_id", f"{name} (categories[{position}])")
         else:
-            kept[entry["id"]] = entry
+            shown = printable(entry["name"])
+            if shown != entry["name"]:
+                skips.note("category_name_not_utf8", f"{name}: it is called {shown} from here on")
+            kept[entry["id"]] = entry | {"name": shown}
     return kept
 
 
@@ -180,6 +160,8 @@ def _check_images(entries: list, skips: SkipLog) -> dict[int, dict]:
         problem = _field_problem(entry, "images")
         if problem is None and not (isinstance(entry["file_name"], str) and entry["file_name"]):
             problem = f"file_name is {entry['file_name']!r}, not a text"
+        if problem is None and not _is_file_name(entry["file_name"]):
+            problem = f"file_name {entry['file_name']!r} can be no name of a file"
         for side in ("height", "width") if problem is None else ():
             if not _is_integer(entry[side]) or not 0 < entry[side] < 2**31:
                 problem = f"{side} is {entry[side]!r}, not a positive integer"
@@ -193,7 +175,7 @@ def _check_images(entries: list, skips: SkipLog) -> dict[int, dict]:
     return kept
 
 
-def _annotation_problem(entry, seen, images, stated, categories, has_masks):
+def _annotation_problem(entry, seen, images, stated, categories):
     """(reason, detail) if an annotation cannot be used whatever its box is, else None."""
     problem = _field_problem(entry, "annotations")
     if problem is not None:
@@ -214,9 +196,30 @@ def _annotation_problem(entry, seen, images, stated, categories, has_masks):
         return "annotation_malformed", f": iscrowd is {crowd!r}, not 0 or 1"
     if "area" in entry and not (is_finite_number(entry["area"]) and entry["area"] >= 0):
         return "annotation_malformed", f": area is {entry['area']!r}, not a number >= 0"
-    if has_masks and not entry.get("segmentation"):
-        return "segmentation_empty", ": it has no segmentation, others have"
     return None
+
+
+def _corrections(entry, layout):
+    """Yields (reason, detail, changes) of what a kept annotation means and does not say."""
+    if entry.get("ignore") not in (None, 0) and not entry["iscrowd"]:
+        yield "ignored_as_crowd", f": ignore is {entry['ignore']!r}", {"iscrowd": 1}
+    box_area = entry["bbox"][2] * entry["bbox"][3]
+    stated = entry.get("area")
+    # By its area, similarity of keypoints is measured: half a pixel would be too far from any.
+    if layout and entry.get("keypoints") and (stated or 0) <= 1 < box_area:
+        if stated is not None or not _may_have_mask(entry):
+            found = "no area" if stated is None else f"area {stated}"
+            yield "area_of_box_taken", f": it has keypoints and {found}", {"area": box_area}
+
+
+def _may_have_mask(entry: Any) -> bool:
+    """Whether an annotation's segmentation looks like one; `coco_images` sees whether it is."""
+    segmentation = entry.get("segmentation") if isinstance(entry, dict) else None
+    if isinstance(segmentation, dict):
+        return {"size", "counts"} <= set(segmentation)
+    return isinstance(segmentation, list) and any(
+        isinstance(polygon, list) and len(polygon) >= 6 for polygon in segmentation
+    )
 
 
 def _box_problem(bbox, clipped):
@@ -271,6 +274,14 @@ def _name_annotation(entry: Any, position: int) -> str:
     if not isinstance(entry, dict):
         return f"annotations[{position}]"
     return f"annotation {entry.get('id')!r} of image {entry.get('image_id')!r}"
+
+
+def _is_file_name(text: str) -> bool:
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def _is_integer(value: Any) -> bool:

@@ -1,22 +1,26 @@
 """The work of one converter process: reads one image, checks it, and draws its masks as PNG.
 
-Imports no TensorFlow (unless images lie on gs:// or the like), so that worker processes start in a
-fraction of a second; only the process that writes the shards needs it.
+Imports no TensorFlow, as `image_files` says, so that worker processes start in a fraction of a
+second; only the process that writes the shards needs it.
 """
 
 import dataclasses
 import io
 import os
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_api
 
+from rethink_tf.data import image_files, run_lengths
 from rethink_tf.data.coco_checks import is_finite_number, name_image
+from rethink_tf.data.image_files import UnusableError
 
-# tf.io.decode_jpeg and decode_png give three channels of these as they are stored.
-_KEPT_FORMATS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}
-_READABLE_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
+# Reasons that an object's segmentation, or a part of it, is not used.
+EMPTY, MALFORMED = "segmentation_empty", "segmentation_malformed"
+PARTS_LEFT_OUT = "segmentation_parts_left_out"
+_NO_MASK = {"segmentation": []}
 
 
 @dataclasses.dataclass
@@ -25,71 +29,129 @@ class PreparedImage:
 
     Attributes:
         image: the entry of the COCO file.
-        annotations: those kept, in the order of the file; all have an "area".
+        annotations: those kept, in the order of the file; all have an "area", and a "segmentation"
+            that can be drawn or an empty one.
         skipped: (reason, entry) of what was left out.
-        encoded: JPEG or PNG bytes; None if the image is left out.
-        image_format: "jpeg" or "png".
-        masks: one PNG [height, width] of 0 and 1 for each annotation; None without masks.
+        notes: (reason, entry, is_fault) of what was kept otherwise than stated.
+        loaded: `image_files.LoadedImage`; None if the image is left out, or was written.
+        masks: one PNG [height, width] of 0 and 1 for each annotation, of zeros for an object
+            without a mask; None for a data set without masks.
+        has_mask: for each annotation whether it has a mask.
     """
 
     image: dict
     annotations: list[dict]
     skipped: list[tuple[str, str]]
-    encoded: bytes | None = None
-    image_format: str = ""
+    notes: list[tuple[str, str, bool]] = dataclasses.field(default_factory=list)
+    loaded: image_files.LoadedImage | None = None
     masks: list[bytes] | None = None
+    has_mask: list[bool] = dataclasses.field(default_factory=list)
 
 
-class _UnusableError(Exception):
-    """Carries the (reason, detail) for leaving an entry out."""
-
-
-def prepare_image(folder: str, image: dict, annotations: list[dict], has_masks: bool):
+def prepare_image(
+    folder: str,
+    image: dict,
+    annotations: list[dict],
+    has_masks: bool,
+    options: image_files.Options,
+):
     """Reads and checks an image and draws the masks of its objects.
+
+    An object whose segmentation cannot be drawn is kept without a mask.
 
     Args:
         folder: where the images lie.
         image: a checked entry of "images".
         annotations: its checked entries of "annotations".
         has_masks: whether to draw masks.
+        options: how image files are read.
 
     Returns:
         A `PreparedImage`. It never raises for bad input: the caller decides what a bad entry means.
     """
     name = name_image(image)
     try:
-        encoded, image_format = _load_image(os.path.join(folder, image["file_name"]), image)
-    except _UnusableError as error:
+        loaded = image_files.load_image(os.path.join(folder, image["file_name"]), image, options)
+    except UnusableError as error:
         skipped = [(error.args[0], f"{name}: {error.args[1]}")]
         for annotation in annotations:
             entry = f"annotation {annotation['id']} of {name}: its image was skipped"
             skipped.append(("annotation_of_skipped_image", entry))
         return PreparedImage(image, [], skipped)
-    kept, masks, skipped = [], [], []
+    done = PreparedImage(image, [], [], loaded=loaded, masks=[] if has_masks else None)
     for annotation in annotations:
-        area = annotation["bbox"][2] * annotation["bbox"][3]
+        mask, kept, problem = _draw(annotation, image["height"], image["width"])
+        if problem is not None:
+            reason, detail = problem
+            entry = f"annotation {annotation['id']} of {name}: {detail}"
+            done.notes.append((reason, entry, reason != EMPTY))
+        area = annotation["bbox"][2] * annotation["bbox"][3] if mask is None else int(mask.sum())
+        done.annotations.append({"area": area} | annotation | kept)
+        done.has_mask.append(mask is not None)
         if has_masks:
-            try:
-                mask = decode_segmentation(
-                    annotation["segmentation"], image["height"], image["width"]
-                )
-                if not mask.any():
-                    raise _UnusableError("segmentation_empty", "it covers no pixel")
-            except _UnusableError as error:
-                entry = f"annotation {annotation['id']} of {name}: {error.args[1]}"
-                skipped.append((error.args[0], entry))
-                continue
-            area = int(mask.sum())
-            masks.append(encode_png(mask))
-        kept.append({"area": area} | annotation)
-    return PreparedImage(image, kept, skipped, encoded, image_format, masks if has_masks else None)
+            shape = image["height"], image["width"]
+            done.masks.append(encode_png(np.zeros(shape, np.uint8) if mask is None else mask))
+    return done
+
+
+def _draw(annotation, height, width):
+    """Draws what can be drawn of an object's segmentation.
+
+    Returns:
+        uint8 [height, width] or None for no mask; {"segmentation": what of it is used} where that
+        is not what is stated, else {}; and (reason, detail) where a part of it is not used.
+    """
+    stated = annotation.get("segmentation")
+    if not stated:
+        return None, {} if stated == [] or "segmentation" not in annotation else _NO_MASK, None
+    try:
+        used, problem = usable_parts(stated)
+        mask = decode_segmentation(used, height, width)
+    except UnusableError as error:
+        return None, _NO_MASK, (error.args[0], f"{error.args[1]}; it is kept without a mask")
+    if not mask.any():
+        return None, _NO_MASK, (EMPTY, "its mask covers no pixel; it is kept without a mask")
+    return mask, {} if problem is None else {"segmentation": used}, problem
+
+
+def usable_parts(segmentation: Any) -> tuple[Any, tuple[str, str] | None]:
+    """Returns a segmentation without the polygons that cannot be drawn.
+
+    Args:
+        segmentation: as a COCO file states it.
+
+    Returns:
+        The segmentation, and (reason, detail) of what was left out of it, or None.
+
+    Raises:
+        UnusableError: (reason, detail), if it is a list in which no polygon can be drawn.
+
+    Source: Detectron2 leaves out such polygons likewise.
+    """
+    if not isinstance(segmentation, list):
+        return segmentation, None
+    if all(map(is_finite_number, segmentation)):
+        detail = f"it is a flat list of {len(segmentation)} numbers, not a list of polygons"
+        raise UnusableError(MALFORMED, detail)
+    problems = [_polygon_problem(polygon) for polygon in segmentation]
+    used = [p for p, problem in zip(segmentation, problems, strict=True) if problem is None]
+    left_out = [problem for problem in problems if problem is not None]
+    if not used:
+        reasons = dict(left_out)
+        reason = MALFORMED if MALFORMED in reasons else EMPTY
+        raise UnusableError(reason, reasons[reason])
+    if not left_out:
+        return segmentation, None
+    detail = f"{len(left_out)} of {len(problems)} polygons left out: {left_out[0][1]}"
+    return used, (PARTS_LEFT_OUT, detail)
 
 
 def decode_segmentation(segmentation: list | dict, height: int, width: int) -> np.ndarray:
     """Draws polygons, an uncompressed or a compressed RLE.
 
     Args:
-        segmentation: COCO's form. Polygons: [[x1, y1, x2, y2, ...], ...], pixels.
+        segmentation: COCO's form. Polygons: [[x1, y1, x2, y2, ...], ...], pixels, all of them
+            such as `usable_parts` keeps.
         height: pixels of the image.
         width: pixels of the image.
 
@@ -97,23 +159,19 @@ def decode_segmentation(segmentation: list | dict, height: int, width: int) -> n
         uint8 [height, width], 0 or 1; equal to pycocotools' `annToMask`.
 
     Raises:
-        _UnusableError: (reason, detail), if it is no segmentation of that size.
+        UnusableError: (reason, detail), if it is no segmentation of that size.
     """
     if isinstance(segmentation, list):
-        _check_polygons(segmentation)
         parts = mask_api.frPyObjects(segmentation, height, width)
         return mask_api.decode(mask_api.merge(parts))
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
         raise _malformed("it is neither a list of polygons nor an RLE with size and counts")
     if segmentation["size"] != [height, width]:
         raise _malformed(f"RLE size {segmentation['size']}, the image has {[height, width]}")
-    counts = segmentation["counts"]
-    if isinstance(counts, str):
-        counts = _decompress_counts(counts)
-    if not isinstance(counts, list) or not all(type(c) is int and c >= 0 for c in counts):
-        raise _malformed("RLE counts are not integers >= 0")
-    if sum(counts) != height * width:
-        raise _malformed(f"RLE counts add up to {sum(counts)}, not to {height} x {width}")
+    try:
+        counts = run_lengths.read_counts(segmentation)
+    except ValueError as error:
+        raise _malformed(str(error)) from error
     values = np.arange(len(counts), dtype=np.uint8) % 2
     # COCO runs down the columns, the first run is of zeros.
     return np.repeat(values, counts).reshape(width, height).T
@@ -126,93 +184,19 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _load_image(path: str, image: dict) -> tuple[bytes, str]:
-    """Returns (bytes that TensorFlow decodes to three channels, "jpeg" or "png")."""
-    content = _read_bytes(path)
-    try:
-        with Image.open(io.BytesIO(content)) as opened:
-            size = (opened.height, opened.width)
-            if size != (image["height"], image["width"]):
-                raise _UnusableError(
-                    "image_wrong_size",
-                    f"height x width is {size[0]} x {size[1]}, "
-                    f"stated {image['height']} x {image['width']} (pixels as stored, before EXIF)",
-                )
-            opened.load()  # finds truncated files
-            kept = _KEPT_FORMATS.get(opened.format)
-            if kept == "png" or (kept == "jpeg" and opened.mode in ("L", "RGB")):
-                return content, kept
-            if opened.mode not in _READABLE_MODES:
-                raise _UnusableError("image_unreadable", f"{opened.format} of mode {opened.mode}")
-            rgb = opened.convert("RGB")
-    except _UnusableError:
-        raise
-    except Exception as error:  # Pillow raises many types on damaged files
-        detail = f"{type(error).__name__}: {error}".replace(repr(path), "")
-        raise _UnusableError("image_unreadable", detail) from error
-    buffer = io.BytesIO()
-    if kept == "jpeg":  # CMYK and YCCK
-        rgb.save(buffer, "JPEG", quality=95, subsampling=0)
-        return buffer.getvalue(), "jpeg"
-    rgb.save(buffer, "PNG")
-    return buffer.getvalue(), "png"
-
-
-def _read_bytes(path: str) -> bytes:
-    try:
-        if "://" in path:
-            import tensorflow as tf  # only here: its import takes seconds in every process
-
-            with tf.io.gfile.GFile(path, "rb") as file:
-                return file.read()
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        raise _UnusableError("image_missing", "there is no such file") from None
-    except Exception as error:
-        if type(error).__name__ == "NotFoundError":  # tf.errors, of gs://
-            raise _UnusableError("image_missing", "there is no such file") from None
-        raise _UnusableError("image_unreadable", f"{type(error).__name__}: {error}") from error
-
-
-def _check_polygons(polygons: list) -> None:
+def _polygon_problem(polygon) -> tuple[str, str] | None:
+    """(reason, detail) if a polygon cannot be drawn, else None."""
+    if not isinstance(polygon, list) or not all(map(is_finite_number, polygon)):
+        return MALFORMED, "a polygon is not a list of finite numbers"
     # Four numbers would be taken for a box by pycocotools, an odd number read past the end.
-    for polygon in polygons:
-        if not isinstance(polygon, list) or not all(map(is_finite_number, polygon)):
-            raise _malformed("a polygon is not a list of finite numbers")
-        if len(polygon) < 6 and len(polygon) % 2 == 0:
-            raise _UnusableError("segmentation_empty", f"a polygon of {len(polygon) // 2} points")
-        if len(polygon) % 2:
-            raise _malformed(f"a polygon of {len(polygon)} numbers, not of pairs")
-        if max(map(abs, polygon)) > 1e6:
-            raise _malformed("a polygon lies more than 1,000,000 pixels away")
+    if len(polygon) < 6 and len(polygon) % 2 == 0:
+        return EMPTY, f"a polygon of {len(polygon) // 2} points"
+    if len(polygon) % 2:
+        return MALFORMED, f"a polygon of {len(polygon)} numbers, not of pairs"
+    if max(map(abs, polygon)) > 1e6:
+        return MALFORMED, "a polygon lies more than 1,000,000 pixels away"
+    return None
 
 
-def _decompress_counts(text: str) -> list[int]:
-    """Run lengths of a compressed RLE: base 32, 48 added, each from the third on as difference.
-
-    In Python, as pycocotools reads and writes outside its memory on a damaged string.
-    Source: rleFrString in cocoapi's maskApi.c.
-    """
-    counts: list[int] = []
-    value = shift = 0
-    more = False
-    for character in text:
-        code = ord(character) - 48
-        if not 0 <= code < 64 or shift > 60:
-            raise _malformed(f"RLE counts hold the character {character!r} where none can be")
-        value |= (code & 0x1F) << shift
-        shift += 5
-        more = bool(code & 0x20)
-        if not more:
-            if code & 0x10:
-                value -= 1 << shift
-            counts.append(value + counts[-2] if len(counts) > 2 else value)
-            value = shift = 0
-    if more:
-        raise _malformed("RLE counts end within a number")
-    return counts
-
-
-def _malformed(detail: str) -> _UnusableError:
-    return _UnusableError("segmentation_malformed", detail)
+def _malformed(detail: str) -> UnusableError:
+    return UnusableError(MALFORMED, detail)

@@ -8,7 +8,8 @@ difference to the authors.
 Letters: K objects of an image, M object rows, H x W the bucket, S side of a mask crop.
 
 Source: Ghiasi et al. 2021, arXiv:2012.07177, and their code, which draws the objects as we do. It
-takes an object for hidden when fewer than 300 pixels are left; here one is when none is.
+takes an object for hidden when fewer than 300 pixels are left; here one is when none is. An object
+without a mask is not pasted, and is hidden with all of its box.
 """
 
 import tensorflow as tf
@@ -35,7 +36,8 @@ def held_spec(spec, has_view):
     def of(dtype, *shape):
         return tf.TensorSpec([batch_size, *shape], dtype)
 
-    spec = {key: value for key, value in spec.items() if key != schema.MASKS} | {
+    of_crops = (schema.MASKS, schema.HAS_MASK)
+    spec = {key: value for key, value in spec.items() if key not in of_crops} | {
         _ENCODED: of(tf.string, max_objects),
         _IS_CUT: of(tf.bool, max_objects),
         _FLIP: of(tf.bool),
@@ -87,7 +89,7 @@ def paste(first, second, draws, max_objects, mask_size):
 
     joined = {
         key: tf.concat([back[key], front[key]], 0)
-        for key in (schema.BOXES, schema.CLASSES, schema.MASKS)
+        for key in (schema.BOXES, schema.CLASSES, schema.MASKS, schema.HAS_MASK)
     }
     boxes = joined[schema.BOXES]
     rows, cut = augment.choose_objects(boxes, tf.zeros(tf.shape(boxes)[:1], tf.bool), max_objects)
@@ -107,9 +109,12 @@ def paste(first, second, draws, max_objects, mask_size):
 
 def _draw_rows(held, draws):
     """The rows to paste, int32 [pasted], in their own order."""
-    count = tf.reduce_sum(tf.cast(held[schema.CLASSES] > 0, tf.int32))
+    # What has no mask cannot be cut out.
+    rows = tf.where((held[schema.CLASSES] > 0) & augment.has_mask(held[_ENCODED]))[:, 0]
+    count = tf.shape(rows)[0]
     taken = tf.cast(draws[0] * tf.cast(count + 1, tf.float32), tf.int32)
-    return tf.sort(tf.argsort(draws[1 : count + 1])[: tf.minimum(taken, count)])
+    chosen = tf.argsort(draws[1 : count + 1])[: tf.minimum(taken, count)]
+    return tf.sort(tf.gather(tf.cast(rows, tf.int32), chosen))
 
 
 def _placed(held, rows, mask_size):
@@ -171,7 +176,13 @@ def _hide(objects, held, cover, mask_size):
             hidden = tf.reduce_any(mask & covered) | tf.reduce_all(covered)
             return tf.cond(hidden, rest, as_it_was)
 
-        return tf.cond(tf.reduce_any(covered), compare, as_it_was)
+        def compare_box():
+            return crop, box, ~tf.reduce_all(covered)
+
+        def compare_what_there_is():
+            return tf.cond(augment.has_mask(png), compare, compare_box)
+
+        return tf.cond(tf.reduce_any(covered), compare_what_there_is, as_it_was)
 
     crops, boxes, seen = tf.map_fn(
         hide,
@@ -182,7 +193,8 @@ def _hide(objects, held, cover, mask_size):
             tf.TensorSpec([], tf.bool),
         ),
     )
-    left = {schema.BOXES: boxes, schema.CLASSES: objects[schema.CLASSES], schema.MASKS: crops}
+    left = {schema.BOXES: boxes, schema.MASKS: crops}
+    left |= {key: objects[key] for key in (schema.CLASSES, schema.HAS_MASK)}
     return {key: tf.boolean_mask(value, seen) for key, value in left.items()}
 
 

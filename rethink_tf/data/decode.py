@@ -39,6 +39,7 @@ def parse_image_and_objects(serialized, with_masks, with_keypoints=False):
     features |= {f"image/object/bbox/{side}": many(tf.float32) for side in _BOX_SIDES}
     if with_masks:
         features["image/object/mask"] = many(tf.string)
+        features["image/object/has_mask"] = many(tf.int64)
     if with_keypoints:
         features |= {f"image/object/keypoint/{axis}": many(tf.float32) for axis in "yx"}
         features["image/object/keypoint/visibility"] = many(tf.int64)
@@ -49,6 +50,13 @@ def no_notes():
     """The notes of a record with nothing to tell, as `decode_objects` gives them."""
     zero = tf.constant(0)
     return {"cut": zero, "problem": zero, "problem_value": tf.constant(0, tf.int64)}
+
+
+def decode_pixels(encoded):
+    """Decodes JPEG or PNG bytes to uint8 [h, w, 3]."""
+    # The accurate DCT is PIL's and so Detectron2's; TensorFlow's default is up to 18 levels off.
+    # The op reads PNG as well.
+    return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
 
 
 def decode_image(encoded, place, bucket):
@@ -64,9 +72,7 @@ def decode_image(encoded, place, bucket):
     Returns:
         The image's part of a training or evaluation element (see `schema`), without batch axis.
     """
-    # The accurate DCT is PIL's and so Detectron2's; TensorFlow's default is up to 18 levels off.
-    # The op reads PNG as well.
-    image = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
+    image = decode_pixels(encoded)
     found = tf.shape(image)[:2]
     tf.debugging.assert_equal(found, place["stored"], "the image is not of the size it states")
     image = augment.flip_image(image, place["flip"])
@@ -135,8 +141,8 @@ def choose_objects(
     Returns:
         A dict of N objects, and the notes: `boxes` float32 [N, 4], pixels of the stored image,
         clipped to the view, `is_cut` bool [N], whether that changed them, `classes` int32 [N] and,
-        with masks, `encoded` string [N], with keypoints, `keypoints` float32 [N, K, 3], pixels of
-        the stored image.
+        with masks, `encoded` string [N], empty for an object without one, with keypoints,
+        `keypoints` float32 [N, K, 3], pixels of the stored image.
     """
     stored = tf.cast(place["stored"], tf.float32)
     height, width = tf.unstack(stored)
@@ -166,8 +172,7 @@ def choose_objects(
         value = tf.where(missing, found, value)
         chosen["keypoints"] = tf.gather(keypoints, rows) * tf.stack([height, width, 1.0])
     if with_masks:
-        encoded = parsed["image/object/mask"]
-        complete = tf.size(encoded) == count
+        encoded, complete = _read_masks(parsed, count)
         problem = tf.where(complete, problem, MASKS_MISSING)
         value = tf.where(complete, value, tf.size(encoded, tf.int64))
         kept = tf.where(complete, tf.size(rows), 0)
@@ -179,7 +184,8 @@ def choose_objects(
 def place_objects(chosen, place, scale, mask_size, flip_order=None):
     """Brings chosen objects to their place in the bucket.
 
-    An object of whose mask the view shows nothing is left out.
+    An object of whose mask the view shows nothing is left out. Of one without a mask, the part of
+    the box in view is kept.
 
     Args:
         chosen: of `choose_objects`.
@@ -190,7 +196,8 @@ def place_objects(chosen, place, scale, mask_size, flip_order=None):
 
     Returns:
         A dict of N objects: `boxes` float32 [N, 4], pixels of the bucket, `classes` int32 [N] and,
-        with masks, `masks` uint8 [N, S, S] and `encoded` string [N], with keypoints, `keypoints`
+        with masks, `masks` uint8 [N, S, S], `has_mask` bool [N] and `encoded` string [N], with
+        keypoints, `keypoints`
         float32 [N, K, 3], pixels of the bucket, those out of view as if they were not labelled.
     """
     boxes, placed = chosen["boxes"], {"classes": chosen["classes"]}
@@ -213,10 +220,25 @@ def place_objects(chosen, place, scale, mask_size, flip_order=None):
             placed |= {"masks": crops, "encoded": encoded, "boxes": boxes}
             placed = {key: tf.boolean_mask(each, seen) for key, each in placed.items()}
             boxes = placed["boxes"]
-        crops = placed["masks"]
-        placed["masks"] = tf.cond(flip, lambda: tf.reverse(crops, [2]), lambda: crops)
+        crops = placed[schema.MASKS]
+        placed[schema.HAS_MASK] = tf.strings.length(placed["encoded"]) > 0
+        placed[schema.MASKS] = tf.cond(flip, lambda: tf.reverse(crops, [2]), lambda: crops)
     placed["boxes"] = augment.to_network(boxes, width, flip, scale, view)
     return placed
+
+
+def _read_masks(parsed, count):
+    """Reads the masks of all objects of a record.
+
+    Returns:
+        string [count], PNGs, empty for an object without a mask, and whether the record has one
+        each.
+    """
+    encoded, flags = parsed["image/object/mask"], parsed["image/object/has_mask"]
+    complete = (tf.size(encoded) == count) & ((tf.size(flags) == 0) | (tf.size(flags) == count))
+    has_no_mask = complete & (tf.size(flags) > 0)
+    marked = tf.cond(has_no_mask, lambda: tf.where(flags > 0, encoded, ""), lambda: encoded)
+    return marked, complete
 
 
 def _flags(values, count):

@@ -6,14 +6,14 @@ added. Nothing here needs TensorFlow. Letters: N objects, K keypoints.
 
 import dataclasses
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from rethink_tf.data import keypoint_sides
+
 HALF_PIXEL = 0.5
-_SIDES = {"left": "right", "right": "left"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,25 +29,35 @@ class KeypointLayout:
     flip_pairs: tuple[tuple[int, int], ...]
 
     @classmethod
-    def from_names(cls, names: Sequence[str]) -> "KeypointLayout":
-        """Pairs names that differ by "left" and "right", as "left_eye" and "right_eye" do.
+    def from_names(
+        cls, names: Sequence[str], flip_pairs: Sequence[str] | None = None
+    ) -> "KeypointLayout":
+        """Pairs names that differ by their side alone; see `keypoint_sides`.
+
+        Args:
+            names: K names, different from one another.
+            flip_pairs: "NAME:NAME" each, pairs that the names do not tell. None for none; given, be
+                it empty, a name may state a side and have no partner.
 
         Raises:
-            ValueError: if a name comes twice, or one with a side has no partner.
+            ValueError: if a name comes twice, a pair stated is none, or, without flip_pairs, a name
+                with "left" or "right" in it has no partner.
         """
-        positions = {name: position for position, name in enumerate(names)}
-        if len(positions) < len(names):
+        if len(set(names)) < len(names):
             raise ValueError(f"keypoint names {list(names)} are not distinct")
-        pairs = []
-        for name, position in positions.items():
-            other = re.sub("left|right", lambda match: _SIDES[match[0]], name)
-            if other not in positions:
+        stated = keypoint_sides.read_pairs(flip_pairs or (), names)
+        taken = {position for pair in stated for position in pair}
+        rest = [position for position in range(len(names)) if position not in taken]
+        found = keypoint_sides.find_pairs([names[position] for position in rest])
+        pairs = sorted([*stated, *((rest[a], rest[b]) for a, b in found)])
+        for name in keypoint_sides.find_one_sided(names, pairs) if flip_pairs is None else ():
+            if keypoint_sides.states_side_in_words(name):
+                other = keypoint_sides.mirrored_name(name)
                 raise ValueError(
                     f"keypoint {name!r} has no {other!r} beside it, which it becomes in a mirrored "
-                    "image; add that keypoint, or name this one without its side"
+                    "image; add that keypoint, name this one without its side, or state the pairs "
+                    "by --flip_pairs=NAME:NAME,... (--flip_pairs= for none)"
                 )
-            if position < positions[other]:
-                pairs.append((position, positions[other]))
         return cls(tuple(names), tuple(pairs))
 
     @classmethod
@@ -71,18 +81,23 @@ class KeypointLayout:
         return order
 
 
-def find_layout(categories: Sequence[dict], annotations: Sequence[Any]) -> KeypointLayout | None:
+def find_layout(
+    categories: Sequence[dict],
+    annotations: Sequence[Any],
+    flip_pairs: Sequence[str] | None = None,
+) -> KeypointLayout | None:
     """Finds the keypoints of a COCO file.
 
     Args:
         categories: checked entries; those with keypoints list their names under "keypoints".
         annotations: entries, unchecked.
+        flip_pairs: as of `KeypointLayout.from_names`.
 
     Returns:
         None if no category names keypoints, or no annotation has any.
 
     Raises:
-        ValueError: if the names are none, or two categories name different ones.
+        ValueError: if the names are none, two categories name different ones, or a pair is none.
     """
     named = [category for category in categories if category.get("keypoints")]
     if not named or not any(isinstance(a, dict) and a.get("keypoints") for a in annotations):
@@ -99,7 +114,7 @@ def find_layout(categories: Sequence[dict], annotations: Sequence[Any]) -> Keypo
                 f"categories {first['id']} and {category['id']} have different keypoints "
                 f"({first['keypoints']} and {names}); one data set has one list of them"
             )
-    return KeypointLayout.from_names(first["keypoints"])
+    return KeypointLayout.from_names(first["keypoints"], flip_pairs)
 
 
 def keypoints_problem(annotation: dict, num_keypoints: int) -> str | None:

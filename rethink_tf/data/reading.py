@@ -129,7 +129,7 @@ def _records_from(path, offset, is_remote):
 
 
 def _blank_element(spec, shape):
-    """A black image of id -1 without objects, as one element of a batch of `spec`."""
+    """A black image of the padding id without objects, as one element of a batch of `spec`."""
     height, width = tf.unstack(shape)
     blank = {
         key: tf.zeros(value.shape[1:], value.dtype)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from rethink_tf.data.examples import encode_example as encode_example  # of this interface
 from rethink_tf.data.frames import read_frames, remove_if_there, write_file
 from rethink_tf.data.frames import write_shard as write_shard  # part of this module's interface
 
@@ -98,85 +99,6 @@ class RecordIndex:
 def shard_name(shard: int, num_shards: int) -> str:
     """File name of one shard, e.g. `records-00003-of-00008.tfrecord`."""
     return f"records-{shard:05d}-of-{num_shards:05d}.tfrecord"
-
-
-def encode_example(
-    *,
-    image_id: int,
-    filename: str,
-    encoded: bytes,
-    image_format: str,
-    height: int,
-    width: int,
-    boxes: Any,
-    labels: Sequence[int],
-    names: Sequence[str],
-    is_crowd: Sequence[int],
-    areas: Sequence[float],
-    masks: Sequence[bytes] | None = None,
-    difficult: Sequence[int] | None = None,
-    keypoints: Any = None,
-) -> bytes:
-    """Serializes one image and its N objects; the same input gives the same bytes.
-
-    Args:
-        image_id: int64, unique in the data set.
-        filename: base name of the image, for people.
-        encoded: JPEG or PNG bytes that decode to three channels.
-        image_format: "jpeg" or "png".
-        height, width: pixels.
-        boxes: float [N, 4], (y1, x1, y2, x2), pixels of the stored image.
-        labels: N category ids of the data set (not contiguous class numbers).
-        names, is_crowd: N category names, and N values of 0 or 1.
-        areas: N areas in square pixels.
-        masks: N PNGs of [height, width] with values 0 and 1, or None for a data set without.
-        difficult: N values of 0 or 1 (PASCAL VOC), or None for a data set without.
-        keypoints: float [N, K, 3], (y, x, visibility), pixels of the stored image, or None for a
-            data set without.
-
-    Returns:
-        The serialized `tf.train.Example`.
-
-    Raises:
-        ValueError: if the lists differ in length.
-
-    Source: the schema of Model Garden's `tf_example_decoder`, which passes over keypoints;
-    "difficult" and the names of keypoints are of the object detection API before it, whose records
-    are the same else.
-    """
-    normalised = np.asarray(boxes, np.float64).reshape(-1, 4) / [height, width, height, width]
-    lists = {"labels": labels, "names": names, "is_crowd": is_crowd, "areas": areas}
-    given = {"masks": masks, "difficult": difficult, "keypoints": keypoints}
-    lists |= {name: values for name, values in given.items() if values is not None}
-    for name, values in lists.items():
-        if len(values) != len(normalised):
-            raise ValueError(f"image {image_id}: {len(normalised)} boxes but {len(values)} {name}")
-    features = {
-        "image/encoded": _bytes_feature([encoded]),
-        "image/format": _bytes_feature([image_format.encode()]),
-        "image/height": _int_feature([height]),
-        "image/width": _int_feature([width]),
-        "image/source_id": _bytes_feature([str(int(image_id)).encode()]),
-        "image/filename": _bytes_feature([filename.encode()]),
-        "image/object/class/label": _int_feature(labels),
-        "image/object/class/text": _bytes_feature([name.encode() for name in names]),
-        "image/object/is_crowd": _int_feature(is_crowd),
-        "image/object/area": _float_feature(areas),
-    }
-    for column, side in enumerate(("ymin", "xmin", "ymax", "xmax")):
-        features[f"image/object/bbox/{side}"] = _float_feature(normalised[:, column])
-    if masks is not None:
-        features["image/object/mask"] = _bytes_feature(masks)
-    if difficult is not None:
-        features["image/object/difficult"] = _int_feature(difficult)
-    if keypoints is not None:
-        y, x, visibility = np.moveaxis(np.asarray(keypoints, np.float64), -1, 0)
-        features["image/object/keypoint/y"] = _float_feature(y.ravel() / height)
-        features["image/object/keypoint/x"] = _float_feature(x.ravel() / width)
-        features["image/object/keypoint/visibility"] = _int_feature(visibility.ravel())
-        features["image/object/keypoint/num"] = _int_feature((visibility > 0).sum(-1))
-    example = tf.train.Example(features=tf.train.Features(feature=features))
-    return example.SerializeToString(deterministic=True)  # else in any order of the keys
 
 
 def begin_directory(directory: str, overwrite: bool) -> None:
@@ -294,7 +216,7 @@ def load_index(directory: str) -> RecordIndex:
         raise FileNotFoundError(
             f"no *.tfrecord in {directory}; make records with: python -m rethink_tf.data.coco"
         )
-    _check_all_shards_there(paths)
+    check_all_shards_there(paths)
     rows = []
     for shard, path in enumerate(paths):
         for offset, payload in read_frames(path):
@@ -337,18 +259,18 @@ def _read_index(directory: str) -> RecordIndex:
     return RecordIndex(directory=directory, paths=paths, **arrays)
 
 
-def _check_all_shards_there(paths: Sequence[str]) -> None:
-    """Raises FileNotFoundError if names `...-00000-of-0000S.tfrecord` do not come S times."""
+def check_all_shards_there(paths: Sequence[str]) -> None:
+    """Raises FileNotFoundError if names `...-00000-of-0000S...` do not come S times."""
     found = {}
     for path in paths:
-        match = re.fullmatch(r"(.*)-(\d{5,})-of-(\d{5,})\.tfrecord", path)
+        match = re.fullmatch(r"(.*)-(\d{5,})-of-(\d{5,})((?:\.\w+)?)", path)
         if match:
-            found.setdefault((match[1], int(match[3])), set()).add(int(match[2]))
-    for (prefix, total), shards in found.items():
+            found.setdefault((match[1], int(match[3]), match[4]), set()).add(int(match[2]))
+    for (prefix, total, ending), shards in found.items():
         missing = sorted(set(range(total)) - shards)
         if missing:
             raise FileNotFoundError(
-                f"{prefix}-{missing[0]:05d}-of-{total:05d}.tfrecord is missing "
+                f"{prefix}-{missing[0]:05d}-of-{total:05d}{ending} is missing "
                 f"({len(missing)} of {total} shards are); convert or copy the data set again"
             )
 
@@ -381,15 +303,3 @@ def _describe_example(payload: bytes, where: str) -> dict:
             count for count, crowd in zip(labelled, is_crowd, strict=False) if not crowd
         ),
     }
-
-
-def _bytes_feature(values) -> tf.train.Feature:
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
-
-
-def _int_feature(values) -> tf.train.Feature:
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=[int(v) for v in values]))
-
-
-def _float_feature(values) -> tf.train.Feature:
-    return tf.train.Feature(float_list=tf.train.FloatList(value=[float(v) for v in values]))

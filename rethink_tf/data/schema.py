@@ -9,17 +9,18 @@ side of a mask crop, K keypoints an object.
 | image_size | int32 | [B, 2] | height and width of the content, pixels |
 | original_size | int32 | [B, 2] | height and width of the stored image, pixels |
 | image_scale | float32 | [B, 2] | resized / stored size, for y and x |
-| image_id | int64 | [B] | the data set's id; -1 = padding image of an evaluation batch |
+| image_id | int64 | [B] | the data set's id; -2**63 = padding image of an evaluation batch |
 | boxes | float32 | [B, M, 4] | (y1, x1, y2, x2), pixels of the content, zero = padding |
 | classes | int32 | [B, M] | 1..C in the order of the sorted category ids, 0 = padding |
 | masks | uint8 | [B, M, S, S] | the object's mask cropped to its box, 0..255 (soft) |
+| has_mask | bool | [B, M] | whether the object has a mask; without one `masks` is 0 |
 | keypoints | float32 | [B, M, K, 3] | (y, x, visibility), pixels of the content |
 | padding | bool | [1] or [0] | [0]: all images fill H x W |
 
 A keypoint's visibility is 0 (not labelled; y and x are 0), 1 (hidden) or 2 (visible).
-Training batches have all keys (`masks` unless the pipeline leaves them out, `keypoints` if it
-includes them); evaluation batches have those up to `image_id`, and `padding`. The padding image of
-an evaluation batch is black, with both sizes 1.
+Training batches have all keys (`masks` and `has_mask` unless the pipeline leaves them out,
+`keypoints` if it includes them); evaluation batches have those up to `image_id`, and `padding`. The
+padding image of an evaluation batch is black, with both sizes 1.
 
 `padding` has a shape and no value: a step without padding is a program of its own. It is of the
 whole global batch, where images are rounded up to the network's coarsest stride (`ops.content`).
@@ -44,10 +45,12 @@ IMAGE_ID = "image_id"
 BOXES = "boxes"
 CLASSES = "classes"
 MASKS = "masks"
+HAS_MASK = "has_mask"
 KEYPOINTS = "keypoints"
 PADDING = content.PADDING
 
-PADDING_IMAGE_ID = -1
+# The one int64 that no data set's id can be; some count down from -1.
+PADDING_IMAGE_ID = -(2**63)
 MAX_OBJECTS = 100
 MASK_SIZE = 112  # four times the 28 x 28 of the mask head: crops of jittered RoIs stay sharp
 
@@ -84,7 +87,7 @@ def training_spec(
         batch_size: B, images of one replica; None leaves it open.
         image_shape: (H, W) of a bucket, pixels; None leaves both open.
         max_objects: M.
-        mask_size: S; None for batches without `masks`.
+        mask_size: S; None for batches without `masks` and `has_mask`.
         num_keypoints: K; None for batches without `keypoints`.
     """
     spec = evaluation_spec(batch_size, image_shape)
@@ -93,6 +96,7 @@ def training_spec(
     if mask_size is not None:
         shape = [batch_size, max_objects, mask_size, mask_size]
         spec[MASKS] = tf.TensorSpec(shape, tf.uint8)
+        spec[HAS_MASK] = tf.TensorSpec([batch_size, max_objects], tf.bool)
     if num_keypoints is not None:
         spec[KEYPOINTS] = tf.TensorSpec([batch_size, max_objects, num_keypoints, 3], tf.float32)
     return spec
@@ -152,7 +156,9 @@ def _check_values(batch: dict[str, np.ndarray], num_classes: int | None) -> None
     inside = (boxes[..., :2] >= 0).all() and np.all(boxes[..., 2:] <= size[:, None] + 1e-3)
     _require(inside, BOXES, "leaves the image", ids)
     if MASKS in batch:
-        _require(not batch[MASKS][padded].any(), MASKS, "is not zero where classes is 0", ids)
+        _require(not batch[HAS_MASK][padded].any(), HAS_MASK, "is true where classes is 0", ids)
+        no_mask = batch[MASKS][~batch[HAS_MASK]]
+        _require(not no_mask.any(), MASKS, "is not zero where there is no mask", ids)
     if KEYPOINTS in batch:
         keypoints = batch[KEYPOINTS]
         visibility = keypoints[..., 2]

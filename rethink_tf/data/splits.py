@@ -4,9 +4,10 @@ import dataclasses
 import json
 import os
 
+import numpy as np
 import tensorflow as tf
 
-from rethink_tf.data import records
+from rethink_tf.data import categories, foreign, records
 from rethink_tf.data.keypoints import KeypointLayout
 
 
@@ -17,20 +18,49 @@ class Split:
     Attributes:
         directory: str.
         index: `records.RecordIndex` of the images.
-        category_ids: sorted ids of the data set's categories.
+        categories: [{"id", "name"}] by id.
         has_masks: bool, whether its objects have masks.
         keypoints: `KeypointLayout` of its objects, None where they have none.
     """
 
     directory: str
     index: records.RecordIndex
-    category_ids: list
+    categories: list
     has_masks: bool
     keypoints: KeypointLayout | None = None
+
+    @property
+    def category_ids(self):
+        """Sorted ids of the data set's categories; class k is the k-th."""
+        return [entry["id"] for entry in self.categories]
 
     def ground_truth(self):
         """Returns the ground truth of its images, a dict in COCO form; see `load_ground_truth`."""
         return load_ground_truth(self.directory, self.index.image_id)
+
+
+def open_splits(mode, data_dir, train_split, evaluation_split, pipeline):
+    """Opens what a run needs; records without a manifest get one.
+
+    Args:
+        mode: "train", "evaluate" or "train_and_evaluate".
+        data_dir, pipeline: as of `open_split`.
+        train_split: str, the name of the directory to train on.
+        evaluation_split: str, that of the one to evaluate.
+
+    Returns:
+        `Split` to train on and `Split` to evaluate, None for what the mode needs not.
+
+    Raises:
+        ValueError: as `open_split`.
+    """
+    foreign.make_manifests(data_dir, (train_split, evaluation_split))
+    train_data = test_data = None
+    if mode != "evaluate":
+        train_data = open_split(data_dir, train_split, pipeline, is_training=True)
+    if mode != "train":
+        test_data = open_split(data_dir, evaluation_split, pipeline, is_training=False)
+    return train_data, test_data
 
 
 def open_split(data_dir, name, pipeline, is_training):
@@ -47,12 +77,13 @@ def open_split(data_dir, name, pipeline, is_training):
         `Split`.
 
     Raises:
-        ValueError: if the directory is not complete, has fewer images than are to be chosen, or no
-            keypoints where the pipeline includes them; the message says what is wrong with it.
+        ValueError: if the directory is not complete, has fewer images than are to be chosen, no
+            object to train on, or no keypoints where the pipeline includes them; the message says
+            what is wrong with it.
     """
     directory = os.path.join(data_dir, name)
     manifest = records.load_manifest(directory)
-    category_ids = sorted(each["id"] for each in records.load_categories(directory))
+    found = records.load_categories(directory)
     keypoints = KeypointLayout.from_manifest(manifest)
     if pipeline.include_keypoints and keypoints is None:
         raise ValueError(
@@ -61,7 +92,13 @@ def open_split(data_dir, name, pipeline, is_training):
             "python -m rethink_tf.data.coco --annotations=person_keypoints_train2017.json ..."
         )
     index = (pipeline.selected_index if is_training else pipeline.evaluation_index)(directory)
-    return Split(directory, index, category_ids, manifest.get("has_masks", True), keypoints)
+    if is_training and not index.num_objects.any():
+        raise ValueError(
+            f"{directory} has no object to train on in its {len(index)} images: see what was "
+            f"skipped in its {records.MANIFEST_FILE}, and convert the data again."
+        )
+    entries = [{"id": each["id"], "name": each["name"]} for each in found]
+    return Split(directory, index, entries, manifest.get("has_masks", True), keypoints)
 
 
 def check_splits(splits, needs_masks=False, needs_keypoints=False):
@@ -76,16 +113,17 @@ def check_splits(splits, needs_masks=False, needs_keypoints=False):
         The sorted category ids that all of them have.
 
     Raises:
-        ValueError: if their categories differ, one has no masks where they are needed, or their
-            keypoints differ where those are.
+        ValueError: if their categories differ by id or name, one has no masks where they are
+            needed, or their keypoints differ where those are.
     """
     first = splits[0]
     for split in splits:
-        if split.category_ids != first.category_ids:
+        places = first.directory, split.directory
+        differs = categories.difference(first.categories, split.categories, places)
+        if differs:
             raise ValueError(
-                f"{first.directory} and {split.directory} have different categories, ids "
-                f"{first.category_ids} and {split.category_ids}: convert both from files with the "
-                "same 'categories'."
+                f"{first.directory} and {split.directory} have different categories:\n{differs}\n"
+                "Convert both from files with the same 'categories', ids and names."
             )
         if needs_keypoints and split.keypoints != first.keypoints:
             names = [each.keypoints.names if each.keypoints else () for each in (first, split)]
@@ -115,6 +153,10 @@ def load_ground_truth(directory, image_ids):
         ValueError: if the directory has no ground truth, or not of one of the images.
     """
     path = os.path.join(directory, records.GROUND_TRUTH_FILE)
+    if records.load_manifest(directory).get("made_from") == foreign.SOURCE:
+        index = records.load_index(directory)
+        index = index.select(np.isin(index.image_id, image_ids))
+        return foreign.make_ground_truth(index, records.load_categories(directory))
     if not tf.io.gfile.exists(path):
         raise ValueError(
             f"{path} is not there, and evaluation needs it: convert the data set with "

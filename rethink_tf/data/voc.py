@@ -22,7 +22,8 @@ from xml.etree import ElementTree
 import tqdm
 from absl import app, flags
 
-from rethink_tf.data import coco_checks
+from rethink_tf.data import coco_checks, image_files
+from rethink_tf.data.skips import SkipLog
 
 if __name__ != "__mp_main__":
     # A worker process does without TensorFlow, see `coco`.
@@ -36,6 +37,10 @@ CLASSES = tuple(
     "person pottedplant sheep sofa train tvmonitor".split()
 )
 
+# What annotators' tools write in place of 0 and 1.
+_DIFFICULT = {"": 0, "0": 0, "false": 0, "no": 0, "unspecified": 0, "1": 1, "true": 1, "yes": 1}
+_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+_UNKNOWN = len(_IMAGE_ENDINGS)
 _IMAGES_A_YEAR = 10**6
 # Above every id of a year.
 _FIRST_HASHED_ID = 2**48
@@ -51,6 +56,8 @@ def convert(
     progress: bool = True,
     num_images: int | None = None,
     classes: Sequence[str] = CLASSES,
+    exif: str = image_files.APPLY,
+    sixteen_bit: str | None = None,
 ) -> dict:
     """Converts sets of images with their boxes to TFRecords.
 
@@ -59,6 +66,7 @@ def convert(
         output, num_shards, num_workers, strict, overwrite, progress, num_images: as in
             `coco.convert`.
         classes: names of the classes; the k-th (from 1) has category id k.
+        exif, sixteen_bit: as in `coco.convert`.
 
     Returns:
         The manifest, as it is in `output`. "num_objects" counts difficult ones too.
@@ -72,8 +80,9 @@ def convert(
     """
     if not sets:
         raise ValueError("no set was given; write FOLDER:LIST, such as VOCdevkit/VOC2007:trainval")
-    skips = coco_checks.SkipLog(strict)
-    reader = _Reader(classes, skips)
+    options = image_files.Options(exif, sixteen_bit)
+    skips = SkipLog(strict)
+    reader = _Reader(classes, skips, options)
     places = [_split_set(text) for text in sets]
     listed = [(folder, split, _read_list(folder, split)) for folder, split in places]
     for folder, split, names in listed:
@@ -92,6 +101,7 @@ def convert(
         overwrite=overwrite,
         progress=progress,
         num_images=num_images,
+        options=options,
     )
 
 
@@ -143,7 +153,9 @@ def _read_list(folder: str, split: str) -> list[str]:
         lists = ", ".join(name.removesuffix(".txt") for name in there) or "none"
         raise FileNotFoundError(f"{path} is missing; the lists there are: {lists}")
     with tf.io.gfile.GFile(path, "rb") as file:
-        lines = [line.split() for line in file.read().decode("utf-8-sig", "replace").splitlines()]
+        # Names of files keep bytes that are not UTF-8, by which they are found.
+        text = file.read().decode("utf-8-sig", "surrogateescape")
+        lines = [line.split() for line in text.splitlines()]
     for number, words in enumerate(lines, start=1):
         if len(words) > 1:
             raise ValueError(
@@ -166,12 +178,13 @@ class _Reader:
         parents: image id -> the folder that its "file_name" is relative to.
     """
 
-    def __init__(self, classes, skips):
+    def __init__(self, classes, skips, options):
         classes = [str(name).strip() for name in classes]
         if not all(classes) or len(set(classes)) != len(classes):
             raise ValueError(f"the classes must be different names, found {classes}")
         self._ids = {name: position for position, name in enumerate(classes, start=1)}
-        self._skips = skips
+        self._skips, self._options = skips, options
+        self._files_of: dict[str, dict[str, str]] = {}
         self._owners: dict[int, str] = {}
         self.object_names: dict[int, str] = {}
         self.parents: dict[int, str] = {}
@@ -205,15 +218,15 @@ class _Reader:
                 self._skips.add("annotation_malformed", f"{where}: {error}")
                 continue
             objects.append((f"{where} ({label})", entry))
+        file_name = self._find_image(folder, name, root.findtext("filename"))
         try:
-            size = {side: _read_size(root, side) for side in ("height", "width")}
+            size = self._read_size(root, os.path.join(parent, file_name))
         except _BadEntryError as error:
             self._skips.add("image_malformed", f"{shown}: {error}")
             for where, _ in objects:
                 self._skips.add("annotation_of_skipped_image", f"{where}: its image was skipped")
             return
         self.parents[key] = parent
-        file_name = f"{year}/JPEGImages/{name}.jpg"
         self.dataset["images"].append({"id": key, "file_name": file_name, **size})
         for where, entry in objects:
             number = len(self.object_names) + 1
@@ -231,6 +244,42 @@ class _Reader:
         self._owners[key] = owner
         return key
 
+    def _find_image(self, folder, name, stated):
+        """Returns the path of an image, from the folder above that of its year.
+
+        It is the file of the list's name, whatever its ending, else the one that <filename> states.
+        """
+        if folder not in self._files_of:
+            found = tf.io.gfile.listdir(os.path.join(folder, "JPEGImages"))
+            endings = {os.path.splitext(each) for each in sorted(found)}
+            # .jpg wins where an image lies there in several forms.
+            by_preference = sorted(endings, key=lambda e: (_rank(e[1]), e[1]), reverse=True)
+            self._files_of[folder] = {
+                stem: stem + ending for stem, ending in by_preference if _rank(ending) < _UNKNOWN
+            }
+        files = self._files_of[folder]
+        stated = os.path.basename((stated or "").strip().replace("\\", "/"))
+        found = files.get(name) or files.get(os.path.splitext(stated)[0]) or f"{name}.jpg"
+        return f"{os.path.basename(folder)}/JPEGImages/{found}"
+
+    def _read_size(self, root, path):
+        """Returns {"height", "width"}; the image tells them where the file states 0 or nothing."""
+        texts = {s: (root.findtext(f"size/{s}") or "").strip() for s in ("height", "width")}
+        if all(re.fullmatch(r"0*[1-9]\d{0,8}", text) for text in texts.values()):
+            return {side: int(text) for side, text in texts.items()}
+        if not all(re.fullmatch(r"0*", text) for text in texts.values()):
+            side = next(
+                s for s, text in texts.items() if not re.fullmatch(r"\d*", text) or int(text)
+            )
+            raise _BadEntryError(f"{side} of its size is {texts[side]!r}, not a positive integer")
+        try:
+            height, width = image_files.read_size(path, self._options)
+        except image_files.UnusableError as error:
+            raise _BadEntryError(
+                f"its size is {texts['height'] or 'missing'}, and of its image: {error.args[1]}"
+            ) from error
+        return {"height": height, "width": width}
+
     def _read_object(self, element, where):
         """Returns the name of the class, and the annotation without its ids."""
         label = (element.findtext("name") or "").strip()
@@ -244,21 +293,21 @@ class _Reader:
         sides = ("xmin", "ymin", "xmax", "ymax")
         x1, y1, x2, y2 = (_read_coordinate(element, side) for side in sides)
         x1, y1 = x1 - 1, y1 - 1
-        difficult = (element.findtext("difficult") or "0").strip()
-        if difficult not in ("0", "1"):
+        difficult = (element.findtext("difficult") or "").strip()
+        if difficult.lower() not in _DIFFICULT:
             raise _BadEntryError(f"difficult is {difficult!r}, not 0 or 1")
         return label, {
             "category_id": self._ids[label],
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "iscrowd": 0,
-            "difficult": int(difficult),
+            "difficult": _DIFFICULT[difficult.lower()],
         }
 
 
 def _parse(path):
     """Returns the root of an annotation file."""
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
+        with tf.io.gfile.GFile(os.fsencode(path), "rb") as file:
             root = ElementTree.fromstring(file.read())
     except tf.errors.NotFoundError as error:
         raise FileNotFoundError(path) from error
@@ -269,11 +318,10 @@ def _parse(path):
     return root
 
 
-def _read_size(root, side):
-    text = (root.findtext(f"size/{side}") or "").strip()
-    if not re.fullmatch(r"0*[1-9]\d{0,8}", text):
-        raise _BadEntryError(f"{side} of its size is {text!r}, not a positive integer")
-    return int(text)
+def _rank(ending):
+    """How much an ending of an image's file is preferred, 0 the most."""
+    ending = ending.lower()
+    return _IMAGE_ENDINGS.index(ending) if ending in _IMAGE_ENDINGS else _UNKNOWN
 
 
 def _read_coordinate(element, side):

@@ -17,9 +17,20 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 
 import tqdm
-from absl import app, flags
+from absl import app, flags, logging
 
-from rethink_tf.data import coco_checks, coco_images, frames, keypoints, records, subsets
+from rethink_tf.data import (
+    coco_checks,
+    coco_images,
+    decode_check,
+    frames,
+    image_files,
+    keypoints,
+    manifests,
+    records,
+    subsets,
+)
+from rethink_tf.data.skips import SkipLog
 
 _JOBS_AHEAD = 8  # per worker: images prepared before they are asked for
 
@@ -27,7 +38,7 @@ _JOBS_AHEAD = 8  # per worker: images prepared before they are asked for
 def write_records(
     checked: coco_checks.CheckedDataset,
     folder_of: Callable[[dict], str],
-    skips: coco_checks.SkipLog,
+    skips: SkipLog,
     where: str,
     source: dict,
     output: str,
@@ -36,6 +47,7 @@ def write_records(
     overwrite: bool,
     progress: bool,
     num_images: int | None,
+    options: image_files.Options,
 ) -> dict:
     """Writes the record directory of a data set whose entries were checked.
 
@@ -46,6 +58,7 @@ def write_records(
         where: what errors call the data set.
         source: what the manifest says of where the data came from.
         output, num_shards, num_workers, overwrite, progress, num_images: as in `coco.convert`.
+        options: how image files are read.
 
     Returns:
         The manifest, as it is in `output`.
@@ -55,8 +68,11 @@ def write_records(
     """
     if num_workers is not None and num_workers < 0:
         raise ValueError(f"num_workers is {num_workers}; give 0 or more")
+    stated = _count_stated(checked, skips)
     if not checked.images:
-        raise ValueError(f"{where}: no image is left to convert; skipped: {skips.counts()}")
+        raise ValueError(f"{where}: no image is left to convert{_why(skips)}")
+    if stated["objects"] and not _count_objects(itertools.chain(*checked.annotations.values())):
+        raise ValueError(_nothing_left(where, checked, skips))
     checked, subset = _take_subset(checked, num_images, where)
     if not 1 <= num_shards <= len(checked.images):
         raise ValueError(
@@ -64,26 +80,70 @@ def write_records(
             f"({where} has {len(checked.images)} that can be used)"
         )
     records.begin_directory(output, overwrite)
-    jobs = (
-        (folder_of(image), image, checked.annotations[image["id"]], checked.has_masks)
-        for image in checked.images
+    workers = os.cpu_count() if num_workers is None else num_workers
+    rows, shards, kept = _write_images(
+        checked, folder_of, skips, options, output, num_shards, workers, progress
     )
-    prepared = _prepare_all(jobs, os.cpu_count() if num_workers is None else num_workers)
-    bar = tqdm.tqdm(prepared, total=len(checked.images), unit="image", disable=not progress)
-    with contextlib.closing(prepared), bar:
-        images_done = iter(bar)
-        rows, shards, kept = _write_shards(output, num_shards, images_done, checked, skips)
-        next(images_done, None)  # lets the bar reach its end
+    skips.log()
     if not kept:
-        raise ValueError(f"{where}: no image could be used; skipped: {skips.counts()}")
-    manifest = _manifest(checked, kept, shards, skips) | {"subset": subset, "source": source}
+        raise ValueError(f"{where}: no image could be used{_why(skips)}")
+    if stated["objects"] and not _count_objects(a for item in kept for a in item.annotations):
+        raise ValueError(_nothing_left(where, checked, skips))
+    summary = skips.loud_summary(stated["images"], stated["objects"])
+    if summary:
+        logging.warning("%s", summary)
+    manifest = manifests.make_manifest(checked, kept, shards, skips, options)
+    manifest |= {"subset": subset, "source": source}
     frames.write_file(
-        os.path.join(output, records.GROUND_TRUTH_FILE), json.dumps(_ground_truth(checked, kept))
+        os.path.join(output, records.GROUND_TRUTH_FILE),
+        json.dumps(manifests.make_ground_truth(checked, kept)),
     )
     paths = [os.path.join(output, entry["file"]) for entry in shards]
     records.write_index(records.RecordIndex.from_rows(output, paths, rows))
     records.write_manifest(output, manifest)
     return manifest
+
+
+def _write_images(checked, folder_of, skips, options, output, num_shards, num_workers, progress):
+    """Reads, checks and writes all images; arguments and returns as of `_write_shards`."""
+    jobs = (
+        (folder_of(image), image, checked.annotations[image["id"]], checked.has_masks, options)
+        for image in checked.images
+    )
+    prepared = _prepare_all(jobs, num_workers)
+    decoded = decode_check.check_all(prepared)
+    bar = tqdm.tqdm(decoded, total=len(checked.images), unit="image", disable=not progress)
+    with contextlib.closing(prepared), contextlib.closing(decoded), bar:
+        images_done = iter(bar)
+        written = _write_shards(output, num_shards, images_done, checked, skips)
+        next(images_done, None)  # lets the bar reach its end
+    return written
+
+
+def _count_stated(checked, skips):
+    """How many images and objects the source states, those left out already included."""
+    counts = skips.num_left_out()
+    objects = sum(map(len, checked.annotations.values()))
+    return {
+        "images": counts["images"] + len(checked.images),
+        "objects": counts["objects"] + objects,
+    }
+
+
+def _count_objects(annotations):
+    return sum(not annotation["iscrowd"] for annotation in annotations)
+
+
+def _why(skips):
+    causes = f", the commonest causes:\n{skips.causes()}" if skips.entries else ""
+    return f"; skipped: {skips.counts()}{causes}"
+
+
+def _nothing_left(where, checked, skips):
+    """Says that no object is left, and what became of those that were stated."""
+    crowds = sum(bool(a["iscrowd"]) for a in itertools.chain(*checked.annotations.values()))
+    found = f" ({crowds:,} crowd regions, which are not trained on, are left)" if crowds else ""
+    return f"{where}: no object is left to train on or to find{found}{_why(skips)}"
 
 
 def _take_subset(checked, num_images, where):
@@ -148,7 +208,9 @@ def _write_shards(output, num_shards, prepared, checked, skips):
         for item in itertools.islice(prepared, num_images):
             for reason, entry in item.skipped:
                 skips.add(reason, entry)
-            if item.encoded is None:
+            for note in item.notes:
+                skips.note(*note)
+            if item.loaded is None:
                 continue
             yield _encode(item, names, checked.keypoints)
             crowds = sum(bool(a["iscrowd"]) for a in item.annotations)
@@ -159,7 +221,7 @@ def _write_shards(output, num_shards, prepared, checked, skips):
                     "height": item.image["height"],
                     "width": item.image["width"],
                     "num_objects": len(item.annotations) - crowds,
-                    "num_keypoints": _count_labelled(item.annotations, checked.keypoints),
+                    "num_keypoints": manifests.count_labelled(item.annotations, checked.keypoints),
                 }
             )
             # Not the copies that came from the worker: COCO's polygons fill a gigabyte.
@@ -167,7 +229,14 @@ def _write_shards(output, num_shards, prepared, checked, skips):
             annotations = [originals[a["id"]] for a in item.annotations]
             for original, annotation in zip(annotations, item.annotations, strict=True):
                 original.setdefault("area", annotation["area"])
-            kept.append(coco_images.PreparedImage(item.image, annotations, []))
+                if annotation.get("segmentation") != original.get("segmentation"):
+                    original["segmentation"] = annotation["segmentation"]
+            item.loaded.encoded = b""
+            kept.append(
+                coco_images.PreparedImage(
+                    item.image, annotations, [], loaded=item.loaded, has_mask=item.has_mask
+                )
+            )
 
     for shard in range(num_shards):
         start, stop = (len(checked.images) * k // num_shards for k in (shard, shard + 1))
@@ -180,10 +249,6 @@ def _write_shards(output, num_shards, prepared, checked, skips):
         num_bytes = sum(lengths) + frames.FRAME_OVERHEAD_BYTES * len(lengths)
         shards.append({"file": name, "records": len(lengths), "bytes": num_bytes})
     return rows, shards, kept
-
-
-def _count_labelled(annotations: list[dict], layout: keypoints.KeypointLayout | None) -> int:
-    return keypoints.count_labelled(annotations) if layout else 0
 
 
 def _encode(
@@ -199,8 +264,8 @@ def _encode(
     return records.encode_example(
         image_id=item.image["id"],
         filename=os.path.basename(item.image["file_name"]),
-        encoded=item.encoded,
-        image_format=item.image_format,
+        encoded=item.loaded.encoded,
+        image_format=item.loaded.image_format,
         height=item.image["height"],
         width=item.image["width"],
         boxes=[[y, x, y + height, x + width] for x, y, width, height in boxes],
@@ -209,42 +274,10 @@ def _encode(
         is_crowd=[a["iscrowd"] for a in item.annotations],
         areas=[a["area"] for a in item.annotations],
         masks=item.masks,
+        has_mask=item.has_mask,
         difficult=difficult,
         keypoints=layout and keypoints.read_keypoints(item.annotations, len(layout.names)),
     )
-
-
-def _manifest(checked, kept, shards, skips) -> dict:
-    annotations = [a for item in kept for a in item.annotations]
-    objects = collections.Counter(a["category_id"] for a in annotations if not a["iscrowd"])
-    return {
-        "version": records.MANIFEST_VERSION,
-        "shards": shards,
-        "num_images": len(kept),
-        "num_objects": sum(objects.values()),
-        "num_crowds": len(annotations) - sum(objects.values()),
-        "num_difficult": sum(a.get("difficult") == 1 for a in annotations),
-        "has_masks": checked.has_masks,
-        "keypoints": checked.keypoints and checked.keypoints.as_dict(),
-        "num_keypoints": _count_labelled(annotations, checked.keypoints),
-        "categories": [
-            {"id": c["id"], "name": c["name"], "num_objects": objects[c["id"]]}
-            for c in checked.categories
-        ],
-        "num_clipped": sum(a["id"] in checked.clipped_ids for a in annotations),
-        "skipped": skips.counts(),
-        "skipped_entries": skips.entries,
-    }
-
-
-def _ground_truth(checked, kept) -> dict:
-    return {
-        "info": {},
-        **checked.info,
-        "categories": checked.categories,
-        "images": [item.image for item in kept],
-        "annotations": [a for item in kept for a in item.annotations],
-    }
 
 
 def define_output_flags() -> None:
@@ -265,6 +298,20 @@ def define_output_flags() -> None:
         "Write that many images, chosen from the hash of their ids: the same ones everywhere, the "
         "smaller choice inside the larger. Default: all.",
         lower_bound=1,
+    )
+    flags.DEFINE_enum(
+        "exif",
+        image_files.APPLY,
+        image_files.EXIF_OPTIONS,
+        "apply: images are annotated as they are shown, turned by their EXIF orientation. ignore: "
+        "in the pixels as stored.",
+    )
+    flags.DEFINE_enum(
+        "sixteen_bit",
+        None,
+        image_files.SIXTEEN_BIT_OPTIONS,
+        "How images of 16 bits become 8 bits: full divides by 257, range maps each image's own "
+        "lowest and highest value to 0 and 255. Default: they are left out, with their range.",
     )
     flags.DEFINE_bool("strict", False, "Stop at the first bad entry instead of skipping it.")
     flags.DEFINE_bool("overwrite", False, "Replace finished records in --output.")
@@ -290,12 +337,10 @@ def run_with_flags(converter: Callable[..., dict], argv: list[str], **source) ->
             strict=values.strict,
             overwrite=values.overwrite,
             num_images=values.num_images,
+            exif=values.exif,
+            sixteen_bit=values.sixteen_bit,
         )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    labelled = f", {manifest['num_keypoints']} keypoints" if manifest["keypoints"] else ""
-    print(
-        f"{values.output}: {manifest['num_images']} images, {manifest['num_objects']} objects, "
-        f"{manifest['num_crowds']} crowds{labelled} in {len(manifest['shards'])} shards; "
-        f"{manifest['num_clipped']} boxes clipped, skipped: {manifest['skipped'] or 'nothing'}"
-    )
+    for line in manifests.describe(values.output, manifest):
+        print(line)

@@ -14,7 +14,7 @@ from operator import itemgetter
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from rethink_tf.evaluation import keypoints
+from rethink_tf.evaluation import keypoints, result_checks
 
 _NO_BOX = (np.nan,) * 4
 # pycocotools 2.0.11 fails on longer lists of masks with NumPy 2.
@@ -99,10 +99,11 @@ class GroundTruth:
         Returns:
             `Instances`; None where there are objects, but no mask, or no keypoints, for any of
             them. An object without keypoints among others that have some has none labelled.
+            For "segm", without the objects that have no mask; a crowd region's is its box then.
 
         Raises:
-            ValueError: if an annotation has no box or no mask, its image no size, or two
-                annotations a different number of keypoints.
+            ValueError: if an annotation has no box, its image no size, or two annotations a
+                different number of keypoints.
         """
         rows = np.flatnonzero(kept[self._images])
         entries = [self._annotations[row] for row in rows.tolist()]
@@ -120,6 +121,9 @@ class GroundTruth:
         elif iou_type == "segm":
             if entries and not any(entry.get("segmentation") for entry in entries):
                 return None
+            # Others without a mask are for `unmasked` to see to.
+            held = [bool(e.get("segmentation") or e.get("iscrowd")) for e in entries]
+            rows, entries = rows[held], list(itertools.compress(entries, held))
             shapes = [self._run_lengths(row) for row in rows.tolist()]
             areas = itertools.repeat(None)
         areas = [
@@ -145,13 +149,22 @@ class GroundTruth:
         rows = np.flatnonzero(kept[self._images])
         return np.array([self._annotations[row].get(key) == 1 for row in rows.tolist()], bool)
 
+    def have(self, key, kept):
+        """Returns bool, one each of `instances` by box: whether an annotation has a key's value."""
+        rows = np.flatnonzero(kept[self._images])
+        return np.array([bool(self._annotations[row].get(key)) for row in rows.tolist()], bool)
+
     def _run_lengths(self, row):
         """Returns an annotation's mask as compressed run lengths, made at the first call."""
         if self._lengths[row] is None:
             entry = self._annotations[row]
-            _check_has(entry, "segmentation", "segm")
+            segmentation = entry.get("segmentation")
+            if not segmentation:
+                _check_has(entry, "bbox", "segm")
+                x, y, w, h = entry["bbox"]
+                segmentation = [[x, y, x + w, y, x + w, y + h, x, y + h]]
             size = image_size(self.images[entry["image_id"]])
-            self._lengths[row] = compress(entry["segmentation"], *size)
+            self._lengths[row] = compress(segmentation, *size)
         return self._lengths[row]
 
 
@@ -179,7 +192,7 @@ class Results:
         except (AttributeError, KeyError, TypeError, ValueError):
             valid = False
         if not valid:
-            _explain(results, truth)
+            result_checks.explain(results, truth)
         self._results, self._truth = results, truth
 
     def instances(self, iou_type, kept, categories):
@@ -238,7 +251,8 @@ class Results:
             valid = False
         if not valid:
             for row, mask in zip(rows.tolist(), masks, strict=True):
-                _check_mask(row, mask, self._image(row))
+                image = self._image(row)
+                result_checks.check_mask(row, mask, image, image_size(image))
         return masks
 
     def _keypoints(self, rows):
@@ -349,52 +363,4 @@ def _check_has(entry, key, iou_type):
         raise ValueError(
             f"annotation {entry.get('id')} of image {entry['image_id']} has no '{key}': add it, or "
             f"leave '{iou_type}' out of iou_types"
-        )
-
-
-def _explain(results, truth):
-    """Raises ValueError for the first result that is wrong."""
-    for index, result in enumerate(results):
-        for key in ("image_id", "category_id", "score"):
-            if key not in result:
-                raise ValueError(f"result {index} has no '{key}'")
-        where = f"result {index} (image {result['image_id']})"
-        if result["image_id"] not in truth.image_positions:
-            raise ValueError(
-                f"{where}: the ground truth has no image with id {result['image_id']}; "
-                "the detections belong to other images"
-            )
-        if result["category_id"] not in truth.category_positions:
-            raise ValueError(
-                f"{where}: the ground truth has no category with id {result['category_id']}; "
-                "class indices must be mapped to the data set's ids"
-            )
-        if not _are_finite([result["score"]], 1):
-            raise ValueError(f"{where}: the score is {result['score']}; it must be finite")
-        box = result.get("bbox", [0, 0, 0, 0])
-        if not _are_finite(box, 4) or min(box[2:]) < 0:
-            raise ValueError(f"{where}: bbox must be finite [x, y, width, height], found {box}")
-
-
-def _are_finite(values, length):
-    """Tells whether this is a sequence of so many finite numbers."""
-    try:
-        values = np.asarray(values, np.float64)
-    except (TypeError, ValueError):
-        return False
-    return values.shape == (length,) and bool(np.isfinite(values).all())
-
-
-def _check_mask(row, mask, image):
-    where = f"result {row} (image {image['id']})"
-    if not isinstance(mask, dict) or not isinstance(mask.get("counts"), (str, bytes)):
-        raise ValueError(
-            f"{where}: 'segmentation' must be compressed run lengths; for detections without "
-            "masks leave 'segm' out of iou_types"
-        )
-    size = image_size(image)
-    if list(mask.get("size", ())) != size:
-        raise ValueError(
-            f"{where}: the mask's size is {mask.get('size')}, that of the image {size} "
-            "(height, width)"
         )

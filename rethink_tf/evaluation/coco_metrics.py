@@ -17,7 +17,7 @@ import numpy as np
 from absl import logging
 
 from rethink_tf import files
-from rethink_tf.evaluation import coco_columns, coco_engines
+from rethink_tf.evaluation import coco_columns, coco_engines, unmasked
 from rethink_tf.evaluation import keypoints as keypoint_lib
 
 # The order of pycocotools' `COCOeval.stats`. AP is over IoU 0.50:0.05:0.95; s, m and l are objects
@@ -122,7 +122,8 @@ def evaluate(ground_truth, results, iou_types=("bbox", "segm"), image_ids=None, 
     Crowd regions are ignored as COCO does: a detection inside of one counts neither as right nor as
     wrong; for keypoints, so are objects without a labelled one. A metric without any ground truth
     is -1. Where the ground truth has no masks at all, all mask metrics are -1, with a warning, and
-    so with keypoints.
+    so with keypoints. Where some objects have none, these are neither found nor missed by a mask;
+    see `unmasked`.
 
     Args:
         ground_truth: dict in COCO's form, or the path of its JSON file, or
@@ -212,6 +213,9 @@ def _measure(measure, iou_type, truth, found, kept):
     detections = found.instances(iou_type, kept, present)
     if not len(present):
         return None, []
+    if iou_type == "segm" and not truth.have("segmentation", kept).all():
+        is_counted = unmasked.counted(truth, found, kept, present)
+        detections = detections.take(np.flatnonzero(is_counted))
     objects, detections = (
         dataclasses.replace(each, categories=np.searchsorted(present, each.categories))
         for each in (objects, detections)

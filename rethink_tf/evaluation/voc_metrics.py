@@ -14,7 +14,7 @@ import gin
 import numpy as np
 from absl import logging
 
-from rethink_tf.evaluation import coco_columns, coco_metrics
+from rethink_tf.evaluation import box_pairs, coco_columns, coco_metrics
 
 AREA, ELEVEN_POINTS = "area", "11_points"
 HEADLINE = "voc/mAP"
@@ -177,27 +177,11 @@ def _best_objects(detections, objects):
     by_image = np.argsort(detections.images, kind="stable")
     objects_by_image = np.argsort(objects.images, kind="stable")
     for image in np.intersect1d(detections.images, objects.images):
-        rows = _rows_of(image, detections.images, by_image)
-        columns = _rows_of(image, objects.images, objects_by_image)
-        ious = _iou(detections.shapes[rows], objects.shapes[columns])
+        rows = box_pairs.rows_of(image, detections.images, by_image)
+        columns = box_pairs.rows_of(image, objects.images, objects_by_image)
+        ious = box_pairs.iou(detections.shapes[rows], objects.shapes[columns])
         best[rows], overlap[rows] = columns[ious.argmax(1)], ious.max(1)
     return best, overlap
-
-
-def _rows_of(image, images, order):
-    """Returns the rows of an image, where `order` sorts `images`."""
-    sides = (np.searchsorted(images, image, side, sorter=order) for side in ("left", "right"))
-    return order[slice(*sides)]
-
-
-def _iou(first, second):
-    """IoU float64 [N, M] of boxes (x, y, width, height) [N, 4], [M, 4]; 0 where both are empty."""
-    first, second = first[:, np.newaxis], second[np.newaxis]
-    low = np.maximum(first[..., :2], second[..., :2])
-    high = np.minimum(first[..., :2] + first[..., 2:], second[..., :2] + second[..., 2:])
-    intersection = np.maximum(high - low, 0).prod(-1)
-    union = first[..., 2:].prod(-1) + second[..., 2:].prod(-1) - intersection
-    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
 
 
 def _check(rule, iou_threshold):

@@ -103,9 +103,9 @@ class MaskRCNN(tf_keras.Model):
 
         Args:
             batch: dict as in `data.schema`: image uint8 [B, H, W, 3] and image_size int32 [B, 2],
-                in training also image_id, boxes, classes, and masks and keypoints where there is a
-                head for them. B is static; H and W are multiples of the backbone's coarsest
-                stride.
+                in training also image_id, boxes, classes, and masks, has_mask (without it, every
+                object has a mask) and keypoints where there is a head for them. B is static; H and
+                W are multiples of the backbone's coarsest stride.
             training: bool.
             seed: int32 [2], of the run and the step; needed in training.
             num_stages: int, how many stages of the box head train; None for all.
@@ -236,7 +236,7 @@ class MaskRCNN(tf_keras.Model):
 
     def _train(self, features, batch, seed, num_stages, content):
         image_size, boxes, classes = batch["image_size"], batch["boxes"], batch["classes"]
-        masks = batch.get("masks")
+        masks, has_mask = batch.get("masks"), batch.get("has_mask")
         if not self.static_shapes:
             # Padding rows cost time in the matching of every anchor.
             used = tf.maximum(tf.reduce_max(tf.reduce_sum(tf.cast(classes > 0, tf.int32), 1)), 1)
@@ -261,7 +261,7 @@ class MaskRCNN(tf_keras.Model):
         pool = self._roi_align(features, content)
         pooled = pool(sampled["rois"], self.box_head.roi_size)
         if self.mask_head:
-            outputs |= self._train_masks(pool, sampled, boxes, masks)
+            outputs |= self._train_masks(pool, sampled, boxes, masks, has_mask)
         if self.keypoint_head:
             outputs |= self._train_keypoints(pool, sampled, batch["keypoints"])
         for key in ("rpn_logits", "rpn_deltas", "mask_logits", "keypoint_logits"):
@@ -306,8 +306,8 @@ class MaskRCNN(tf_keras.Model):
             rois, classes, matches = rois[:, :used], classes[:, :used], matches[:, :used]
         return rois, classes, matches
 
-    def _train_masks(self, pool, sampled, boxes, masks):
-        """Runs the mask head on the positives.
+    def _train_masks(self, pool, sampled, boxes, masks, has_mask):
+        """Runs the mask head on the positives whose object has a mask.
 
         Returns:
             dict: mask_logits and mask_targets float32 [P, S, S], mask_valid bool [P].
@@ -319,6 +319,8 @@ class MaskRCNN(tf_keras.Model):
         flat_boxes, flat_classes = tf.reshape(rois, [-1, 4]), tf.reshape(classes, [-1])
         object_boxes = tf.reshape(tf.gather(boxes, matches, batch_dims=1), [-1, 4])
         valid = flat_classes > 0
+        if has_mask is not None:
+            valid &= tf.reshape(tf.gather(has_mask, matches, batch_dims=1), [-1])
         size = 2 * head.roi_size
         crops = tf.gather(masks, matches, batch_dims=1)
         crops = tf.reshape(crops, [-1, *masks.shape[2:]])

@@ -6,10 +6,12 @@ which a small image is enlarged so that its labels can be read, P keypoints of a
 
 import colorsys
 import io
+import unicodedata
 import zlib
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 from PIL import Image, ImageDraw, ImageFont
 
 from rethink_tf import files
@@ -140,6 +142,31 @@ def side_by_side(image, truth, detections):
     return np.asarray(canvas)
 
 
+def drawable_names(names):
+    """Gives every class a name that pictures can show.
+
+    Pillow's own font has ASCII's letters alone, and draws others as empty boxes.
+
+    Args:
+        names: {category id: name}.
+
+    Returns:
+        {category id: name}, without its accents where that helps, else "class <id>"; each of these
+        is logged.
+    """
+    font = _font((_MIN_LONG_SIDE, _MIN_LONG_SIDE))
+    shown = {}
+    for key, name in names.items():
+        letters = unicodedata.normalize("NFKD", name)
+        plain = "".join(each for each in letters if not unicodedata.combining(each))
+        candidates = (name, plain, f"class {key}")
+        shown[key] = next(each for each in candidates if _has_glyphs(font, each))
+    replaced = [f"{shown[key]} is {name}" for key, name in names.items() if shown[key] != name]
+    if replaced:
+        logging.info("Pictures have no letters for some classes: %s.", ", ".join(replaced))
+    return shown
+
+
 def save_png(path, image):
     """Writes an image as PNG, whole or not at all.
 
@@ -236,6 +263,18 @@ def _overlap(one, other):
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     return max(width, 0) * max(height, 0)
+
+
+def _has_glyphs(font, text):
+    """Whether a font has a glyph of its own for every letter of a text."""
+    missing = _glyph(font, "\uffff")  # no font has this one
+    return all(letter.isspace() or _glyph(font, letter) != missing for letter in text)
+
+
+def _glyph(font, letter):
+    """A letter as it is drawn, to be compared."""
+    mask = font.getmask(letter)
+    return mask.size, bytes(mask)
 
 
 def _font(size, scale=1.0):

@@ -27,7 +27,9 @@ class SamplePictures:
             step: variable that counts the training steps.
             label: str, added to the pictures' names, for another evaluation of the same step.
         """
-        self._names = {entry["id"]: entry["name"] for entry in ground_truth["categories"]}
+        self._names = pictures.drawable_names(
+            {entry["id"]: entry["name"] for entry in ground_truth["categories"]}
+        )
         self._annotations = {}
         for annotation in ground_truth["annotations"]:
             self._annotations.setdefault(annotation["image_id"], []).append(annotation)
@@ -80,12 +82,13 @@ class SamplePictures:
             x, y, w, h = annotation["bbox"]
             boxes.append(np.array([y, x, y + h, x + w]) * scale)
             names.append(self._names[annotation["category_id"]])
+            mask = np.zeros([height, width], np.uint8)  # of an object without one
             if annotation.get("segmentation"):
-                mask = Image.fromarray(_decode(annotation["segmentation"], height, width))
-                masks.append(np.asarray(mask.resize(shape[::-1], Image.Resampling.NEAREST)))
+                mask = _decode(annotation["segmentation"], height, width)
+            resized = Image.fromarray(mask).resize(shape[::-1], Image.Resampling.NEAREST)
+            masks.append(np.asarray(resized))
         boxes = np.reshape(boxes, [-1, 4])
         keypoints = read_keypoints(annotations) * [*scale[:2], 1] if with_keypoints else None
-        masks = masks if len(masks) == len(boxes) else None
         return pictures.Objects(boxes, names, None, masks, keypoints)
 
 

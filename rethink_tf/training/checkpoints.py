@@ -10,7 +10,7 @@ import tempfile
 import tensorflow as tf
 from absl import logging
 
-from rethink_tf.training import averaging
+from rethink_tf.training import averaging, checkpoint_shapes
 
 AVERAGES = "averages"  # what a checkpoint calls the averages of the weights
 
@@ -106,6 +106,7 @@ def restore_newest(checkpoint, directory):
                 f"The checkpoint {path} holds no averaged weights, because its run had none: take "
                 "run.weight_average = None, or the checkpoint as run.init_checkpoint of a new run."
             )
+        checkpoint_shapes.check(checkpoint, path)
         checkpoint.restore(path).assert_existing_objects_matched()
         return path
     if paths:
@@ -158,6 +159,10 @@ def initialize(detector, path):
         names = tf.train.load_checkpoint(found).get_variable_to_shape_map()
         of_classifier = any(name.startswith("backbone/") for name in names)
         parts = detector.pretrained_parts() if of_classifier else {"model": detector}
+    except Exception as error:  # one of many, as above
+        raise ValueError(f"The checkpoint {found} cannot be read: {error}") from error
+    checkpoint_shapes.check(tf.train.Checkpoint(**parts), found)
+    try:
         status = tf.train.Checkpoint(**parts).read(found)
         status.assert_existing_objects_matched().expect_partial()
         if _holds_averages(found):

@@ -11,9 +11,13 @@ from collections.abc import Callable
 import numpy as np
 
 from rethink_tf.models.resnet import ResNet
+from rethink_tf.ops import anchors
 
-# In a checkpoint, but no weights: constants that our gin files state themselves.
-CONSTANTS = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.cell_anchors")
+_CELL_ANCHORS = "proposal_generator.anchor_generator.cell_anchors."
+# In a checkpoint, but no weights: constants that our gin files state themselves. The anchors are
+# compared.
+CONSTANTS = ("pixel_mean", "pixel_std", _CELL_ANCHORS)
+_ANCHOR_TOLERANCE = 0.05  # pixels
 # PyTorch's batch normalization counts its batches; with a momentum nothing uses the number.
 COUNTERS = (".norm.num_batches_tracked",)
 
@@ -107,22 +111,25 @@ def load(detector, arrays, input_format="BGR"):
         input_format: "BGR" or "RGB".
 
     Raises:
-        ValueError: if a name is missing or left over, or a shape differs; every one is named.
+        ValueError: if a name is missing or left over, a shape differs, or the checkpoint states
+            other anchors than the detector has; every one is named.
     """
-    assign(parameters(detector, input_format), arrays.get("model", arrays))
+    state = arrays.get("model", arrays)
+    assign(parameters(detector, input_format), state, _anchor_problems(detector.rpn, state))
 
 
-def assign(pairs, state):
+def assign(pairs, state, further_problems=()):
     """Assigns arrays to variables, all of them or none.
 
     Args:
         pairs: list of Parameter.
         state: dict {name: array}; `CONSTANTS` and `COUNTERS` in it are passed over.
+        further_problems: texts, for which nothing is assigned either.
 
     Raises:
         ValueError: as of `load`.
     """
-    problems, values, known = [], [], set()
+    problems, values, known = list(further_problems), [], set()
     for pair in pairs:
         known.add(pair.name)
         if pair.name not in state:
@@ -153,6 +160,30 @@ def assign(pairs, state):
         )
     for variable, value in values:
         variable.assign(value)
+
+
+def _anchor_problems(rpn, state):
+    """Yields how the anchors that a checkpoint states differ from the detector's."""
+    stated = {name for name in state if name.startswith(_CELL_ANCHORS)}
+    for position, sizes in enumerate(rpn.anchor_sizes if stated else ()):
+        name = f"{_CELL_ANCHORS}{position}"
+        ours = anchors.cell_anchors(sizes, rpn.aspect_ratios)[:, [1, 0, 3, 2]]
+        theirs = np.asarray(state[name]) if name in state else np.zeros([0, 4])
+        stated.discard(name)
+        if theirs.shape != ours.shape or np.abs(theirs - ours).max() > _ANCHOR_TOLERANCE:
+            yield (
+                f"{name}: anchors of {_sides(theirs)} pixels (width x height), the detector has "
+                f"{_sides(ours)}: bind RPN.anchor_sizes, RPN.anchor_scale or RPN.aspect_ratios"
+            )
+    for name in sorted(stated):
+        yield f"{name}: anchors of {_sides(state[name])} pixels, of a level the detector has not"
+
+
+def _sides(boxes):
+    """The sides of boxes (x1, y1, x2, y2) as a text."""
+    boxes = np.reshape(boxes, [-1, 4])
+    sides = np.round(boxes[:, 2:] - boxes[:, :2]).astype(int)
+    return ", ".join(f"{width}x{height}" for width, height in sides.tolist()) or "no"
 
 
 def num_classes(arrays):

@@ -14,8 +14,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 from record_features import read_features
 
-from rethink_tf.data import coco, records, subsets, writing
+from rethink_tf.data import coco, records, schema, splits, subsets, writing
 from rethink_tf.data.pipeline import Pipeline
+from rethink_tf.evaluation import coco_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -190,6 +191,35 @@ def test_a_subset_larger_than_the_data_is_one_clear_error(coco_source):
     assert not (coco_source.root / "records").exists()
 
 
+def test_any_id_of_63_bits_is_trained_on_and_evaluated(coco_source):
+    """Some tools count down from -1; hashes lie above 2**53, where float64 has gaps."""
+    new = {1: -1, 2: 2**53 + 1, 3: 2**63 - 1, 4: -(2**63) + 1}
+    for image in coco_source.dataset["images"]:
+        image["id"] = new[image["id"]]
+    for annotation in coco_source.dataset["annotations"]:
+        annotation["image_id"] = new[annotation["image_id"]]
+    output, _ = coco_source.convert(strict=True)
+    pipeline = Pipeline(min_side=20, max_side=30, parallel_records=2)
+
+    batches = [batch["image_id"].numpy() for batch in pipeline.evaluation(output, 3)]
+    ids = np.concatenate(batches).tolist()
+    assert sorted(ids) == sorted([*new.values(), schema.PADDING_IMAGE_ID, schema.PADDING_IMAGE_ID])
+    trained = pipeline.training(output, [3, 20], 4, seed=1).take(1)
+    assert sorted(next(iter(trained))["image_id"].numpy().tolist()) == sorted(new.values())
+    truth = splits.load_ground_truth(output, new.values())
+    found = [
+        {
+            "image_id": a["image_id"],
+            "category_id": a["category_id"],
+            "bbox": a["bbox"],
+            "score": 0.9,
+        }
+        for a in truth["annotations"]
+        if not a["iscrowd"]
+    ]
+    assert coco_metrics.evaluate(truth, found, ("bbox",))["box/AP"] == pytest.approx(1.0)
+
+
 def test_difficult_is_kept_where_coco_files_have_it(coco_source):
     coco_source.dataset["annotations"][0]["difficult"] = 1
     coco_source.add(difficult="hard")
@@ -228,7 +258,7 @@ def test_command_line_ends_with_one_clear_line(coco_source, monkeypatch):
     output = coco_source.root / "records"
     values = {"images": str(folder), "annotations": str(path), "output": str(output)}
     values |= {"num_shards": 2, "num_workers": 0, "strict": True, "overwrite": False}
-    values |= {"num_images": None}
+    values |= {"num_images": None, "flip_pairs": None, "exif": "apply", "sixteen_bit": None}
     monkeypatch.setattr(writing.flags, "FLAGS", types.SimpleNamespace(**values))
 
     with pytest.raises(SystemExit, match="error: unknown_category: annotation 99 of image 1"):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from pycocotools.coco import COCO
 from record_features import read_features
 
 from rethink_tf.data import coco_checks, coco_images, records
@@ -54,7 +55,7 @@ def _image_file(path, pixels, mode, image_format):
         image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
     elif mode == "RGBA":
         image.putalpha(200)
-    elif mode == "EXIF":  # "turn by 90 degrees": COCO's sizes and boxes are those before it
+    elif mode == "EXIF":  # "turn by 90 degrees", for data annotated before that
         exif = Image.Exif()
         exif[0x0112] = 6
         image.save(path, image_format, exif=exif)
@@ -92,7 +93,8 @@ def test_every_kind_of_image_decodes_to_what_it_shows(
         shown = image.convert("RGB") if mode != "I;16" else None
     expected = np.asarray(shown) if shown else np.repeat(coco_source.pixels(1)[..., :1], 3, axis=-1)
 
-    feature = read_features(coco_source.convert(strict=True)[0])[1]
+    options = {"exif": "ignore", "sixteen_bit": "full"}
+    feature = read_features(coco_source.convert(strict=True, **options)[0])[1]
 
     assert feature["image/format"].bytes_list.value[:] == [stored.encode()]
     encoded = feature["image/encoded"].bytes_list.value[0]
@@ -100,6 +102,82 @@ def test_every_kind_of_image_decodes_to_what_it_shows(
         pixels = decode(encoded, channels=3).numpy().astype(int)
         assert pixels.shape == (coco_source.height, coco_source.width, 3)
         assert np.abs(pixels - expected).max() <= tolerance
+
+
+GOOD = [4, 3, 14, 3, 14, 9, 4, 9]
+LINE, POINT = [4, 3, 9, 3], [4, 3]
+WITHOUT_MASK = [
+    (None, []),
+    (None, None),
+    (None, "absent"),
+    ("segmentation_empty", [[]]),
+    ("segmentation_empty", [LINE]),
+    ("segmentation_empty", [POINT, LINE]),
+    ("segmentation_empty", [[50, 50, 60, 50, 60, 60]]),
+    ("segmentation_malformed", GOOD),
+    ("segmentation_malformed", [4, 3, 10, 6]),
+    ("segmentation_malformed", [GOOD[:-1]]),
+    ("segmentation_malformed", [[1, 2, 3, 4, 5, "6"]]),
+    ("segmentation_malformed", [[1, 2, 3, 4, 5, 1e300]]),
+    ("segmentation_malformed", "polygon"),
+    ("segmentation_malformed", {"size": [30, 20], "counts": [600]}),
+    ("segmentation_malformed", {"size": [20, 30], "counts": [599]}),
+    ("segmentation_malformed", {"size": [20, 30], "counts": [700, -100]}),
+    ("segmentation_malformed", {"size": [20, 30], "counts": "zzzzzzzzzzzzzzz"}),
+    ("segmentation_malformed", {"size": [20, 30], "counts": "\x00\x01"}),
+]
+
+
+def test_objects_whose_mask_cannot_be_drawn_are_kept_without_one(coco_source):
+    del coco_source.dataset["annotations"][1:]
+    coco_source.dataset["annotations"][0]["id"] = 1
+    for number, (_, segmentation) in enumerate(WITHOUT_MASK, start=2):
+        coco_source.add(id=number, bbox=[4, 3, 10, 6], segmentation=segmentation)
+        if segmentation == "absent":
+            del coco_source.dataset["annotations"][-1]["segmentation"]
+
+    output, manifest = coco_source.convert()
+
+    assert manifest["skipped"] == {} and manifest["has_masks"] and manifest["num_masks"] == 1
+    assert manifest["num_objects"] == 1 + len(WITHOUT_MASK)
+    reasons = [reason for reason, _ in WITHOUT_MASK if reason]
+    assert manifest["noted"] == {reason: reasons.count(reason) for reason in set(reasons)}
+    assert "annotation 5 of image 1 (1.png): a polygon of 0 points" in str(
+        manifest["noted_entries"]
+    )
+    feature = read_features(output)[1]
+    has_mask = list(feature["image/object/has_mask"].int64_list.value)
+    assert has_mask == [1] + [0] * len(WITHOUT_MASK)
+    masks = [tf.io.decode_png(png).numpy() for png in feature["image/object/mask"].bytes_list.value]
+    assert [mask.any() for mask in masks] == [flag == 1 for flag in has_mask]
+    # What is left in the ground truth can be drawn.
+    truth = COCO(f"{output}/{records.GROUND_TRUTH_FILE}")
+    assert [bool(a.get("segmentation")) for a in truth.anns.values()] == [f == 1 for f in has_mask]
+    # A malformed one stops a strict conversion; a box alone does not.
+    coco_source.dataset["annotations"] = coco_source.dataset["annotations"][:7]
+    assert coco_source.convert("boxes", strict=True)[1]["num_masks"] == 1
+    coco_source.add(segmentation="polygon")
+    with pytest.raises(coco_checks.BadEntryError, match="segmentation_malformed: annotation 99"):
+        coco_source.convert("strict", strict=True)
+
+
+def test_good_polygons_beside_bad_ones_are_kept(coco_source):
+    parts = [[GOOD, POINT], [GOOD, LINE], [LINE, GOOD], [GOOD, []], [GOOD, GOOD[:-1]]]
+    parts += [[GOOD, [20, 12, 26, 12, 26, 18, 20, 18]]]
+    for number, segmentation in enumerate(parts, start=1):
+        coco_source.add(id=number, bbox=[4, 3, 10, 6], segmentation=segmentation)
+    del coco_source.dataset["annotations"][:4]
+
+    output, manifest = coco_source.convert()
+
+    assert manifest["skipped"] == {} and manifest["num_masks"] == 6
+    assert manifest["noted"] == {"segmentation_parts_left_out": 5}
+    feature = read_features(output)[1]
+    assert "image/object/has_mask" not in feature  # all have one
+    masks = [tf.io.decode_png(png).numpy() for png in feature["image/object/mask"].bytes_list.value]
+    assert [int(mask.sum()) for mask in masks] == [60] * 5 + [96]
+    truth = COCO(f"{output}/{records.GROUND_TRUTH_FILE}")
+    assert [truth.annToMask(truth.anns[k]).sum() for k in range(1, 7)] == [60] * 5 + [96]
 
 
 def test_rle_equals_pycocotools_on_random_masks(coco_source):

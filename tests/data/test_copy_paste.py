@@ -154,6 +154,25 @@ def test_objects_beside_a_small_image_enlarge_its_content(paste):
     schema.check_batch(element, schema.training_spec(1, SIZE, ROWS, SIDE), num_classes=2)
 
 
+def test_objects_without_a_mask_are_not_pasted_and_hidden_with_all_of_their_box(paste):
+    """Of the first image: one under the pasted square, one half under it, one with a mask."""
+    boxes = [(10, 6, 20, 18), (10, 12, 20, 40), (30, 30, 38, 46)]
+    first = example(1, SIZE, boxes, [3] * 3, shape=square, has_mask=[False, False, True])
+    second = [(8, 4, 22, 20), (24, 4, 30, 10), (2, 36, 10, 46)]
+    second = example(2, SIZE, second, [7] * 3, shape=square, has_mask=[True, False, False])
+
+    for draw in (0.5, 0.99):
+        draws = [draw, 0.4, 0.1, 0.2, 0, 0]
+        found, cut = paste(first, False, SIZE, second, False, SIZE, draws)
+        assert cut == 0 and found["classes"].tolist() == [1, 1, 2, 0, 0]
+        assert found["boxes"][:3].tolist() == [[10, 12, 20, 40], [30, 30, 38, 46], [8, 4, 22, 20]]
+        assert found["has_mask"].tolist() == [False, True, True, False, False]
+        element = {key: value[np.newaxis] for key, value in found.items()}
+        schema.check_batch(element, schema.training_spec(1, SIZE, ROWS, SIDE), num_classes=2)
+    nothing, _ = paste(first, False, SIZE, second, False, SIZE, [0.49, 0.4, 0.1, 0.2, 0, 0])
+    assert nothing["classes"].tolist() == [1, 1, 1, 0, 0]
+
+
 def test_of_too_many_the_largest_are_kept(paste):
     boxes = [(0, x, 4 + x // 8, x + 6) for x in (0, 8, 16, 24)]
 

@@ -13,6 +13,7 @@ from rethink_tf.data import coco, records, schema
 from rethink_tf.data.pipeline import Pipeline
 from rethink_tf.data.reading import PipelineCounters
 
+PADDING = schema.PADDING_IMAGE_ID
 CATEGORY_IDS = [7, 3, 90]
 BUCKETS = ((32, 48), (48, 32))
 SETTINGS = {
@@ -253,12 +254,12 @@ def test_evaluation_is_of_all_images_whatever_is_trained_on(drawn):
     assert len(pipeline.selected_index(drawn)) == 4
     index = pipeline.evaluation_index(drawn)
     assert index.image_id.tolist() == list(range(1, 11))
-    assert set(by_image(pipeline.evaluation(drawn, 2))) - {-1} == set(range(1, 11))
+    assert set(by_image(pipeline.evaluation(drawn, 2))) - {PADDING} == set(range(1, 11))
 
     same = Pipeline(**SETTINGS, num_images=4, evaluation_num_images=4)
     chosen = same.selected_index(drawn).image_id.tolist()
     assert same.evaluation_index(drawn).image_id.tolist() == chosen
-    assert set(by_image(same.evaluation(drawn, 2))) - {-1} == set(chosen)
+    assert set(by_image(same.evaluation(drawn, 2))) - {PADDING} == set(chosen)
 
 
 @pytest.mark.parametrize("setting", ["num_images", "evaluation_num_images"])
@@ -317,12 +318,12 @@ def test_evaluation_has_each_image_once_and_padding(drawn):
     for batch in batches:
         schema.check_batch(batch, spec)
     ids = [batch["image_id"].numpy().tolist() for batch in batches]
-    assert sorted(sum(ids, [])) == [-1, -1, *range(1, 11)]
+    assert sorted(sum(ids, [])) == [PADDING, PADDING, *range(1, 11)]
     # As many batches as there must be; one alone has both orientations.
     mixed = [len({image_id <= 6 for image_id in batch if image_id > 0}) for batch in ids]
     assert sorted(mixed) in ([1, 1, 1], [1, 1, 2])
-    last = next(batch for batch in batches if -1 in batch["image_id"].numpy())
-    padding = last["image_id"].numpy() == -1
+    last = next(batch for batch in batches if PADDING in batch["image_id"].numpy())
+    padding = last["image_id"].numpy() == PADDING
     assert not last["image"][padding].numpy().any() and len(last["padding"]) == 1
     assert last["image_size"][padding].numpy().tolist() == [[1, 1]] * 2
     expected = Image.fromarray(pixels(7, 40, 32)).resize((30, 38), Image.Resampling.BILINEAR)
@@ -351,7 +352,7 @@ def test_evaluation_in_further_sizes(tmp_path):
         tight = tuple(-(-np.max(sizes, 0) // 32) * 32)
         assert tuple(batch["image"].shape[1:3]) == (tight if place % 4 else (32, 48))
     ids = sorted(tuple(batch["image_id"].numpy()) for batch in batches[::4])
-    assert sorted(sum(ids, ())) == [-1, 1, 2, 3] and len(ids) == 2
+    assert sorted(sum(ids, ())) == [PADDING, 1, 2, 3] and len(ids) == 2
     for batch in batches:
         schema.check_batch(batch, schema.evaluation_spec(2))
     # From the stored image, not from the one in the pipeline's own size.

@@ -18,6 +18,7 @@ def good_batch():
     batch["boxes"][0, 0] = [1, 2, 6, 9]
     batch["classes"][0, 0] = 3
     batch["masks"][0, 0] = 255
+    batch["has_mask"][0, 0] = True
     return batch
 
 
@@ -44,6 +45,8 @@ def test_evaluation_spec_is_the_image_part():
         ("boxes", np.array([[[1, 2, 1, 9], [0, 0, 0, 0]]], np.float32), "no area"),
         ("boxes", np.array([[[1, 2, 6, 10], [0, 0, 0, 0]]], np.float32), "leaves the image"),
         ("masks", np.full([1, 2, 4, 4], 9, np.uint8), "masks.*not zero where"),
+        ("has_mask", np.array([[True, True]]), "has_mask.*is true where classes is 0"),
+        ("has_mask", np.array([[False, False]]), "masks.*not zero where there is no mask"),
         ("image", np.full([1, 8, 12, 3], 9, np.uint8), "content beyond"),
     ],
 )

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from record_features import read_features
 from voc_source import VocSource, voc_object
 
@@ -204,13 +205,12 @@ BAD_IMAGES = {
         {"annotation_file_malformed": 1},
     ),
     "another root": (spoil_file(b"<html></html>"), {"annotation_file_malformed": 1}),
-    "no size": (spoil_file(b"<annotation></annotation>"), {"image_malformed": 1}),
-    "size of zero": (
+    "size of no number": (
         lambda source: source.add(
             "VOC2007",
             "000005",
             voc_object("dog", 1, 1, 9, 9),
-            "<width>0</width><height>40</height>",
+            "<width>-60</width><height>40</height>",
             lists=[],
         ),
         {"image_malformed": 1, "annotation_of_skipped_image": 1},
@@ -235,13 +235,49 @@ BAD_IMAGES = {
 @pytest.mark.parametrize("name", BAD_IMAGES)
 def test_bad_image_is_skipped_counted_and_named(source, name):
     spoil, expected = BAD_IMAGES[name]
+    source.add("VOC2007", "000009", voc_object("dog", 1, 1, 9, 9))
     spoil(source)
 
     output, manifest = source.convert("VOC2007:train")
 
     assert manifest["skipped"] == expected
     assert all("000005" in entry["entry"] for entry in manifest["skipped_entries"])
-    assert records.load_index(output).image_id.tolist() == [2007000007]
+    assert records.load_index(output).image_id.tolist() == [2007000007, 2007000009]
+
+
+def test_no_object_left_is_an_error_with_its_causes(source):
+    (source.root / "VOC2007/JPEGImages/000005.jpg").unlink()
+
+    with pytest.raises(ValueError, match=r"no object is left(.|\n)*1 x image_missing.*000005"):
+        source.convert("VOC2007:train")
+
+
+def test_images_of_other_endings_and_what_tools_write_for_nothing(source):
+    """PNG and JPEG by name or by <filename>, sizes of 0, and words for difficult."""
+    folder = source.root / "VOC2007" / "JPEGImages"
+    words = {"000010": "Unspecified", "000011": "False", "000012": "1", "000013": ""}
+    for name, word in words.items():
+        size = "<width>0</width><height>0</height>" if name == "000010" else None
+        size = "" if name == "000011" else size
+        source.add("VOC2007", name, voc_object("dog", 1, 1, 9, 9, word), size, lists=["other"])
+    for name, other in {
+        "000010.jpg": "000010.png",
+        "000011.jpg": "000011.JPEG",
+        "000013.jpg": "photo 13.png",
+    }.items():
+        with Image.open(folder / name) as image:
+            image.save(folder / other)
+        (folder / name).unlink()
+    xml = source.xml("VOC2007", "000013")
+    stated = "<annotation>\n<filename>C:\\images\\photo 13.jpg</filename>"
+    xml.write_text(xml.read_text().replace("<annotation>", stated))
+
+    output, manifest = source.convert("VOC2007:other", strict=True)
+
+    assert (manifest["num_images"], manifest["num_objects"], manifest["num_difficult"]) == (4, 4, 1)
+    names = [image["file_name"].rsplit("/")[-1] for image in read_truth(output)["images"]]
+    assert names == ["000010.png", "000011.JPEG", "000012.jpg", "photo 13.png"]
+    assert records.load_index(output).width.tolist() == [60] * 4
 
 
 def test_boxes_that_leave_the_image_are_cut(source):

@@ -187,12 +187,6 @@ def test_ground_truth_without_masks(truth, perfect):
     assert len(metrics) == 2 * (12 + 3)
 
 
-def test_ground_truth_with_some_masks_is_refused(truth, perfect):
-    truth["annotations"][2]["segmentation"] = []
-    with pytest.raises(ValueError, match="annotation 2 of image 6 has no 'segmentation'"):
-        coco_metrics.evaluate(truth, perfect)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

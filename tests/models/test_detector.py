@@ -114,6 +114,22 @@ def test_padding_rows_do_not_matter(tiny_detector, tiny_batch, reference_step):
     assert_same_step(step, reference_step, tiny_detector.trainable_variables)
 
 
+def test_objects_without_a_mask_train_boxes_alone(tiny_detector, tiny_batch, reference_step):
+    expected = reference_step[0]
+    has_mask = tiny_batch["classes"] > 0
+    losses, _ = train_step(tiny_detector, tiny_batch | {"has_mask": tf.zeros_like(has_mask)})
+    assert losses["mask"] == 0.0
+    for name in expected.keys() - {"mask"}:
+        np.testing.assert_allclose(losses[name], expected[name], rtol=1e-5, err_msg=name)
+    # The second object's mask counts for nothing, and is no part of the mean either.
+    one = tiny_batch | {"has_mask": has_mask & [[True, False, False, False]]}
+    losses, _ = train_step(tiny_detector, one)
+    other = tf.where(one["has_mask"][..., tf.newaxis, tf.newaxis], tiny_batch["masks"], 255)
+    again, _ = train_step(tiny_detector, one | {"masks": other})
+    assert losses["mask"] == again["mask"] and losses["mask"] > 0.0
+    assert losses["mask"] != expected["mask"]
+
+
 def test_the_order_of_the_batch_does_not_matter(tiny_detector, tiny_batch, reference_step):
     reversed_batch = {key: tf.reverse(value, [0]) for key, value in tiny_batch.items()}
     step = train_step(tiny_detector, reversed_batch)

@@ -209,13 +209,26 @@ def test_all_that_does_not_fit_is_named_at_once_and_nothing_assigned(detector):
         np.testing.assert_array_equal(value, expected)
 
 
-def test_constants_of_a_checkpoint_are_no_parameters(detector):
-    state = checkpoint(detector) | {
-        "pixel_mean": np.zeros([3, 1, 1]),
-        "pixel_std": np.ones([3, 1, 1]),
-        "proposal_generator.anchor_generator.cell_anchors.0": np.zeros([3, 4]),
-    }
-    detectron2.load(detector, state)
+def test_constants_of_a_checkpoint_are_no_parameters_but_its_anchors_are_compared(detector):
+    # Detectron2's own numbers for 32 pixels and the ratios 0.5, 1 and 2: (x1, y1, x2, y2).
+    anchors = np.array(
+        [
+            [-22.627417, -11.313708, 22.627417, 11.313708],
+            [-16.0, -16.0, 16.0, 16.0],
+            [-11.313708, -22.627417, 11.313708, 22.627417],
+        ]
+    )
+    name = "proposal_generator.anchor_generator.cell_anchors"
+    levels = {f"{name}.{level}": anchors * 2**level for level in range(5)}
+    state = checkpoint(detector) | {"pixel_mean": np.zeros([3, 1, 1])}
+    detectron2.load(detector, state | {"pixel_std": np.ones([3, 1, 1])} | levels)
+    other = levels | {f"{name}.0": anchors[:, [1, 0, 3, 2]], f"{name}.5": anchors}
+    del other[f"{name}.4"]
+    with pytest.raises(ValueError) as raised:
+        detectron2.load(detector, state | other)
+    lines = str(raised.value).splitlines()[1:]
+    assert [line.split(":")[0].strip() for line in lines] == [f"{name}.{k}" for k in (0, 4, 5)]
+    assert "23x45, 32x32, 45x23 pixels" in lines[0] and "RPN.aspect_ratios" in lines[0]
 
 
 @pytest.mark.parametrize("normalizer", ["syncbn", "frozen_bn"])
