@@ -98,7 +98,7 @@ def parse(gin_files: Sequence[str], gin_params: Sequence[str] = ()) -> None:
     _check_macros_fit()
     check_required()
     gin.finalize()
-    logging.info("Parsed %s and %d bindings of the command line.", paths, len(gin_params))
+    logging.debug("Parsed %s and %d bindings of the command line.", paths, len(gin_params))
 
 
 def check_required() -> None:
@@ -114,6 +114,17 @@ def check_required() -> None:
             f"  --gin_param='{name}={value}'" for name, value in zip(missing, values, strict=True)
         )
         raise ConfigError(f"The experiment needs values that were not given. Add:\n{flags}")
+
+
+def bindings_of(selector: str) -> str:
+    """Returns what is bound of a part, on one line for a message.
+
+    Args:
+        selector: the part's name, as short as it is unique.
+    """
+    found = gin_config._REGISTRY.get_match(selector)
+    bound = {key: value for key, value in bindings().items() if key[1] == found.selector}
+    return ", ".join(f"{_name(key)} = {value!r}" for key, value in bound.items()) or "none"
 
 
 def check_all_used() -> None:
@@ -200,7 +211,8 @@ def _explain(error: Exception, gin_params: Sequence[str]) -> str:
         if error.filename is None:
             head = f"Bad syntax ({error.msg}) in one of --gin_param={list(gin_params)}"
             near += "\n  A text needs quotes of its own: --gin_param='DATA_DIR=\"/data/coco\"'."
-    return f"{head.rstrip('.')}{near}" + (f"\n{where}" if where else "")
+    places = "; ".join(line.strip() for line in where.splitlines())
+    return f"{head.rstrip('.')}{near}" + (f". {places}" if places else "")
 
 
 def _check_macros_exist() -> None:

@@ -13,9 +13,13 @@ from typing import Any
 
 from gin import config as gin_config
 
+# An annotation: a whole number of at least 1.
+Count = typing.Annotated[int, "at least 1"]
+
 _NAMES = {
     bool: "True or False",
     int: "a whole number",
+    Count: "a whole number of at least 1",
     float: "a number",
     str: "a text in quotes",
     tuple: "a list of values",
@@ -67,10 +71,14 @@ def check_value(part: Any, binding: str, name: str, value: Any) -> None:
     """
     if any(True for _ in gin_config.iterate_references(value)):
         return
-    accepted = _accepted(part, named_parameters(part)[name])
+    parameter = named_parameters(part)[name]
+    accepted = _accepted(part, parameter)
     if accepted and not any(_fits(value, kind) for kind in accepted):
         kinds = [_NAMES[kind] for kind in accepted if kind is not int or float not in accepted]
         raise ValueError(f"{binding} = {value!r}: the value must be {' or '.join(kinds)}")
+    if callable(parameter.default) and parameter.default is not parameter.empty:
+        if value is not None:
+            raise ValueError(f"{binding} = {value!r}: the value must be a part, such as @Name")
 
 
 def _function(part: Any) -> Any:
@@ -81,6 +89,8 @@ def _function(part: Any) -> Any:
 def _fits(value: Any, kind: type) -> bool:
     if kind is bool or isinstance(value, bool):
         return isinstance(value, bool) and kind is bool
+    if kind is Count:
+        return _fits(value, int) and value >= 1
     if kind is int:
         return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if kind is float:
@@ -100,9 +110,9 @@ def _accepted(part: Any, parameter: inspect.Parameter) -> tuple[type, ...]:
 
 
 def _annotated(part: Any, name: str) -> tuple[type, ...]:
-    annotation = typing.get_type_hints(_function(part))[name]
+    annotation = typing.get_type_hints(_function(part), include_extras=True)[name]
     is_union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
     members = typing.get_args(annotation) if is_union else (annotation,)
-    kinds = [typing.get_origin(member) or member for member in members]
+    kinds = [m if m is Count else typing.get_origin(m) or m for m in members]
     kinds = [_OF_ANNOTATIONS.get(kind, kind) for kind in kinds]
     return tuple(kinds) if all(kind in _NAMES for kind in kinds) else ()

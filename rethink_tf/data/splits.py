@@ -101,6 +101,11 @@ def check_splits(splits, needs_masks=False, needs_keypoints=False):
     return first.category_ids
 
 
+def category_names(split):
+    """Returns {category id: name} of a `Split`."""
+    return {each["id"]: each["name"] for each in records.load_categories(split.directory)}
+
+
 def load_ground_truth(directory, image_ids):
     """Returns the images and annotations of some records.
 

@@ -17,6 +17,7 @@ import tensorflow as tf
 import tqdm
 from absl import logging
 
+from rethink_tf import console
 from rethink_tf.data import schema
 from rethink_tf.evaluation import coco_metrics, overlap, pasting
 
@@ -63,7 +64,14 @@ class Predictor:
 
 
 class Evaluator(orbit.AbstractEvaluator):
-    """Evaluates for Orbit's controller: predict, paste, save the detections, measure, record."""
+    """Evaluates for Orbit's controller: predict, paste, save the detections, measure, record.
+
+    Attributes:
+        metrics: {name: float} of the last evaluation; empty before there was one.
+        results_path: str, where its detections are; None likewise.
+        seconds: float, how long all evaluations of this object took.
+        pictures: as given.
+    """
 
     def __init__(
         self,
@@ -116,7 +124,7 @@ class Evaluator(orbit.AbstractEvaluator):
         self._category_ids = np.asarray(sorted(category_ids))
         self._model_dir, self._step, self._is_chief = model_dir, step, is_chief
         self.pictures, self._is_augmented, self._weights = pictures, is_augmented, weights
-        self.metrics, self.results_path = {}, None
+        self.metrics, self.results_path, self.seconds = {}, None, 0.0
 
     @property
     def score(self):
@@ -133,10 +141,19 @@ class Evaluator(orbit.AbstractEvaluator):
             None; the numbers are in `metrics`, in `metrics.jsonl` and in the summaries.
         """
         del num_steps
+        logging.info(
+            "Evaluating %d images at step %d%s.",
+            self._num_images,
+            int(self._step.numpy()),
+            " by test augmentation" if self._is_augmented else "",
+        )
         start, results = time.monotonic(), []
-        title = "evaluating by test augmentation" if self._is_augmented else "evaluating"
         batches = tqdm.tqdm(
-            self._make_batches(), title, self._num_batches, disable=not self._is_chief
+            self._make_batches(),
+            "evaluating",
+            self._num_batches,
+            disable=not (self._is_chief and console.shows_bars()),
+            leave=False,
         )
         with self._weights(), overlap.InOrder(self._results) as background:
             for position, batch in enumerate(batches):
@@ -148,6 +165,7 @@ class Evaluator(orbit.AbstractEvaluator):
                     self._show(batch, outputs)
             results += itertools.chain(*background.finish())
         self.metrics = self._measure.evaluate(results)
+        self.seconds += time.monotonic() - start
         if self._is_chief:
             self._record(results, time.monotonic() - start)
 
@@ -242,6 +260,7 @@ class Evaluator(orbit.AbstractEvaluator):
             " by test augmentation" if self._is_augmented else "",
             seconds,
             self._measure.format_table(self.metrics),
+            extra=console.KEPT,
         )
 
 
