@@ -116,6 +116,32 @@ def check_required() -> None:
         raise ConfigError(f"The experiment needs values that were not given. Add:\n{flags}")
 
 
+def derive(values: dict[str, Any], over_files: bool = False) -> None:
+    """Binds values that follow from a run's data, where files and command line bind nothing.
+
+    Args:
+        values: {binding: value}, such as {"RPN.anchor_scale": 0.5}.
+        over_files: whether they replace what files bind, though not what the command line binds.
+    """
+    _sources.derive(values, over_files)
+
+
+def value_of(binding: str) -> Any:
+    """Returns what is bound, a macro's value in its place, a part as a callable; None for nothing.
+
+    Args:
+        binding: such as "run.data_dir".
+    """
+    try:
+        value = gin.query_parameter(binding)
+    except ValueError:
+        return None
+    if not isinstance(value, gin_config.ConfigurableReference):
+        return value
+    function = value.scoped_configurable_fn
+    return function() if value.config_key[1] == MACRO else function
+
+
 def bindings_of(selector: str) -> str:
     """Returns what is bound of a part, on one line for a message.
 
@@ -244,13 +270,13 @@ def _check_macros_fit() -> None:
 def idle_bindings(selectors: Sequence[str]) -> set[Key]:
     """Returns the bindings that may be without effect in a run that calls these parts alone.
 
-    They are those of overlays of none of these parts, and those of files whose part a later file
-    took away.
+    They are those of overlays, and derived ones, of none of these parts, and those of files whose
+    part a later file took away.
     """
     overlaid = {
         key
         for key, source in _sources.of.items()
-        if source.is_overlay and key[1] not in selectors and key[1] != MACRO
+        if source.is_general and key[1] not in selectors and key[1] != MACRO
     }
     return overlaid | _sources.left_without_part(selectors).keys()
 

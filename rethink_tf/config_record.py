@@ -82,16 +82,10 @@ def compare(model_dir: str | os.PathLike, ignore: Sequence[str] = OPERATIONAL) -
         config.ConfigError: naming every binding that differs, with both values; or the
             `config.json` that can't be read.
     """
-    path = pathlib.Path(model_dir) / "config.json"
-    if not path.exists():
+    record = _read(model_dir)
+    if record is None:
         return
-    try:
-        record = json.loads(path.read_text())
-        there, parts = dict(record["bindings"]), record.get("parts")
-    except (ValueError, KeyError, TypeError) as error:
-        raise config.ConfigError(
-            f"{path} is damaged ({error}): remove it, or choose another MODEL_DIR."
-        ) from error
+    there, parts = record
     now = canonical_bindings(parts)
     lines = []
     for name in sorted(there.keys() | now.keys()):
@@ -106,6 +100,35 @@ def compare(model_dir: str | os.PathLike, ignore: Sequence[str] = OPERATIONAL) -
             + "\nChoose another folder (--gin_param='MODEL_DIR=\"/another/folder\"'), "
             "or run with the values there."
         )
+
+
+def recorded(model_dir: str | os.PathLike, name: str) -> str | None:
+    """Returns the canonical value that an earlier start in a folder bound, None where none did.
+
+    Args:
+        model_dir: the run's folder.
+        name: 'part.parameter'.
+
+    Raises:
+        config.ConfigError: if its `config.json` can't be read.
+    """
+    record = _read(model_dir)
+    found = record[0] if record else {}
+    return next((value for key, value in found.items() if _matches(key, [name])), None)
+
+
+def _read(model_dir):
+    """Returns the bindings and parts that a folder's `config.json` records, None without one."""
+    path = pathlib.Path(model_dir) / "config.json"
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text())
+        return dict(record["bindings"]), record.get("parts")
+    except (ValueError, KeyError, TypeError) as error:
+        raise config.ConfigError(
+            f"{path} is damaged ({error}): remove it, or choose another MODEL_DIR."
+        ) from error
 
 
 def _canonical(value: Any, bindings: dict[config.Key, Any]) -> str:

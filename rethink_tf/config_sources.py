@@ -23,23 +23,27 @@ from rethink_tf import config_values
 MACRO = "gin.macro"
 # (scope, full selector, parameter): how gin's tables are keyed.
 Key = tuple[str, str, str]
+DERIVED = "the data"
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a value was bound: the file (None for the command line), and the how-manieth binding.
+    """Where a value was bound.
 
     Attributes:
-        path: str or None.
-        number: int, counted over everything parsed.
+        path: of the file; None for the command line, DERIVED for what follows from the data.
+        number: int, the place of the binding among all that were parsed.
     """
 
     path: str | None
     number: int
 
     @property
-    def is_overlay(self) -> bool:
-        return self.path is not None and pathlib.Path(self.path).parent.name == "overlays"
+    def is_general(self) -> bool:
+        """Whether it is meant for runs that build only some of the parts it binds."""
+        if self.path is None:
+            return False
+        return self.path == DERIVED or pathlib.Path(self.path).parent.name == "overlays"
 
 
 class Sources:
@@ -67,6 +71,25 @@ class Sources:
                 gin_config.parse_config_file(path)
             for param in params:
                 gin.parse_config(param)
+
+    def derive(self, values: dict[str, Any], over_files: bool) -> None:
+        """Binds values that follow from the data, where nothing else is bound.
+
+        Args:
+            values: {binding: value}.
+            over_files: whether they replace what files bind, too.
+        """
+        for name, value in values.items():
+            parsed = gin_config.ParsedBindingKey.parse(name)
+            key = parsed.scope, parsed.complete_selector, parsed.arg_name
+            bound = self.of.get(key)
+            if bound and not (over_files and bound.path):
+                continue
+            check(key, value)
+            self._count += 1
+            self.of[key] = Source(DERIVED, self._count)
+            with gin.unlock_config():
+                gin.bind_parameter(name, value)
 
     @contextlib.contextmanager
     def _watching(self) -> Iterator[None]:

@@ -31,6 +31,7 @@ _NOTES = {
     "matplotlib": r"Matplotlib (is building the font cache|created a temporary cache directory)",
 }
 _is_quiet = False
+_started = time.monotonic()
 
 
 def start(quiet=False):
@@ -54,6 +55,11 @@ def start(quiet=False):
 def shows_bars():
     """Whether progress bars are drawn: to a terminal, as a file would keep every state of them."""
     return not _is_quiet and sys.stderr.isatty()
+
+
+def seconds_of_process():
+    """Returns how long ago this module was imported, which an entry module does first."""
+    return time.monotonic() - _started
 
 
 def duration(seconds):

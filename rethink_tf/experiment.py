@@ -8,7 +8,6 @@ evaluation in turns.
 import contextlib
 import functools
 import os
-import time
 
 import gin
 import orbit
@@ -31,6 +30,7 @@ from rethink_tf.models import cascade as _cascade  # noqa: F401  registered for 
 from rethink_tf.models import keypoint_head as _keypoint_head  # noqa: F401  registered for gin files
 from rethink_tf.models import vgg as _vgg  # noqa: F401  registered for gin files
 from rethink_tf.models.detector import MaskRCNN
+from rethink_tf.own_data import deriving
 from rethink_tf.report import run_texts, samples
 from rethink_tf.training import averaging as _averaging  # noqa: F401  registered for gin files
 from rethink_tf.training import checkpoints, distribution, step, trainer
@@ -40,6 +40,7 @@ from rethink_tf.training.optimizer import MomentumSGD
 MODES = ("train", "evaluate", "train_and_evaluate")
 
 
+@deriving.settings_first
 @gin.configurable(module="experiment")
 def run(
     model_dir: str,
@@ -48,6 +49,7 @@ def run(
     seed: int,
     schedule,
     mode="train_and_evaluate",
+    settings=None,
     prepare_data=None,
     train_split="train",
     evaluation_split="val",
@@ -84,6 +86,8 @@ def run(
         seed: int >= 0: weights, order of the data, flips and sampling.
         schedule: Keras learning rate schedule with `num_steps`.
         mode: "train", "evaluate" (the newest checkpoint) or "train_and_evaluate".
+        settings: callable without arguments, returns bindings that follow from the data, which
+            `own_data.deriving` makes before this is called; or None.
         prepare_data: callable taking `output`, makes the data where it is not there yet; or None.
         train_split: str, folder under data_dir.
         evaluation_split: str, the same.
@@ -128,7 +132,6 @@ def run(
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}.")
-    started = time.monotonic()
     if mode != "evaluate":
         config_record.compare(model_dir)
     cascade_from = _cascade_start(schedule, cascade_steps)
@@ -208,15 +211,9 @@ def run(
     if when_built:
         when_built()
     if is_chief:
-        run_texts.log_header(
-            {"training": train_data, "evaluation": test_data},
-            pipeline,
-            model,
-            strategy,
-            (schedule, batch_size, evaluate_every if test_data else 0, checkpoint_every),
-            precision,
-            model_dir,
-        )
+        uses = {"training": train_data, "evaluation": test_data}
+        plan = schedule, batch_size, evaluate_every if test_data else 0, checkpoint_every
+        run_texts.log_header(uses, pipeline, model, strategy, plan, precision, model_dir)
 
     controller = _make_controller(
         loop, evaluator or augmented, global_step, strategy, log_every, model_dir
@@ -239,7 +236,7 @@ def run(
             controller.evaluator = augmented
             controller.evaluate()
     if is_chief:
-        run_texts.log_closing(model_dir, loop, controller.evaluator, time.monotonic() - started)
+        run_texts.log_closing(model_dir, loop, controller.evaluator)
     return controller.evaluator.metrics if controller.evaluator else {}
 
 
@@ -344,9 +341,8 @@ def _train_and_evaluate(controller, evaluator, best, stops, model_dir):
         if stop > start:
             controller.train(stop)
         if evaluator:
-            started = time.monotonic()
             controller.evaluate()
-            controller.trainer.evaluation_seconds = time.monotonic() - started
+            controller.trainer.evaluation_seconds = evaluator.last_seconds
             if evaluator.metrics:
                 best.offer(evaluator.score, stop)
 

@@ -69,7 +69,7 @@ class Evaluator(orbit.AbstractEvaluator):
     Attributes:
         metrics: {name: float} of the last evaluation; empty before there was one.
         results_path: str, where its detections are; None likewise.
-        seconds: float, how long all evaluations of this object took.
+        seconds: float, how long all evaluations of this object took, and last_seconds the last.
         pictures: as given.
     """
 
@@ -124,7 +124,8 @@ class Evaluator(orbit.AbstractEvaluator):
         self._category_ids = np.asarray(sorted(category_ids))
         self._model_dir, self._step, self._is_chief = model_dir, step, is_chief
         self.pictures, self._is_augmented, self._weights = pictures, is_augmented, weights
-        self.metrics, self.results_path, self.seconds = {}, None, 0.0
+        self.metrics, self.results_path = {}, None
+        self.seconds = self.last_seconds = 0.0
 
     @property
     def score(self):
@@ -165,9 +166,10 @@ class Evaluator(orbit.AbstractEvaluator):
                     self._show(batch, outputs)
             results += itertools.chain(*background.finish())
         self.metrics = self._measure.evaluate(results)
-        self.seconds += time.monotonic() - start
+        self.last_seconds = time.monotonic() - start
+        self.seconds += self.last_seconds
         if self._is_chief:
-            self._record(results, time.monotonic() - start)
+            self._record(results, self.last_seconds)
 
     def _results(self, outputs, row):
         """Returns the COCO results of one image of a global batch. Runs in a thread."""

@@ -43,17 +43,17 @@ def log_header(splits, pipeline, model, strategy, plan, precision, model_dir):
     logging.info("%s", _lay_out(rows), extra=console.KEPT)
 
 
-def log_closing(model_dir, trainer, evaluator, seconds):
+def log_closing(model_dir, trainer, evaluator):
     """Logs the end of a run: the evaluations, the newest last, where things are, and times.
 
     Args:
         model_dir: str.
         trainer: `training.trainer.Trainer`, or None.
         evaluator: of the last evaluation, or None.
-        seconds: float, of this start in all.
     """
     times = {"training": trainer, "evaluation": evaluator}
-    times = {name: part.seconds for name, part in times.items() if part} | {"all": seconds}
+    times = {name: part.seconds for name, part in times.items() if part}
+    times["all"] = console.seconds_of_process()
     times = ", ".join(f"{name} {console.duration(value)}" for name, value in times.items())
     rows = [
         ("Time", times),
