@@ -120,7 +120,7 @@ def derive(values: dict[str, Any], over_files: bool = False) -> None:
     """Binds values that follow from a run's data, where files and command line bind nothing.
 
     Args:
-        values: {binding: value}, such as {"RPN.anchor_scale": 0.5}.
+        values: {binding: value}, such as {"RPN.anchor_scale": 0.5}; "@Name" stands for a part.
         over_files: whether they replace what files bind, though not what the command line binds.
     """
     _sources.derive(values, over_files)
@@ -268,17 +268,8 @@ def _check_macros_fit() -> None:
 
 
 def idle_bindings(selectors: Sequence[str]) -> set[Key]:
-    """Returns the bindings that may be without effect in a run that calls these parts alone.
-
-    They are those of overlays, and derived ones, of none of these parts, and those of files whose
-    part a later file took away.
-    """
-    overlaid = {
-        key
-        for key, source in _sources.of.items()
-        if source.is_general and key[1] not in selectors and key[1] != MACRO
-    }
-    return overlaid | _sources.left_without_part(selectors).keys()
+    """Returns the bindings that may be without effect in a run that calls these parts alone."""
+    return _sources.idle(selectors)
 
 
 def called_selectors() -> list[str]:

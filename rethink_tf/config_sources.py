@@ -39,11 +39,9 @@ class Source:
     number: int
 
     @property
-    def is_general(self) -> bool:
+    def is_overlay(self) -> bool:
         """Whether it is meant for runs that build only some of the parts it binds."""
-        if self.path is None:
-            return False
-        return self.path == DERIVED or pathlib.Path(self.path).parent.name == "overlays"
+        return self.path is not None and pathlib.Path(self.path).parent.name == "overlays"
 
 
 class Sources:
@@ -57,6 +55,7 @@ class Sources:
     def __init__(self):
         self.of: dict[Key, Source] = {}
         self.taken: dict[str, Source] = {}
+        self._displaced: set[str] = set()  # parts that would follow from the data
         self._count, self._files = 0, []
 
     def parse(self, paths: Sequence[str], params: Sequence[str]) -> None:
@@ -76,14 +75,17 @@ class Sources:
         """Binds values that follow from the data, where nothing else is bound.
 
         Args:
-            values: {binding: value}.
+            values: {binding: value}; a text "@Name" stands for a part.
             over_files: whether they replace what files bind, too.
         """
         for name, value in values.items():
+            if isinstance(value, str) and value.startswith("@"):
+                value = gin_config.parse_value(value)
             parsed = gin_config.ParsedBindingKey.parse(name)
             key = parsed.scope, parsed.complete_selector, parsed.arg_name
             bound = self.of.get(key)
             if bound and not (over_files and bound.path):
+                self._displaced |= references_of(value)
                 continue
             check(key, value)
             self._count += 1
@@ -132,6 +134,24 @@ class Sources:
     def path_of(self, key: Key) -> str | None:
         """Returns the file that bound a key, None where none did."""
         return self.of[key].path if key in self.of else None
+
+    def idle(self, called: Sequence[str]) -> set[Key]:
+        """Returns the bindings that may be without effect in a run that calls these parts alone.
+
+        They are those of overlays of none of these parts; those derived of a part that a file or
+        the command line replaced; and those of files whose part a later file took away.
+
+        Args:
+            called: full selectors.
+        """
+        idle = {
+            key
+            for key, source in self.of.items()
+            if key[1] not in called
+            and key[1] != MACRO
+            and (source.is_overlay or (source.path == DERIVED and key[1] in self._displaced))
+        }
+        return idle | self.left_without_part(called).keys()
 
     def left_without_part(self, called: Sequence[str]) -> dict[Key, str]:
         """Returns the bindings of files whose part a later file took away, by that file.

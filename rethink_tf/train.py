@@ -75,7 +75,7 @@ def main(argv):
 
 def _explain(error):
     """Returns an error's message, in place of gin's lines on calls with the bindings concerned."""
-    message = str(error)
+    message = _without_layer(str(error))
     call = re.search(r"\n\s*In call to configurable '(\S+)'", message)
     if not call:
         return message
@@ -86,6 +86,15 @@ def _explain(error):
         f"{call[1]} cannot be made with its bindings ({message}): {config.bindings_of(call[1])}. "
         "With -v=1, the log says where."
     )
+
+
+def _without_layer(message):
+    """Returns what was raised inside a Keras layer without the lines that Keras puts around it."""
+    inside = (
+        r"Exception encountered when calling .*\n+((?s:.*?))\n+Call arguments received by (?s:.*)"
+    )
+    found = re.fullmatch(inside, message)
+    return _without_layer(found[1]) if found else message
 
 
 if __name__ == "__main__":

@@ -16,17 +16,20 @@ def settings_first(run):
 
     @functools.wraps(run)
     def run_with_settings(**arguments):
-        bind_settings()
+        bind_settings(is_training=arguments.get("mode") != "evaluate")
         return run(**arguments)
 
     return run_with_settings
 
 
-def bind_settings():
+def bind_settings(is_training=True):
     """Prepares the data of an experiment that says `run.settings`, and binds what they ask for.
 
     What is bound by a file or the command line stays. The statistics are those of the run's folder
     where it was started before, so that it goes on with the same settings.
+
+    Args:
+        is_training: whether more is to be done than to evaluate, which other data may be used for.
 
     Raises:
         ValueError: if the data cannot be used; the message says what to do.
@@ -38,7 +41,8 @@ def bind_settings():
         prepare_data(output=data_dir)
     prepared = preparing.prepare(data_dir, model_dir, config.value_of(f"{_SETTINGS}.splits"))
     if config.value_of(f"{_SETTINGS}.statistics") is None:
-        config.derive({f"{_SETTINGS}.statistics": _statistics(prepared, model_dir)})
+        found = _statistics(prepared, model_dir, is_training)
+        config.derive({f"{_SETTINGS}.statistics": found})
     config.derive({"run.data_dir": prepared.data_dir}, over_files=True)
     config.derive(
         {
@@ -50,18 +54,16 @@ def bind_settings():
     _say(prepared, config.value_of(f"{_SETTINGS}.statistics"))
 
 
-def _statistics(prepared, model_dir):
+def _statistics(prepared, model_dir, is_training):
     recorded = config_record.recorded(model_dir, f"{_SETTINGS}.statistics")
     if recorded is None:
         return statistics.measure(prepared)
     found = ast.literal_eval(recorded)
     then, now = found["num_images"] + found["num_held_out"], statistics.count_images(prepared)
-    if then != now:
-        logging.warning(
-            "The data had %d images when this run began and have %d now: its settings stay those "
-            "of then. Take another MODEL_DIR for settings of the new data.",
-            then,
-            now,
+    if is_training and then != now:
+        raise ValueError(
+            f"{prepared.data_dir} has {now} images to train on and held out, and the run in "
+            f"{model_dir} began with {then}: take another MODEL_DIR for other data."
         )
     return found
 
@@ -78,8 +80,6 @@ def _say(prepared, found):
             extra=console.KEPT,
         )
     if empty := statistics.without_objects(prepared):
-        logging.warning(
-            "%d categories have no object to train on: %s.", len(empty), ", ".join(empty)
-        )
+        logging.warning("Categories without an object to train on: %s.", ", ".join(empty))
     if found["has_keypoints"]:
         logging.warning("The keypoints of the data are not trained: see keypoints_r50.gin.")

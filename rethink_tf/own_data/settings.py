@@ -94,8 +94,10 @@ def own_data_settings(
         if value is not None and not value > 0:
             raise ValueError(f"{name} = {value}: it must be above 0.")
     settings = MODELS[model] | {f"{part}.normalizer": normalizer for part in NORMALIZED}
+    settings |= {"MaskRCNN.mask_head": "@MaskHead", "Pipeline.include_masks": True}
     if not statistics["has_masks"]:
-        settings = {key: value for key, value in settings.items() if "ask" not in key}
+        of_masks = ("MaskHead.", "Pipeline.mask_size")
+        settings = {key: value for key, value in settings.items() if not key.startswith(of_masks)}
         settings |= {"MaskRCNN.mask_head": None, "Pipeline.include_masks": False}
     settings |= _sizes(statistics, side, model)
     settings |= _objects(statistics)
