@@ -39,7 +39,8 @@ def bind_settings(is_training=True):
     data_dir, model_dir = config.value_of("run.data_dir"), config.value_of("run.model_dir")
     if prepare_data := config.value_of("run.prepare_data"):
         prepare_data(output=data_dir)
-    prepared = preparing.prepare(data_dir, model_dir, config.value_of(f"{_SETTINGS}.splits"))
+    wanted = config.value_of(f"{_SETTINGS}.splits")
+    prepared = preparing.prepare(data_dir, model_dir, wanted, is_training)
     if config.value_of(f"{_SETTINGS}.statistics") is None:
         found = _statistics(prepared, model_dir, is_training)
         config.derive({f"{_SETTINGS}.statistics": found})

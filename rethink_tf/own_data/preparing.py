@@ -1,6 +1,7 @@
 """Makes record directories of a folder of data, once, and says where they are."""
 
 import dataclasses
+import glob
 import json
 import os
 import shutil
@@ -36,53 +37,60 @@ class Prepared:
     evaluation_split: str | None
 
 
-def prepare(data_dir, model_dir, wanted=None):
+def prepare(data_dir, model_dir, wanted=None, is_training=True):
     """Returns the record directories of a folder, and makes them where there are none.
 
-    They are made in the folder's own `records`, or in that of the model where the data cannot be
-    written to. They are made beside it first and renamed: of two processes, one finds the other's.
+    They are made in `records` of the model's folder, never in the user's own: other runs take that
+    as their data. They are made beside it first and renamed: of two processes, one finds the
+    other's.
 
     Args:
         data_dir: str, what the user has; see `layouts`.
         model_dir: str.
         wanted: names of splits, as of `layouts.choose_splits`.
+        is_training: whether the run goes on training; other data may only be evaluated.
 
     Raises:
-        ValueError: if nothing there is known or can be used, or it changed since the records were
-            made.
+        ValueError: if nothing there is known or can be used, or it is not what the run began with.
         FileNotFoundError: if there is no such folder.
     """
-    data_dir = os.path.abspath(data_dir)
-    places = [os.path.join(folder, FOLDER) for folder in (data_dir, os.path.abspath(model_dir))]
-    for place in places:
-        if os.path.exists(os.path.join(place, SOURCE_FILE)):
-            return _take(place, data_dir, wanted)
+    for folder in (data_dir, model_dir):
+        if "://" in str(folder):
+            raise ValueError(
+                f"{folder} is not on a local disk, which own_data.gin needs: make the records with "
+                "python -m rethink_tf.data.coco, and train them with another gin file."
+            )
+    data_dir, model_dir = os.path.abspath(data_dir), os.path.abspath(model_dir)
+    places = sorted(glob.glob(os.path.join(glob.escape(model_dir), f"{FOLDER}*", SOURCE_FILE)))
+    differing = None
+    for path in places:
+        with open(path) as file:
+            source = json.load(file)
+        differing = layouts.changed(source["sizes"], data_dir)
+        if differing is None:
+            layout = layouts.Layout("records", {name: [] for name in source["splits"]})
+            return Prepared(os.path.dirname(path), *layouts.choose_splits(layout, wanted))
     layout = layouts.find_layout(data_dir)
     if layout.kind == "records":
         train, evaluation = layouts.choose_splits(layout, wanted)
         return Prepared(os.path.dirname(layout.splits[train][0]), train, evaluation)
-    place = places[0] if os.access(data_dir, os.W_OK) else places[1]
-    _make(place, layout, data_dir)
-    return _take(place, data_dir, wanted)
-
-
-def _take(place, data_dir, wanted):
-    """Returns records that were made before; they must be of what lies in the folder now."""
-    with open(os.path.join(place, SOURCE_FILE)) as file:
-        source = json.load(file)
-    if source["data_dir"] == data_dir and (path := layouts.changed(source["sizes"], data_dir)):
+    if places and is_training:
         raise ValueError(
-            f"{os.path.join(data_dir, path)} changed after {place} was made of it: remove {place} "
-            "to have it made again (and take another MODEL_DIR for a run on the new data)."
+            f"The run in {model_dir} began with other data than {data_dir} holds now ({differing} "
+            "differs): take another MODEL_DIR."
         )
-    layout = layouts.Layout("records", {name: [] for name in source["splits"]})
-    return Prepared(place, *layouts.choose_splits(layout, wanted))
+    place = os.path.join(model_dir, FOLDER + (f"-{len(places) + 1}" if places else ""))
+    _make(place, layout, data_dir)
+    return prepare(data_dir, model_dir, wanted, is_training)
 
 
 def _make(place, layout, data_dir):
     """Converts every split of a folder."""
-    logging.info("Making records of %s in %s.", data_dir, place)
-    temporary = f"{place}.{uuid.uuid4().hex[:8]}.tmp"
+    logging.info(
+        "Making records of %s in %s (for other runs: DATA_DIR=%r).", data_dir, place, place
+    )
+    folder, name = os.path.split(place)
+    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         classes = _voc_classes(layout)
         for name, found in layout.splits.items():
@@ -95,11 +103,7 @@ def _make(place, layout, data_dir):
                 " with masks" if manifest["has_masks"] else "",
                 manifest["skipped"] or "nothing",
             )
-        source = {
-            "data_dir": data_dir,
-            "splits": list(layout.splits),
-            "sizes": layouts.sizes(layout, data_dir),
-        }
+        source = {"splits": list(layout.splits), "sizes": layouts.sizes(layout, data_dir)}
         files.write_whole(os.path.join(temporary, SOURCE_FILE), json.dumps(source, indent=1) + "\n")
         try:
             os.rename(temporary, place)  # fails if another process has put its own there

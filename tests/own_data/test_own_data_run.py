@@ -114,7 +114,7 @@ def test_an_export_of_boxes_trains_and_goes_on_with_its_settings(drawn, tmp_path
     shutil.rmtree(tmp_path / "other" / "train")
     (tmp_path / "other" / "valid").rename(tmp_path / "other" / "train")
     parse(tmp_path / "other", run, "STEPS=2", **NARROW)
-    with pytest.raises(ValueError, match="has 4 images .* began with 10: take another MODEL_DIR"):
+    with pytest.raises(ValueError, match="take another MODEL_DIR"):
         deriving.bind_settings()
     deriving.bind_settings(is_training=False)
 
@@ -126,11 +126,12 @@ def test_one_split_is_divided_and_masks_are_taken(one_file, tmp_path, caplog):
     assert "The data have one split, labels: 2 of its 10 images are held out" in caplog.text
     assert "The keypoints of the data are not trained" in caplog.text
     assert config.value_of("run.train_split") == config.value_of("run.evaluation_split") == "labels"
-    assert config.value_of("run.data_dir") == str(one_file / "records")
+    records = tmp_path / "run" / "records"
+    assert config.value_of("run.data_dir") == str(records)
     assert config.value_of("MaskRCNN.mask_head") is not None
     assert config.value_of("RPN.anchor_sizes")[0] == (8,)  # as it was asked for
     pipeline = gin.get_configurable("Pipeline")()
-    directory = str(one_file / "records" / "labels")
+    directory = str(records / "labels")
     trained, evaluated = pipeline.selected_index(directory), pipeline.evaluation_index(directory)
     assert (len(trained), len(evaluated)) == (8, 2)
     assert len(set(trained.image_id) | set(evaluated.image_id)) == 10
@@ -139,22 +140,32 @@ def test_one_split_is_divided_and_masks_are_taken(one_file, tmp_path, caplog):
     assert len(pipeline.evaluation_index(evaluated)) == 2
 
 
-def test_records_are_made_once_beside_the_run_if_need_be_and_not_of_other_files(
-    one_file, tmp_path, monkeypatch
-):
-    # A folder that cannot be written to: to the superuser of a container every one can.
-    monkeypatch.setattr(preparing.os, "access", lambda *_: False)
+def contents(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_records_are_made_once_beside_the_run_and_not_of_other_files(one_file, tmp_path):
+    before = contents(one_file)
     prepared = preparing.prepare(one_file, tmp_path / "run")
     assert prepared.data_dir == str(tmp_path / "run" / "records")
     manifest = tmp_path / "run" / "records" / "labels" / "manifest.json"
     written = manifest.stat().st_mtime_ns
     assert preparing.prepare(one_file, tmp_path / "run") == prepared
     assert manifest.stat().st_mtime_ns == written
+    # Another run takes them as its data, and the user's folder is as it was.
+    assert preparing.prepare(prepared.data_dir, tmp_path / "other") == prepared
+    assert [path.name for path in tmp_path.iterdir()] == ["mine", "run"]
+    assert contents(one_file) == before
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["records"]
     labels = one_file / "labels.json"
     labels.write_text(labels.read_text() + "\n")
-    with pytest.raises(ValueError, match=r"labels.json changed after .*records was made of it"):
+    other = r"began with other data than .*mine holds now \(labels.json differs\): take another M"
+    with pytest.raises(ValueError, match=other):
         preparing.prepare(one_file, tmp_path / "run")
+    evaluated = preparing.prepare(one_file, tmp_path / "run", is_training=False)
+    assert evaluated.data_dir == str(tmp_path / "run" / "records-2")
+    with pytest.raises(ValueError, match="is not on a local disk"):
+        preparing.prepare("gs://bucket/data", tmp_path / "run")
 
 
 def test_voc_with_its_own_lists_and_classes(shared_dir, tmp_path):
