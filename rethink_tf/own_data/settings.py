@@ -42,7 +42,7 @@ RATE = {"small": 0.04 / 8, "r50": 0.02 / 16}
 EPOCHS = {"small": 12, "r50": 72}
 MIN_STEPS = {"small": 600, "r50": 9000}
 DROP_FRACTIONS = {"small": (0.75, 0.92), "r50": (8 / 9, 26 / 27)}
-NUM_EVALUATIONS = 6
+NUM_EVALUATIONS, MIN_EVALUATION_STEPS = 6, 50
 MAX_CHECKPOINT_STEPS = 1000
 NUM_LEVELS = 5
 MIN_ANCHOR = 8  # pixels; two cells of the finest level
@@ -164,7 +164,7 @@ def _schedule(num_images, batch_size, epochs, steps, model):
         epochs = EPOCHS[model] if epochs is None else epochs
         steps = max(round(epochs * num_images / batch_size), least)
     # Evaluations at equal distances, the last one at the end.
-    interval = max(-(-steps // NUM_EVALUATIONS), 1)
+    interval = max(-(-steps // NUM_EVALUATIONS), min(steps, MIN_EVALUATION_STEPS))
     return {
         "StepwiseSchedule.num_steps": steps,
         "StepwiseSchedule.peak_learning_rate": RATE[model] * batch_size,

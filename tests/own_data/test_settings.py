@@ -68,8 +68,8 @@ def test_anchors_go_from_the_small_objects_to_the_large_ones(sizes, side, expect
     [
         ({}, {}, 1260, (945, 1159), 210),  # 12 epochs of 105 steps
         ({"num_images": 14}, {}, 600, (450, 552), 100),  # 84 steps would not learn
-        ({"num_images": 14}, {"epochs": 10}, 70, (52, 64), 12),  # as it was asked for
-        ({}, {"epochs": 0.1, "steps": 4}, 4, (3, 4), 1),
+        ({"num_images": 14}, {"epochs": 10}, 70, (52, 64), 50),  # as it was asked for
+        ({}, {"epochs": 0.1, "steps": 4}, 4, (3, 4), 4),
         ({"num_images": 120_000}, {"model": "r50", "batch_size": 16}, 540_000, None, 90_000),
     ],
 )
