@@ -4,7 +4,7 @@ gin accepts more than it should: a macro that nothing reads, a parameter that th
 a configurable that is never called. Here every such binding is an error, so that a misspelt option
 stops the run before its first step. The order of calls in a run is:
 
-    parse(gin_files, gin_params)            # unknown names and missing values stop here
+    parse(gin_files, gin_params)            # unknown names, wrong types, missing values stop here
     config_record.compare(model_dir)        # another experiment's folder stops here
     ... build everything ...
     check_all_used()                        # bindings without effect stop here
@@ -12,7 +12,8 @@ stops the run before its first step. The order of calls in a run is:
 
 An overlay, a gin file in a folder `overlays`, is written for all experiments, and an experiment
 builds only some of the parts that it shrinks: what an overlay binds of a part that is never called
-is no error.
+is no error. What another file binds of a part that a later file took away, such as an overlay that
+leaves the masks out, is one line of warning; see `config_sources`.
 
 A "binding" is one line of gin: `scope/selector.parameter = value`, or a macro `NAME = value`. What
 was used is read from gin's own tables (`gin.config._CONFIG`, `_OPERATIVE_CONFIG`), since its public
@@ -20,7 +21,6 @@ functions return them as text only. This module imports no TensorFlow.
 """
 
 import difflib
-import inspect
 import pathlib
 import re
 import tokenize
@@ -31,12 +31,11 @@ import gin
 from absl import logging
 from gin import config as gin_config
 
-MACRO = "gin.macro"
-# (scope, full selector, parameter): how gin's tables are keyed.
-Key = tuple[str, str, str]
+from rethink_tf import config_sources
+from rethink_tf.config_sources import MACRO, Key
 
-# The bindings whose values are an overlay's; `parse` fills it, as it fills gin's own tables.
-_overlaid: set[Key] = set()
+# Where what is bound came from; `parse` fills it, as it fills gin's own tables.
+_sources = config_sources.Sources()
 
 
 class ConfigError(ValueError):
@@ -67,8 +66,9 @@ def parse(gin_files: Sequence[str], gin_params: Sequence[str] = ()) -> None:
 
     Raises:
         ConfigError: no file, a file not found, bad syntax, an unknown configurable, parameter or
-            macro, or a value that must be given and was not.
+            macro, a value of the wrong type, or one that must be given and was not.
     """
+    global _sources
     if not gin_files:
         raise ConfigError(f"No gin file was given. {_shipped_text()}")
     for param in gin_params:
@@ -85,7 +85,8 @@ def parse(gin_files: Sequence[str], gin_params: Sequence[str] = ()) -> None:
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)
     try:
-        _parse_in_turn(paths, gin_params)
+        _sources = config_sources.Sources()
+        _sources.parse(paths, gin_params)
     except tokenize.TokenError as error:  # gin lets it through, without a place
         message = f"A bracket or quote is not closed in {paths} or --gin_param={list(gin_params)}."
         raise ConfigError(message) from error
@@ -94,9 +95,10 @@ def parse(gin_files: Sequence[str], gin_params: Sequence[str] = ()) -> None:
     finally:
         logging.set_verbosity(verbosity)
     _check_macros_exist()
+    _check_macros_fit()
     check_required()
     gin.finalize()
-    logging.info("Parsed %s and %d bindings of the command line.", paths, len(gin_params))
+    logging.debug("Parsed %s and %d bindings of the command line.", paths, len(gin_params))
 
 
 def check_required() -> None:
@@ -114,47 +116,90 @@ def check_required() -> None:
         raise ConfigError(f"The experiment needs values that were not given. Add:\n{flags}")
 
 
+def derive(values: dict[str, Any], over_files: bool = False) -> None:
+    """Binds values that follow from a run's data, where files and command line bind nothing.
+
+    Args:
+        values: {binding: value}, such as {"RPN.anchor_scale": 0.5}; "@Name" stands for a part.
+        over_files: whether they replace what files bind, though not what the command line binds.
+    """
+    _sources.derive(values, over_files)
+
+
+def value_of(binding: str) -> Any:
+    """Returns what is bound, a macro's value in its place, a part as a callable; None for nothing.
+
+    Args:
+        binding: such as "run.data_dir".
+    """
+    try:
+        value = gin.query_parameter(binding)
+    except ValueError:
+        return None
+    if not isinstance(value, gin_config.ConfigurableReference):
+        return value
+    function = value.scoped_configurable_fn
+    return function() if value.config_key[1] == MACRO else function
+
+
+def bindings_of(selector: str) -> str:
+    """Returns what is bound of a part, on one line for a message.
+
+    Args:
+        selector: the part's name, as short as it is unique.
+    """
+    found = gin_config._REGISTRY.get_match(selector)
+    bound = {key: value for key, value in bindings().items() if key[1] == found.selector}
+    return ", ".join(f"{_name(key)} = {value!r}" for key, value in bound.items()) or "none"
+
+
 def check_all_used() -> None:
     """Checks that every binding had an effect; to be called once everything is built.
 
     A binding counts as used if a configurable was called with its value. One that every call
     overrides in an inner scope has no effect, and neither has one whose value the caller gives.
     Macros are held to the same rule, those of shipped base files too: a macro that some
-    experiments don't read belongs in the files of those that do. Overlays alone may bind parts that
-    nothing calls.
+    experiments don't read belongs in the files of those that do. Overlays may bind parts that
+    nothing calls. Other files' bindings of a part that a later file took away are warned of.
 
     Raises:
         ConfigError: naming the bindings without effect, each with the nearest valid names.
     """
     used, valid = _used_bindings()
-    idle = overlaid_elsewhere(called_selectors())
-    unused = [
-        (key, value) for key, value in bindings().items() if key not in used and key not in idle
-    ]
-    if not unused:
-        return
+    called = called_selectors()
+    idle, taken = idle_bindings(called), _sources.left_without_part(called)
+    unused = {key: value for key, value in bindings().items() if key not in used}
+    _warn_of_taken({key: path for key, path in taken.items() if key in unused})
     valid_names = {_name(key) for key in used | valid}
-    lines = []
-    for key, value in sorted(unused, key=lambda item: _name(item[0])):
-        lines.append(f"  {_name(key)} = {value!r}{_nearest(_name(key), valid_names)}")
-    raise ConfigError(
-        "These bindings have no effect: they are misspelt, belong to a part that this experiment "
-        "does not build, or set a value that the code gives itself:\n" + "\n".join(lines)
-    )
+    lines = [
+        f"  {_name(key)} = {value!r}{_nearest(_name(key), valid_names)}"
+        for key, value in sorted(unused.items(), key=lambda item: _name(item[0]))
+        if key not in idle
+    ]
+    if lines:
+        raise ConfigError(
+            "These bindings have no effect: they are misspelt, belong to a part that this "
+            "experiment does not build, or set a value that the code gives itself:\n"
+            + "\n".join(lines)
+        )
 
 
-def _parse_in_turn(paths: Sequence[str], gin_params: Sequence[str]) -> None:
-    """Parses files, then bindings, and notes which values are an overlay's."""
-    _overlaid.clear()
-    for source in [*paths, list(gin_params)]:
-        before = bindings()
-        is_file = isinstance(source, str)
-        (gin.parse_config_file if is_file else gin.parse_config)(source)
-        now = bindings()
-        changed = {key for key in now if key not in before or now[key] is not before[key]}
-        _overlaid.difference_update(changed)
-        if is_file and pathlib.Path(source).parent.name == "overlays":
-            _overlaid.update(changed)
+def _warn_of_taken(taken: dict[Key, str]) -> None:
+    """Warns of bindings whose part a later file took away, in one line a file."""
+    for path in sorted(set(taken.values())):
+        names = sorted(_name(key) for key, by in taken.items() if by == path)
+        logging.warning(
+            "%s leaves out what these bindings of other files are for: %s.",
+            _shown(path),
+            ", ".join(names),
+        )
+
+
+def _shown(path: str) -> str:
+    """Returns the path of a file, of a shipped one below the folder of all."""
+    path = pathlib.Path(path)
+    root = configs_root()
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 def _find_file(name: str) -> pathlib.Path:
@@ -184,7 +229,7 @@ def _explain(error: Exception, gin_params: Sequence[str]) -> str:
     where = re.sub(r"In bindings string line \d+\n\s*(.*)", r"In --gin_param=\1", where)
     near = ""
     if match := re.match(r"Configurable '(.+)' doesn't have a parameter named '(.+)'", head):
-        near = _nearest(match[2], parameters(match[1]))
+        near = _nearest_parameters(match[1], match[2])
     elif match := re.match(r"No configurable matching (?:reference )?'@?([^'()]+)(?:\(\))?'", head):
         near = _nearest(match[1].rpartition("/")[2], _selectors())
     elif isinstance(error, SyntaxError):
@@ -192,7 +237,8 @@ def _explain(error: Exception, gin_params: Sequence[str]) -> str:
         if error.filename is None:
             head = f"Bad syntax ({error.msg}) in one of --gin_param={list(gin_params)}"
             near += "\n  A text needs quotes of its own: --gin_param='DATA_DIR=\"/data/coco\"'."
-    return f"{head.rstrip('.')}{near}" + (f"\n{where}" if where else "")
+    places = "; ".join(line.strip() for line in where.splitlines())
+    return f"{head.rstrip('.')}{near}" + (f". {places}" if places else "")
 
 
 def _check_macros_exist() -> None:
@@ -208,9 +254,22 @@ def _check_macros_exist() -> None:
                 )
 
 
-def overlaid_elsewhere(selectors: Sequence[str]) -> set[Key]:
-    """Returns the bindings of overlays that are of none of these parts."""
-    return {key for key in _overlaid if key[1] not in selectors}
+def _check_macros_fit() -> None:
+    """Checks the values that come through macros; others were checked where they are bound."""
+    found = bindings()
+    for key, value in found.items():
+        if isinstance(value, gin_config.ConfigurableReference) and key[1] != MACRO:
+            scope, selector = value.config_key
+            if selector == MACRO:
+                try:
+                    config_sources.check(key, found[scope, MACRO, "value"])
+                except ValueError as error:
+                    raise ConfigError(f"{error}; it comes from the macro {scope}") from error
+
+
+def idle_bindings(selectors: Sequence[str]) -> set[Key]:
+    """Returns the bindings that may be without effect in a run that calls these parts alone."""
+    return _sources.idle(selectors)
 
 
 def called_selectors() -> list[str]:
@@ -276,9 +335,15 @@ def _selectors() -> list[str]:
     ]
 
 
-def parameters(selector: str) -> dict[str, inspect.Parameter]:
-    found = gin_config._REGISTRY.get_match(selector)
-    return dict(inspect.signature(found.wrapped).parameters) if found else {}
+def _nearest_parameters(selector: str, name: str) -> str:
+    """Returns the parameters near a misspelt one: of its part, else of other parts, else all."""
+    own = list(config_sources.parameters(selector))
+    if near := _nearest(name, own):
+        return near
+    elsewhere = [each for each in _selectors() if name in config_sources.parameters(each)]
+    if elsewhere:
+        return f" (did you mean {' or '.join(f'{each}.{name}' for each in elsewhere[:3])}?)"
+    return f" (it has {', '.join(own)})"
 
 
 def _nearest(name: str, valid: Sequence[str] | set[str]) -> str:

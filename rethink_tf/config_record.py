@@ -1,7 +1,8 @@
 """Keeps a record of a run's gin bindings in its folder, and compares a later start with it.
 
 `config.gin` is every value in force, to read and to run again; `config.json` is what was bound, to
-compare. What an overlay binds of parts that a run does not build is in neither. This module imports
+compare. What files bind of parts that an overlay took away, or an overlay of parts that a run does
+not build, is in neither. This module imports
 no TensorFlow.
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 import gin
 from gin import config as gin_config
 
-from rethink_tf import config, files
+from rethink_tf import config, config_sources, files
 
 # A run may be started again in its folder with other values of these: they say where things lie and
 # how often they are written, not what is computed. Macros stay unresolved in the record, so that
@@ -42,11 +43,11 @@ def canonical_bindings(parts: Sequence[str] | None = None) -> dict[str, str]:
     whole floats as integers, so that two ways to write one value compare equal.
 
     Args:
-        parts: full names of the parts that a run builds: what an overlay binds of others is left
-            out. None for all bindings.
+        parts: full names of the parts that a run builds: what may be bound of others without effect
+            (`config.idle_bindings`) is left out. None for all bindings.
     """
     bindings = config.bindings()
-    idle = set() if parts is None else config.overlaid_elsewhere(parts)
+    idle = set() if parts is None else config.idle_bindings(parts)
     return {
         "/".join(filter(None, [key[0], f"{key[1]}.{key[2]}"])): _canonical(bindings[key], bindings)
         for key in sorted(bindings)
@@ -81,16 +82,10 @@ def compare(model_dir: str | os.PathLike, ignore: Sequence[str] = OPERATIONAL) -
         config.ConfigError: naming every binding that differs, with both values; or the
             `config.json` that can't be read.
     """
-    path = pathlib.Path(model_dir) / "config.json"
-    if not path.exists():
+    record = _read(model_dir)
+    if record is None:
         return
-    try:
-        record = json.loads(path.read_text())
-        there, parts = dict(record["bindings"]), record.get("parts")
-    except (ValueError, KeyError, TypeError) as error:
-        raise config.ConfigError(
-            f"{path} is damaged ({error}): remove it, or choose another MODEL_DIR."
-        ) from error
+    there, parts = record
     now = canonical_bindings(parts)
     lines = []
     for name in sorted(there.keys() | now.keys()):
@@ -105,6 +100,35 @@ def compare(model_dir: str | os.PathLike, ignore: Sequence[str] = OPERATIONAL) -
             + "\nChoose another folder (--gin_param='MODEL_DIR=\"/another/folder\"'), "
             "or run with the values there."
         )
+
+
+def recorded(model_dir: str | os.PathLike, name: str) -> str | None:
+    """Returns the canonical value that an earlier start in a folder bound, None where none did.
+
+    Args:
+        model_dir: the run's folder.
+        name: 'part.parameter'.
+
+    Raises:
+        config.ConfigError: if its `config.json` can't be read.
+    """
+    record = _read(model_dir)
+    found = record[0] if record else {}
+    return next((value for key, value in found.items() if _matches(key, [name])), None)
+
+
+def _read(model_dir):
+    """Returns the bindings and parts that a folder's `config.json` records, None without one."""
+    path = pathlib.Path(model_dir) / "config.json"
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text())
+        return dict(record["bindings"]), record.get("parts")
+    except (ValueError, KeyError, TypeError) as error:
+        raise config.ConfigError(
+            f"{path} is damaged ({error}): remove it, or choose another MODEL_DIR."
+        ) from error
 
 
 def _canonical(value: Any, bindings: dict[config.Key, Any]) -> str:
@@ -135,6 +159,6 @@ def _matches(name: str, parameters: Sequence[str]) -> bool:
 def _default(name: str) -> str:
     """Returns the canonical default of a parameter by its full name."""
     selector, _, parameter = name.rpartition("/")[2].rpartition(".")
-    known = config.parameters(selector).get(parameter)
+    known = config_sources.parameters(selector).get(parameter)
     has_default = known is not None and known.default is not inspect.Parameter.empty
     return _canonical(known.default, {}) if has_default else "not given"

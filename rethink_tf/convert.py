@@ -8,12 +8,11 @@ the detector is; a checkpoint of another one is refused with every difference na
 classifier, such as Detectron's R-50-GN.pkl, the backbone is taken; see base/pretrained.gin.
 """
 
-import os
 import sys
 
 from absl import app, flags, logging
 
-from rethink_tf import config
+from rethink_tf import config, console
 
 _GIN_FILE = flags.DEFINE_multi_string(
     "gin_file", [], "A gin file of the experiment; may be given several times."
@@ -42,8 +41,7 @@ def main(argv):
     """Parses the flags, builds the detector, and writes its checkpoint."""
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.INFO)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    console.start()
     from rethink_tf import experiment
     from rethink_tf.weights import conversion
 

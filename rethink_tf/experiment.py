@@ -17,6 +17,7 @@ from absl import logging
 from tensorflow.python.framework import config as framework_config
 
 from rethink_tf import config, config_record
+from rethink_tf.config_values import Count
 from rethink_tf.data import categories, reading, splits
 from rethink_tf.data import shapes as _shapes  # noqa: F401  registered for gin files
 from rethink_tf.data.pipeline import Pipeline
@@ -31,7 +32,8 @@ from rethink_tf.models import vgg as _vgg  # noqa: F401  registered for gin file
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.ops import devices
 from rethink_tf.ops.content import split_padding
-from rethink_tf.report import samples
+from rethink_tf.own_data import deriving
+from rethink_tf.report import run_texts, samples
 from rethink_tf.training import averaging as _averaging  # noqa: F401  registered for gin files
 from rethink_tf.training import checkpoints, distribution, step, trainer
 from rethink_tf.training import schedules as _schedules  # noqa: F401  registered for gin files
@@ -40,14 +42,16 @@ from rethink_tf.training.optimizer import MomentumSGD
 MODES = ("train", "evaluate", "train_and_evaluate")
 
 
+@deriving.settings_first
 @gin.configurable(module="experiment")
 def run(
-    model_dir,
-    data_dir,
-    batch_size,
-    seed,
+    model_dir: str,
+    data_dir: str,
+    batch_size: Count,
+    seed: int,
     schedule,
     mode="train_and_evaluate",
+    settings=None,
     prepare_data=None,
     train_split="train",
     evaluation_split="val",
@@ -57,19 +61,19 @@ def run(
     losses=DetectionLosses,
     optimizer=MomentumSGD,
     weight_decay=1e-4,
-    clip_norm=None,
+    clip_norm: float | None = None,
     accumulate_steps=1,
     weight_average=None,
-    cascade_steps=None,
+    cascade_steps: int | None = None,
     metrics=CocoMetrics,
     test_augmentation=None,
-    init_checkpoint=None,
-    evaluation_batch_size=None,
-    log_every=20,
-    checkpoint_every=1000,
-    evaluate_every=None,
-    keep_newest=3,
-    keep_best=1,
+    init_checkpoint: str | None = None,
+    evaluation_batch_size: int | None = None,
+    log_every: Count = 20,
+    checkpoint_every: Count = 1000,
+    evaluate_every: Count | None = None,
+    keep_newest: Count = 3,
+    keep_best: Count = 1,
     precision="float32",
     jit_compile=False,
     deterministic=None,
@@ -84,6 +88,8 @@ def run(
         seed: int >= 0: weights, order of the data, flips and sampling.
         schedule: Keras learning rate schedule with `num_steps`.
         mode: "train", "evaluate" (the newest checkpoint) or "train_and_evaluate".
+        settings: callable without arguments, returns bindings that follow from the data, which
+            `own_data.deriving` makes before this is called; or None.
         prepare_data: callable taking `output`, makes the data where it is not there yet; or None.
         train_split: str, folder under data_dir.
         evaluation_split: str, the same.
@@ -226,6 +232,10 @@ def run(
         categories.write(model_dir, opened[0].categories)
     if when_built:
         when_built()
+    if is_chief:
+        uses = {"training": train_data, "evaluation": test_data}
+        plan = schedule, batch_size, evaluate_every if test_data else 0, checkpoint_every
+        run_texts.log_header(uses, pipeline, model, strategy, plan, precision, model_dir)
 
     controller = _make_controller(
         loop, evaluator or augmented, global_step, strategy, log_every, model_dir
@@ -248,7 +258,7 @@ def run(
             controller.evaluator = augmented
             controller.evaluate()
     if is_chief:
-        _say_where(model_dir, controller.evaluator)
+        run_texts.log_closing(model_dir, loop, controller.evaluator)
     return controller.evaluator.metrics if controller.evaluator else {}
 
 
@@ -329,6 +339,7 @@ def _make_evaluator(
 def _make_controller(loop, evaluator, global_step, strategy, log_every, model_dir):
     """Returns Orbit's controller, still without a checkpoint manager."""
     is_chief = checkpoints.is_chief(strategy)
+    trainer.quiet_orbit()
     return orbit.Controller(
         global_step=global_step,
         trainer=loop,
@@ -349,6 +360,7 @@ def detector_builder():
 def _train_and_evaluate(controller, evaluator, best, stops, model_dir):
     """Trains up to each stop and evaluates there, unless an earlier start of the run did."""
     start = int(controller.global_step.numpy())
+    controller.trainer.evaluation_steps = stops if evaluator else []
     evaluated = inference.evaluated_steps(model_dir)
     for stop in stops:
         if stop < start or (stop == start and (stop in evaluated or not evaluator)):
@@ -357,6 +369,7 @@ def _train_and_evaluate(controller, evaluator, best, stops, model_dir):
             controller.train(stop)
         if evaluator:
             controller.evaluate()
+            controller.trainer.evaluation_seconds = evaluator.last_seconds
             if evaluator.metrics:
                 best.offer(evaluator.score, stop)
 
@@ -412,18 +425,3 @@ def _check_keypoints_included(pipeline, model):
             f"Pipeline.include_keypoints is {pipeline.include_keypoints}, and the detector has "
             f"{head}: include 'base/keypoint_rcnn.gin', which sets both."
         )
-
-
-def _say_where(model_dir, evaluator):
-    lines = [
-        f"TensorBoard: tensorboard --logdir={os.path.join(model_dir, 'tensorboard')}",
-        f"Checkpoints: {os.path.join(model_dir, 'checkpoints')}, "
-        f"the best in {os.path.join(model_dir, 'best')}",
-    ]
-    if evaluator and evaluator.metrics:
-        lines += [
-            f"Detections, in COCO's form: {evaluator.results_path}",
-            f"Metrics of every evaluation: {os.path.join(model_dir, 'metrics.jsonl')}",
-            f"Picture of detections: {evaluator.pictures.newest}",
-        ]
-    logging.info("Done.\n  %s", "\n  ".join(lines))

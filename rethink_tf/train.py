@@ -7,13 +7,12 @@
 A run that was stopped goes on where it was when it is started again with the same flags.
 """
 
-import os
 import re
 import sys
 
 from absl import app, flags, logging
 
-from rethink_tf import config
+from rethink_tf import config, console
 
 _GIN_FILE = flags.DEFINE_multi_string(
     "gin_file",
@@ -34,6 +33,15 @@ _MODE = flags.DEFINE_enum(
     "train: no evaluation. evaluate: only that, of the newest checkpoint in MODEL_DIR. "
     "train_and_evaluate: both, in turns.",
 )
+_QUIET = flags.DEFINE_bool(
+    "quiet", False, "Show the header, evaluations, warnings and the end, and nothing in between."
+)
+_LOG_EVERY = flags.DEFINE_integer(
+    "log_every",
+    None,
+    "Steps from one line of progress to the next; default: what the gin files say.",
+    lower_bound=1,
+)
 
 
 def main(argv):
@@ -42,29 +50,51 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
     if not _GIN_FILE.value:
         raise app.UsageError("Give at least one --gin_file, such as --gin_file=quickstart.gin.")
-    logging.set_verbosity(logging.INFO)
-    # TensorFlow's own notices about the processor and the graph; its errors stay.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    console.start(_QUIET.value)
     # Imported only now: --help answers without waiting for TensorFlow.
     from rethink_tf import experiment
     from rethink_tf.training.health import NonFiniteLossError
 
     built = []
+    params = list(_GIN_PARAM.value)
+    if _LOG_EVERY.value:
+        params.append(f"run.log_every={_LOG_EVERY.value}")
     try:
-        config.parse(_GIN_FILE.value, _GIN_PARAM.value)
+        config.parse(_GIN_FILE.value, params)
         experiment.run(mode=_MODE.value, when_built=lambda: built.append(True))
-    except (ValueError, OSError, NonFiniteLossError) as error:
+    except (ValueError, TypeError, OSError, NonFiniteLossError) as error:
         # What is wrong with the experiment or its data shows before the first step. From then on
         # only a diverged run is one of the user's errors.
         if built and not isinstance(error, NonFiniteLossError):
             raise
         logging.debug("Where it was raised:", exc_info=True)
-        sys.exit(f"error: {_without_calls(error)}")
+        sys.exit(f"error: {_explain(error)}")
+    except KeyboardInterrupt:
+        sys.exit("\nStopped by Ctrl-C. The same command goes on from the newest checkpoint.")
 
 
-def _without_calls(error):
-    """Returns an error's message without the lines on calls that gin adds to it."""
-    return re.sub(r"\n\s*In call to configurable .*", "", str(error))
+def _explain(error):
+    """Returns an error's message, in place of gin's lines on calls with the bindings concerned."""
+    message = _without_layer(str(error))
+    call = re.search(r"\n\s*In call to configurable '(\S+)'", message)
+    if not call:
+        return message
+    message = message[: call.start()]
+    if not isinstance(error, TypeError):
+        return message
+    return (
+        f"{call[1]} cannot be made with its bindings ({message}): {config.bindings_of(call[1])}. "
+        "With -v=1, the log says where."
+    )
+
+
+def _without_layer(message):
+    """Returns what was raised inside a Keras layer without the lines that Keras puts around it."""
+    inside = (
+        r"Exception encountered when calling .*\n+((?s:.*?))\n+Call arguments received by (?s:.*)"
+    )
+    found = re.fullmatch(inside, message)
+    return _without_layer(found[1]) if found else message
 
 
 if __name__ == "__main__":

@@ -257,9 +257,9 @@ def test_an_overlay_may_bind_a_part_that_is_not_built(without_norm, main_gin, ov
 
 
 def test_an_experiment_may_not_bind_what_only_its_overlay_may(without_norm, main_gin, overlay):
-    config.parse([without_norm, overlay], ["toy_group_norm.groups = (4,)"])
+    config.parse([without_norm, overlay], ["toy_group_norm.groups = 8"])
     toy_run()
-    assert "toy_group_norm.groups = (4,)" in failure(config.check_all_used)
+    assert "toy_group_norm.groups = 8" in failure(config.check_all_used)
     # What an experiment binds after the overlay is the experiment's again.
     config.parse([overlay, main_gin], ["toy_resnet.norm=None"])
     toy_run()

@@ -240,7 +240,7 @@ def count_of_models(bindings, num_classes):
     return count_parameters(build(num_classes))
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", experiments.of_one_size())
 def test_parameters_at_full_size(name):
     parse(name)
     count = count_of_models(models("pixel"), experiments.num_classes_of(name))

@@ -57,6 +57,7 @@ class Pipeline:
         min_side_sampling: str | None = None,
         jitter: resizing.LargeScaleJitter | None = None,
         copy_paste: bool = False,
+        held_out: float = 0.0,
     ):
         """Checks the settings; nothing is read yet.
 
@@ -90,6 +91,8 @@ class Pipeline:
             jitter: resizes and crops training images in place of min_side, max_side and buckets,
                 which are those of evaluation then; or None.
             copy_paste: whether objects of a second image are pasted onto each training image.
+            held_out: for data of one split: images of a hash (`subsets`) below this share of all
+                hashes are evaluated alone, the others trained on alone.
 
         Raises:
             ValueError: if a number is out of its range, or a setting does not fit another.
@@ -133,14 +136,15 @@ class Pipeline:
         self.parallel_records = parallel_records
         self.include_difficult = include_difficult
         self.evaluation_num_images = evaluation_num_images
+        self.held_out = held_out
 
     def selected_index(self, source: str | records.RecordIndex) -> records.RecordIndex:
         """The records of a directory or an index, or the `num_images` chosen from them."""
-        return self._choose(source, self.num_images, "num_images")
+        return self._choose(source, self.num_images, "num_images", True)
 
     def evaluation_index(self, source: str | records.RecordIndex) -> records.RecordIndex:
         """The records evaluated: all, or the `evaluation_num_images` chosen from them."""
-        return self._choose(source, self.evaluation_num_images, "evaluation_num_images")
+        return self._choose(source, self.evaluation_num_images, "evaluation_num_images", False)
 
     def training_index(self, source: str | records.RecordIndex) -> records.RecordIndex:
         """The records trained on: the selected ones, all or those with an object or keypoint.
@@ -369,9 +373,12 @@ class Pipeline:
         chosen = batch_shapes.choose_shapes(sizes, sizes.max(0), self.max_shapes, multiple)
         return batch_shapes.BatchShapes(chosen, multiple)
 
-    def _choose(self, source, num_images, setting):
-        """The index of a directory, or an index, restricted to a subset where a number is given."""
+    def _choose(self, source, num_images, setting, is_training):
+        """The index of a directory, or an index, restricted to what is used of it."""
         index = source if isinstance(source, records.RecordIndex) else records.load_index(source)
+        if self.held_out:
+            is_held_out = subsets.hash_shares(index.image_id) < self.held_out
+            index = index.select(is_held_out != is_training)
         if num_images is None:
             return index
         where = index.directory

@@ -133,10 +133,15 @@ def check_splits(splits, needs_masks=False, needs_keypoints=False):
             )
         if needs_masks and not split.has_masks:
             raise ValueError(
-                f"{split.directory} has no masks, and the detector has a mask head: include "
-                "'base/faster_rcnn.gin' in place of 'base/mask_rcnn.gin' for boxes only."
+                f"{split.directory} has no masks, and the detector has a mask head: add "
+                "--gin_file=overlays/boxes_only.gin for boxes only."
             )
     return first.category_ids
+
+
+def category_names(split):
+    """Returns {category id: name} of a `Split`."""
+    return {each["id"]: each["name"] for each in records.load_categories(split.directory)}
 
 
 def load_ground_truth(directory, image_ids):

@@ -4,6 +4,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable
 
+import numpy as np
+
 # What manifests call the rule of `select_image_ids`.
 RULE = "first by BLAKE2b (8 bytes) of the image id's decimal digits"
 
@@ -37,6 +39,19 @@ def select_image_ids(image_ids: Iterable[int], num_images: int) -> list[int]:
             "ask for fewer"
         )
     return sorted(sorted(ids, key=_rank)[:num_images])
+
+
+def hash_shares(image_ids: Iterable[int]) -> np.ndarray:
+    """Places images evenly in 0..1 by the hash of `select_image_ids`, each by its own id alone.
+
+    To hold out the images below a share divides a data set in the same way on every machine, and an
+    image stays on its side when others are added.
+
+    Returns:
+        float64 [N], in the order of the ids.
+    """
+    ranks = [int.from_bytes(_rank(int(image_id)), "big") for image_id in image_ids]
+    return np.array(ranks, np.float64) / 2.0**64
 
 
 def _rank(image_id: int) -> bytes:

@@ -161,7 +161,7 @@ def evaluate(ground_truth, results, iou_types=("bbox", "segm"), image_ids=None, 
         for iou_type in iou_types:
             evaluator, present = _measure(measure, iou_type, truth, found, kept)
             metrics.update(_collect(evaluator, present, iou_type, names))
-    logging.info(
+    logging.debug(
         "COCO metrics of %d detections in %d images by %s took %.1f s",
         np.count_nonzero(kept[found.images]),
         np.count_nonzero(kept),

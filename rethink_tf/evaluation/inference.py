@@ -19,6 +19,7 @@ import tensorflow as tf
 import tqdm
 from absl import logging
 
+from rethink_tf import console
 from rethink_tf.data import schema
 from rethink_tf.evaluation import coco_metrics, overlap, pasting
 from rethink_tf.ops.content import split_padding
@@ -81,7 +82,14 @@ class Predictor:
 
 
 class Evaluator(orbit.AbstractEvaluator):
-    """Evaluates for Orbit's controller: predict, paste, save the detections, measure, record."""
+    """Evaluates for Orbit's controller: predict, paste, save the detections, measure, record.
+
+    Attributes:
+        metrics: {name: float} of the last evaluation; empty before there was one.
+        results_path: str, where its detections are; None likewise.
+        seconds: float, how long all evaluations of this object took, and last_seconds the last.
+        pictures: as given.
+    """
 
     def __init__(
         self,
@@ -135,6 +143,7 @@ class Evaluator(orbit.AbstractEvaluator):
         self._model_dir, self._step, self._is_chief = model_dir, step, is_chief
         self.pictures, self._is_augmented, self._weights = pictures, is_augmented, weights
         self.metrics, self.results_path = {}, None
+        self.seconds = self.last_seconds = 0.0
 
     @property
     def score(self):
@@ -151,10 +160,19 @@ class Evaluator(orbit.AbstractEvaluator):
             None; the numbers are in `metrics`, in `metrics.jsonl` and in the summaries.
         """
         del num_steps
+        logging.info(
+            "Evaluating %d images at step %d%s.",
+            self._num_images,
+            int(self._step.numpy()),
+            " by test augmentation" if self._is_augmented else "",
+        )
         start, results = time.monotonic(), []
-        title = "evaluating by test augmentation" if self._is_augmented else "evaluating"
         batches = tqdm.tqdm(
-            self._make_batches(), title, self._num_batches, disable=not self._is_chief
+            self._make_batches(),
+            "evaluating",
+            self._num_batches,
+            disable=not (self._is_chief and console.shows_bars()),
+            leave=False,
         )
         with self._weights(), overlap.InOrder(self._results) as background:
             for position, batch in enumerate(batches):
@@ -168,8 +186,10 @@ class Evaluator(orbit.AbstractEvaluator):
         # In an order that does not depend on which images share a batch.
         results.sort(key=operator.itemgetter("image_id"))
         self.metrics = self._measure.evaluate(results)
+        self.last_seconds = time.monotonic() - start
+        self.seconds += self.last_seconds
         if self._is_chief:
-            self._record(results, time.monotonic() - start)
+            self._record(results, self.last_seconds)
 
     def _results(self, outputs, row):
         """Returns the COCO results of one image of a global batch. Runs in a thread."""
@@ -262,6 +282,7 @@ class Evaluator(orbit.AbstractEvaluator):
             " by test augmentation" if self._is_augmented else "",
             seconds,
             self._measure.format_table(self.metrics),
+            extra=console.KEPT,
         )
 
 

@@ -113,7 +113,7 @@ def evaluate(ground_truth, results, rule=AREA, iou_threshold=0.5):
         average = average_precision(hits, num_objects, rule) if num_objects else -1.0
         averages[names[category_id]] = average
     present = [value for value in averages.values() if value >= 0]
-    logging.info("VOC metrics of %d detections in %d images", len(found.scores), len(truth.images))
+    logging.debug("VOC metrics of %d detections in %d images", len(found.scores), len(truth.images))
     mean = float(np.mean(present)) if present else -1.0
     return {HEADLINE: mean} | {f"{_PER_CLASS}{name}": value for name, value in averages.items()}
 

@@ -2,7 +2,6 @@
 
 import gin
 import tensorflow as tf
-from absl import logging
 from official.common import distribute_utils
 
 
@@ -86,7 +85,6 @@ def needs_static_shapes(strategy, jit_compile):
             f"jit_compile compiles the step of one device, and the strategy has {replicas} "
             "replicas: take the one_device strategy, a TPU, or jit_compile = False."
         )
-    logging.info("%d replica(s).", replicas)
     return jit_compile or on_tpu
 
 

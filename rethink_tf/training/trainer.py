@@ -7,10 +7,13 @@ import orbit
 import tensorflow as tf
 from absl import logging
 
+from rethink_tf import console
 from rethink_tf.training import health
 
 # Shown in this order in the log line; the rest goes to TensorBoard only.
 LOGGED = tuple("total rpn_objectness rpn_box box_class box_regression mask keypoint".split())
+# From this share of a step's time on, the log line says that the input is waited for.
+SHOWN_WAIT = 0.1
 
 
 class Trainer(orbit.AbstractTrainer):
@@ -18,6 +21,11 @@ class Trainer(orbit.AbstractTrainer):
 
     The loop is in Python: each batch is fetched eagerly and so has the static shape of its bucket,
     and TensorFlow runs ahead on its own where the device is asynchronous.
+
+    Attributes:
+        evaluation_steps: steps at which the run stops to evaluate, for the time left.
+        evaluation_seconds: float, how long the last evaluation took; None before there was one.
+        seconds: float, how long this start has trained.
     """
 
     def __init__(self, step_fn, batches, total_steps, images_per_step, data_counts=dict):
@@ -33,6 +41,7 @@ class Trainer(orbit.AbstractTrainer):
         self._step_fn, self._batches = step_fn, batches
         self._total_steps, self._images_per_step = total_steps, images_per_step
         self._data_counts, self._is_first = data_counts, True
+        self.evaluation_steps, self.evaluation_seconds, self.seconds = (), None, 0.0
 
     def train(self, num_steps):
         """Runs some steps, checks their losses, writes summaries and one log line.
@@ -43,13 +52,18 @@ class Trainer(orbit.AbstractTrainer):
         Raises:
             NonFiniteLossError: if a loss is not finite; the controller has not saved by then.
         """
-        history, start, num_timed = [], time.monotonic(), int(num_steps)
+        if self._is_first:
+            logging.info("The first step takes longer: TensorFlow traces its graph.")
+        began = start = time.monotonic()
+        history, waited, num_timed = [], 0.0, int(num_steps)
         for _ in range(int(num_steps)):
-            batches = itertools.islice(self._batches, self._step_fn.accumulate_steps)
+            asked = time.monotonic()
+            batches = list(itertools.islice(self._batches, self._step_fn.accumulate_steps))
+            waited += time.monotonic() - asked
             history.append(self._step_fn(*batches))
             if self._is_first and num_steps > 1:
                 # The first step compiles; it would spoil the rate and the time left.
-                start, num_timed = time.monotonic(), num_timed - 1
+                start, num_timed, waited = time.monotonic(), num_timed - 1, 0.0
             self._is_first = False
         history = [{name: float(value) for name, value in values.items()} for values in history]
         seconds = max(time.monotonic() - start, 1e-9)
@@ -63,7 +77,8 @@ class Trainer(orbit.AbstractTrainer):
         means["learning_rate"] = history[-1]["learning_rate"]
         rate = num_timed * self._images_per_step / seconds
         self._write_summaries(means, rate)
-        self._log(step, means, rate)
+        self._log(step, means, rate, waited / seconds)
+        self.seconds += time.monotonic() - began
 
     def _write_summaries(self, values, images_per_second):
         for name, value in values.items():
@@ -72,24 +87,42 @@ class Trainer(orbit.AbstractTrainer):
         for name, count in self._data_counts().items():
             tf.summary.scalar(f"data/{name}", count)
 
-    def _log(self, step, values, images_per_second):
+    def _log(self, step, values, images_per_second, waiting):
         losses = " ".join(f"{name} {values[name]:.4f}" for name in LOGGED if name in values)
-        left = (self._total_steps - step) * self._images_per_step / images_per_second
+        rate = f"{images_per_second:.1f} images/s"
+        if waiting >= SHOWN_WAIT:
+            rate += f", {waiting:.0%} of the time waiting for data"
         logging.info(
-            "step %d/%d | %s | lr %.5f | %.1f images/s | %s left",
+            "step %d/%d | %s | lr %.5f | %s | %s",
             step,
             self._total_steps,
             losses,
             values["learning_rate"],
-            images_per_second,
-            format_duration(left),
+            rate,
+            self._left(step, images_per_second),
         )
 
+    def _left(self, step, images_per_second):
+        """Returns what is left to do, evaluations included: in time as soon as one was timed."""
+        seconds = (self._total_steps - step) * self._images_per_step / images_per_second
+        pending = sum(stop >= step for stop in self.evaluation_steps)
+        evaluations = f"{pending} evaluation{'s' if pending > 1 else ''}"
+        if not pending:
+            return f"{console.duration(seconds)} left"
+        if self.evaluation_seconds is None:
+            return f"{console.duration(seconds)} and {evaluations} left"
+        seconds += pending * self.evaluation_seconds
+        return f"with {evaluations} {console.duration(seconds)} left"
 
-def format_duration(seconds):
-    """Returns seconds as "1d 02:03:04" or "02:03:04"."""
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    clock = f"{hour:02d}:{minute:02d}:{second:02d}"
-    return f"{days}d {clock}" if days else clock
+
+def quiet_orbit():
+    """Has Orbit's controller say once, as a log line, what no part of this package says.
+
+    It prints and logs each of its lines, most of which repeat those of the trainer and evaluator.
+    """
+    orbit.controller._log = _log_saving
+
+
+def _log_saving(message):
+    if message.startswith("saved checkpoint to "):
+        logging.info("S%s", message[1:].removesuffix("."))

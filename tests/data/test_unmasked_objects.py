@@ -29,6 +29,7 @@ def take(directory, count, **options):
     dataset = pipeline.training(index, [3], 1, seed=3)
     for batch in dataset.take(count):
         schema.check_batch(batch, SPEC, num_classes=1)
+        batch.pop("padding")
         yield {key: value[0].numpy() for key, value in batch.items()}
 
 

@@ -1,0 +1,159 @@
+"""What a run says of itself: a header before the first step, and a table at the end."""
+
+import json
+import os
+
+import tensorflow as tf
+from absl import logging
+
+import rethink_tf
+from rethink_tf import console
+from rethink_tf.data.splits import category_names
+
+# Columns of the table of evaluations, those of them that the metrics have.
+COLUMNS = "box/AP box/AP50 box/AP75 mask/AP mask/AP50 mask/AP75 keypoint/AP voc/mAP".split()
+MAX_NAMES = 12
+_PARTS = "backbone fpn rpn box_head mask_head keypoint_head".split()
+
+
+def log_header(splits, pipeline, model, strategy, plan, precision, model_dir):
+    """Logs the header of a run.
+
+    Args:
+        splits: {what it is for: `data.splits.Split`, or None}; "training" among them.
+        pipeline: `data.pipeline.Pipeline`.
+        model: the detector, its variables made.
+        strategy: `tf.distribute.Strategy`.
+        plan: the schedule, images a step, steps between evaluations (None for one at the end, 0
+            for none) and steps between checkpoints.
+        precision: str, name of the policy.
+        model_dir: str.
+    """
+    splits = {use: split for use, split in splits.items() if split}
+    names = category_names(next(iter(splits.values())))
+    rows = [("", f"rethink_tf {rethink_tf.__version__}, TensorFlow {tf.__version__}")]
+    rows += [("Data", f"{use} on {_describe_split(split)}") for use, split in splits.items()]
+    rows += [("Categories", _list_names([names[each] for each in sorted(names)]))]
+    rows += [("Model", _describe_model(model))]
+    if "training" in splits:
+        num_images = len(pipeline.training_index(splits["training"].index))
+        rows += [("Plan", line) for line in describe_plan(*plan, num_images)]
+    rows += [("Devices", _describe_devices(strategy))]
+    rows += [("Precision", precision), ("Folder", model_dir)]
+    logging.info("%s", _lay_out(rows), extra=console.KEPT)
+
+
+def log_closing(model_dir, trainer, evaluator):
+    """Logs the end of a run: the evaluations, the newest last, where things are, and times.
+
+    Args:
+        model_dir: str.
+        trainer: `training.trainer.Trainer`, or None.
+        evaluator: of the last evaluation, or None.
+    """
+    times = {"training": trainer, "evaluation": evaluator}
+    times = {name: part.seconds for name, part in times.items() if part}
+    times["all"] = console.seconds_of_process()
+    times = ", ".join(f"{name} {console.duration(value)}" for name, value in times.items())
+    rows = [
+        ("Time", times),
+        ("Weights", os.path.join(model_dir, "checkpoints")),
+        ("Settings", os.path.join(model_dir, "config.gin")),
+        ("Curves", f"tensorboard --logdir={os.path.join(model_dir, 'tensorboard')}"),
+    ]
+    table = ""
+    if evaluator and evaluator.metrics:
+        table = _table_of_evaluations(model_dir) + "\n\n"
+        rows[2:2] = [
+            ("Best", os.path.join(model_dir, "best")),
+            ("Metrics", os.path.join(model_dir, "metrics.jsonl")),
+            ("Detections", f"{evaluator.results_path} (COCO's form)"),
+            ("Picture", evaluator.pictures.newest),
+        ]
+    there = [(name, text) for name, text in rows if _is_there(name, text)]
+    logging.info("%s", f"Done.\n{table}{_lay_out(there)}", extra=console.KEPT)
+
+
+def describe_plan(schedule, batch_size, evaluate_every, checkpoint_every, num_images):
+    """Returns the lines on a plan of training; arguments as of `log_header`."""
+    steps = schedule.num_steps
+    epochs = steps * batch_size / max(num_images, 1)
+    rate = f"rate {schedule.peak_learning_rate:g} after {schedule.warmup_steps:,} steps of warm-up"
+    if drops := getattr(schedule, "drop_steps", ()):
+        at = " and ".join(f"{drop:,}" for drop in drops)
+        rate += f", times {schedule.decay_factor:g} at {at}"
+    evaluation = {None: "evaluation at the end", 0: "no evaluation"}.get(
+        evaluate_every, f"evaluation every {evaluate_every or 0:,}"
+    )
+    return [
+        f"{steps:,} steps of {batch_size} images ({epochs:.1f} epochs), {rate}",
+        f"{evaluation}, checkpoint every {checkpoint_every:,}",
+    ]
+
+
+def _describe_split(split):
+    index = split.index
+    kind = "objects with masks" if split.has_masks else "objects"
+    counts = f"{len(index):,} images, {int(index.num_objects.sum()):,} {kind}"
+    empty = int((index.num_objects == 0).sum())
+    return f"{split.directory}: {counts}" + (f", {empty:,} images without an object" * bool(empty))
+
+
+def _list_names(names):
+    shown = ", ".join(names[:MAX_NAMES])
+    return f"{len(names)}: {shown}" + (", ..." if len(names) > MAX_NAMES else "")
+
+
+def _describe_model(model):
+    parts = [getattr(model, name, None) for name in _PARTS]
+    names = ", ".join(type(part).__name__ for part in parts if part is not None)
+    total, trained = _count(model.variables), _count(model.trainable_variables)
+    return f"{names}: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M of them trained"
+
+
+def _count(variables):
+    return sum(variable.shape.num_elements() for variable in variables)
+
+
+def _describe_devices(strategy):
+    kind = tf.DeviceSpec.from_string(strategy.extended.worker_devices[0]).device_type
+    replicas = strategy.num_replicas_in_sync
+    text = f"{replicas} replica{'s' if replicas > 1 else ''} on {kind}"
+    if kind == "CPU":
+        return f"{text}, {len(os.sched_getaffinity(0))} cores"
+    if kind == "GPU":
+        gpu = tf.config.list_physical_devices("GPU")[0]
+        return f"{text}, {tf.config.experimental.get_device_details(gpu).get('device_name')}"
+    return text
+
+
+def _table_of_evaluations(model_dir):
+    with tf.io.gfile.GFile(os.path.join(model_dir, "metrics.jsonl")) as file:
+        lines = [json.loads(line) for line in file if line.endswith("}\n")]
+    columns = [name for name in COLUMNS if any(name in line for line in lines)]
+    table = [["step", *columns, "seconds"]]
+    for line in lines:
+        step = f"{line['step']}{' (test augmentation)' * line.get('test_augmentation', False)}"
+        values = [f"{line[name]:.3f}" if line.get(name, -1) >= 0 else "-" for name in columns]
+        table.append([step, *values, f"{line['seconds']:.1f}"])
+    widths = [max(len(row[place]) for row in table) for place in range(len(table[0]))]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in table
+    )
+
+
+def _is_there(name, text):
+    if name in ("Weights", "Best", "Settings"):
+        return tf.io.gfile.exists(text)
+    return text is not None
+
+
+def _lay_out(rows):
+    width = max(len(name) for name, _ in rows)
+    previous, lines = None, []
+    for name, text in rows:
+        shown = "" if name == previous else name
+        lines.append(f"{shown:<{width}}  {text}" if name else text)
+        previous = name
+    return "\n".join(lines)
