@@ -11,7 +11,7 @@ from rethink_tf.data.resizing import LargeScaleJitter
 
 SIZE = (32, 48)
 BOXES = [(4, 6, 28, 30), (18, 2, 30, 12), (1, 30, 9, 46)]
-SPEC = schema.training_spec(1, SIZE, 4, 8)
+SPEC = schema.training_spec(1, None, 4, 8)
 
 
 def take(directory, count, **options):
