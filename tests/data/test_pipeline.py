@@ -15,6 +15,7 @@ from rethink_tf.data.reading import PipelineCounters
 
 CATEGORY_IDS = [7, 3, 90]
 BUCKETS = ((32, 48), (48, 32))
+PADDING = schema.PADDING_IMAGE_ID
 SETTINGS = {
     "min_side": 30,
     "max_side": 45,
@@ -221,12 +222,12 @@ def test_evaluation_is_of_all_images_whatever_is_trained_on(drawn):
     assert len(pipeline.selected_index(drawn)) == 4
     index = pipeline.evaluation_index(drawn)
     assert index.image_id.tolist() == list(range(1, 11))
-    assert set(by_image(pipeline.evaluation(drawn, 2))) - {-1} == set(range(1, 11))
+    assert set(by_image(pipeline.evaluation(drawn, 2))) - {PADDING} == set(range(1, 11))
 
     same = Pipeline(**SETTINGS, num_images=4, evaluation_num_images=4)
     chosen = same.selected_index(drawn).image_id.tolist()
     assert same.evaluation_index(drawn).image_id.tolist() == chosen
-    assert set(by_image(same.evaluation(drawn, 2))) - {-1} == set(chosen)
+    assert set(by_image(same.evaluation(drawn, 2))) - {PADDING} == set(chosen)
 
 
 @pytest.mark.parametrize("setting", ["num_images", "evaluation_num_images"])
@@ -285,7 +286,7 @@ def test_evaluation_has_each_image_once_and_padding(drawn):
     for batch in batches:
         schema.check_batch(batch, spec)
     ids = [batch["image_id"].numpy().tolist() for batch in batches]
-    assert ids == [[1, 2, 3, 4], [5, 6, -1, -1], [7, 8, 9, 10]]
+    assert ids == [[1, 2, 3, 4], [5, 6, PADDING, PADDING], [7, 8, 9, 10]]
     assert not batches[1]["image"][2:].numpy().any()
     assert batches[1]["image_size"][2:].numpy().tolist() == [[1, 1]] * 2
     expected = Image.fromarray(pixels(7, 40, 32)).resize((30, 38), Image.Resampling.BILINEAR)
@@ -301,7 +302,7 @@ def test_evaluation_in_further_sizes(tmp_path):
     batches = list(pipeline.evaluation(source, 2, further_sizes=further))
 
     ids = [batch["image_id"].numpy().tolist() for batch in batches]
-    assert ids == [[1, 3]] * 4 + [[2, -1]] * 4
+    assert ids == [[1, 3]] * 4 + [[2, PADDING]] * 4
     found = [batch["image_size"][0].numpy().tolist() for batch in batches]
     assert found == [
         [30, 42],
@@ -334,7 +335,7 @@ def test_evaluation_is_shared_by_workers_equally(drawn):
         return [batch["image_id"].numpy().tolist() for batch in dataset]
 
     assert ids(0) == [[1, 2], [5, 6], [7, 8]]
-    assert ids(1) == [[3, 4], [-1, -1], [9, 10]]
+    assert ids(1) == [[3, 4], [PADDING, PADDING], [9, 10]]
 
 
 def test_records_of_model_gardens_own_builder(tmp_path):
