@@ -31,7 +31,7 @@ from rethink_tf.models import vgg as _vgg  # noqa: F401  registered for gin file
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.report import samples
 from rethink_tf.training import averaging as _averaging  # noqa: F401  registered for gin files
-from rethink_tf.training import checkpoints, distribution, step, trainer
+from rethink_tf.training import checkpoints, distribution, step, trainer, workers
 from rethink_tf.training import schedules as _schedules  # noqa: F401  registered for gin files
 from rethink_tf.training.optimizer import MomentumSGD
 
@@ -161,7 +161,9 @@ def run(
     splits.check_splits(opened, needs_masks=model.mask_head is not None)
     checkpoint = checkpoints.make_checkpoint(model, optimizer, average)
     folder, best_folder = (os.path.join(model_dir, name) for name in ("checkpoints", "best"))
-    checkpoints.load_weights(checkpoint, folder, init_checkpoint, mode == "evaluate", average)
+    checkpoints.load_weights(
+        checkpoint, folder, init_checkpoint, mode == "evaluate", average, workers.of(strategy)
+    )
 
     loop = evaluator = augmented = None
     if train_data:
@@ -217,8 +219,7 @@ def run(
     if mode == "evaluate":
         controller.evaluate()
     else:
-        best_manager = manage(best_folder, keep=keep_best)
-        best = checkpoints.BestKeeper(best_manager, best_folder, is_chief)
+        best = checkpoints.BestKeeper(manage(best_folder, keep=keep_best), best_folder, is_chief)
         stops = _stops(schedule.num_steps, evaluate_every if evaluator else None)
         _train_and_evaluate(controller, evaluator, best, stops, model_dir)
         done = inference.evaluated_steps(model_dir, is_augmented=True)

@@ -53,7 +53,7 @@ class _Block(tf_keras.layers.Layer):
 
 @gin.register
 class ResNet(tf_keras.layers.Layer):
-    """The backbone, with groups ResNeXt; nothing of it is frozen, the stem included."""
+    """The backbone, with groups ResNeXt."""
 
     classifier_goes_on = False  # A classifier averages the features and has one layer more.
 
@@ -64,6 +64,7 @@ class ResNet(tf_keras.layers.Layer):
         groups=1,
         width_per_group=64,
         blocks_per_stage=None,
+        freeze_at=0,
         **kwargs,
     ):
         """Makes the layers.
@@ -79,12 +80,14 @@ class ResNet(tf_keras.layers.Layer):
                 twice as many.
             blocks_per_stage: four ints, in place of those of the depth, which then says what the
                 blocks are alone; None for those of the depth.
+            freeze_at: int, how many parts keep the weights that they start from: 0 none, 1 the
+                stem, 2 the stem and stage 2, up to 5 for all. See `conv.freeze`.
             **kwargs: of the Keras layer.
 
         Raises:
             ValueError: if the depth is not one of the above, a number is below 1, there are not
-                four numbers of blocks, or a depth without bottlenecks is to have groups or a width
-                of its own.
+                four numbers of blocks, a depth without bottlenecks is to have groups or a width of
+                its own, or freeze_at is not one of the above.
         """
         super().__init__(**kwargs)
         if depth not in DEPTHS:
@@ -129,6 +132,8 @@ class ResNet(tf_keras.layers.Layer):
                     )
                 )
             self.stages.append(blocks)
+        self.freeze_at = freeze_at
+        conv.freeze("ResNet", [[self.stem], *self.stages], freeze_at)
 
     def call(self, images, training=False):
         """Computes the feature maps.
@@ -140,12 +145,15 @@ class ResNet(tf_keras.layers.Layer):
         Returns:
             dict {2: [B, H/4, W/4, C2], ..., 5: [B, H/32, W/32, C5]}.
         """
-        outputs = conv.run_and_pool(self.stem, images, _pool, training)
+        outputs = conv.run_and_pool(self.stem, images, _pool, training and self.freeze_at < 1)
         features = {}
         for level, blocks in enumerate(self.stages, start=2):
+            if level == self.freeze_at + 1:
+                outputs = tf.stop_gradient(outputs)
             for block in blocks:
-                outputs = block(outputs, training=training)
-            features[level] = outputs
+                outputs = block(outputs, training=training and self.freeze_at < level)
+            # The pyramid takes every level, so that each frozen one is an end of the gradient.
+            features[level] = tf.stop_gradient(outputs) if level <= self.freeze_at else outputs
         return features
 
 

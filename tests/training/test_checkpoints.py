@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from rethink_tf.training import checkpoints
+from rethink_tf.training import checkpoint_files, checkpoints
 
 
 class _Model(tf_keras.Model):
@@ -27,7 +27,9 @@ def _save(folder, steps, keep=5):
 
 def _restore(folder):
     model = _Model(-1.0)
-    path = checkpoints.restore_newest(tf.train.Checkpoint(model=model), str(folder))
+    path = checkpoint_files.find_newest(str(folder))
+    if path:
+        checkpoints.restore(tf.train.Checkpoint(model=model), path)
     return path, float(model.weight[0])
 
 
@@ -72,7 +74,7 @@ def test_only_damaged_checkpoints_are_an_error(tmp_path):
 
 def test_only_the_newest_are_kept(tmp_path):
     _save(tmp_path, [1, 2, 3], keep=2)
-    assert [p.rpartition("-")[2] for p in checkpoints.list_newest_first(str(tmp_path))] == [
+    assert [p.rpartition("-")[2] for p in checkpoint_files.list_newest_first(str(tmp_path))] == [
         "3",
         "2",
     ]
@@ -97,7 +99,9 @@ def test_the_best_is_kept_across_a_restart(tmp_path):
     assert not keeper().offer(0.2, 30)
     assert keeper().offer(0.4, 40)
     assert json.loads((tmp_path / "best.json").read_text()) == {"score": 0.4, "step": 40}
-    assert [p.rpartition("-")[2] for p in checkpoints.list_newest_first(str(tmp_path))] == ["40"]
+    assert [p.rpartition("-")[2] for p in checkpoint_files.list_newest_first(str(tmp_path))] == [
+        "40"
+    ]
 
 
 def test_initialize_names_what_is_missing(tmp_path):
