@@ -128,9 +128,8 @@ def check_frozen(folder):
     found, moved = read_weights(folder / "run", 2), {True: [], False: []}
     for name in reader.get_variable_to_shape_map():
         if name.startswith("backbone/") and "VARIABLE_VALUE" in name:
-            is_frozen = re.match(r"backbone/(stem/|stages/0/|layer_with_weights)", name)
-            if "vgg" in str(folder):
-                is_frozen = re.match(r"backbone/stages/[01]/", name)
+            parts = r"stages/[01]/" if "vgg" in folder.name else r"(stem|stages/0)/"
+            is_frozen = re.match(f"backbone/{parts}", name)
             different = np.any(reader.get_tensor(name) != found[f"model/{name}"])
             moved[bool(is_frozen)].append(different)
     assert moved[True] and not any(moved[True])

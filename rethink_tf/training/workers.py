@@ -25,6 +25,8 @@ class Workers:
             count: int, worker processes.
         """
         self._strategy, self.count = strategy, count
+        signature = [tf.TensorSpec([None], tf.float32)]
+        self._gather_rows = tf.function(self._on_all_replicas, signature, autograph=False)
 
     def exchange(self, text):
         """Sends a text to all workers and returns theirs; every worker must call it.
@@ -35,25 +37,27 @@ class Workers:
         Returns:
             list of str, the texts of all workers in their order, this one's included.
         """
-        data = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
-        lengths = self._gather(np.array([len(data)], np.int32))[:, 0]
+        data = np.frombuffer(text.encode(), np.uint8).astype(np.float32)
+        lengths = self._gather(np.array([len(data)], np.float32))[:, 0].astype(int)
         rows = self._gather(np.pad(data, [0, max(1, *lengths) - len(data)]))
         pairs = zip(rows, lengths, strict=True)
         return [bytes(row[:length].astype(np.uint8)).decode() for row, length in pairs]
 
     def _gather(self, values):
-        """Returns int32 [count, N], the int32 [N] of every worker."""
-
-        @tf.function(autograph=False)
-        def gather(row):
-            def on_one_replica():
-                return tf.distribute.get_replica_context().all_gather(row, axis=0)
-
-            return self._strategy.run(on_one_replica)
-
-        gathered = gather(tf.constant(values[np.newaxis]))
+        """Returns float32 [count, N], the float32 [N] of every worker, whole numbers < 2 ** 24."""
+        gathered = self._gather_rows(tf.constant(values))
         rows = self._strategy.experimental_local_results(gathered)[0].numpy()
         return rows[:: len(rows) // self.count]  # each replica of a worker has sent its row
+
+    def _on_all_replicas(self, row):
+        num_replicas = self._strategy.num_replicas_in_sync
+
+        def on_one_replica(row):
+            context = tf.distribute.get_replica_context()
+            mine = tf.one_hot(context.replica_id_in_sync_group, num_replicas)[:, tf.newaxis] * row
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, mine)
+
+        return self._strategy.run(on_one_replica, args=(row,))
 
     def fail_together(self, action):
         """Calls a function; where it fails on one worker, all of them stop with the reasons.
@@ -61,7 +65,7 @@ class Workers:
         Otherwise the workers that did not fail would wait for the one that did.
 
         Args:
-            action: callable without arguments, may raise ValueError.
+            action: callable without arguments.
 
         Returns:
             What the function returns.
@@ -72,8 +76,8 @@ class Workers:
         result, problem = None, ""
         try:
             result = action()
-        except ValueError as error:
-            problem = str(error)
+        except Exception as error:
+            problem = str(error) or type(error).__name__
         problems = self.exchange(problem)
         if any(problems):
             raise ValueError(name_each(problems)) from None
