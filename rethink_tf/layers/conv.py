@@ -1,4 +1,4 @@
-"""Layers with weights, convolutional and fully connected, and the initializers of Detectron."""
+"""Layers with weights, convolutional and fully connected, and their initializers."""
 
 import tensorflow as tf
 import tf_keras
@@ -8,7 +8,9 @@ from rethink_tf.ops import convolution, group_norm, ordering
 
 
 def msra():
-    """Returns He initialization by the fan out, normal: Detectron's MSRAFill.
+    """Returns He initialization by the fan out, normal: Caffe2's MSRAFill.
+
+    In ResNet it is Detectron2's; Detectron leaves Caffe2's default there, which is `xavier`.
 
     Source: He et al. 2015, arXiv:1502.01852, equation 14.
     """

@@ -2,7 +2,8 @@
 
 Sources: He et al. 2015, arXiv:1512.03385, table 1; Xie et al. 2016, arXiv:1611.05431, table 1, for
 ResNeXt, whose 3x3 convolutions are grouped. The stride of a bottleneck sits in its 3x3 convolution,
-as in Detectron's GroupNorm models.
+as in Detectron's GroupNorm models. Kernels have `conv.msra`, as in Detectron2; Detectron's have
+Caffe2's Xavier.
 """
 
 import gin
