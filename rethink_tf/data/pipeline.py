@@ -393,8 +393,9 @@ class Pipeline:
 
 def _check_some(index, needed, setting):
     if len(index) == 0:
-        message = f"no image has {needed}, and {setting} only images with one"
-        raise ValueError(f"{index.directory}: {message}")
+        raise ValueError(
+            f"{index.directory}: no image has {needed}, and {setting} only such images"
+        )
 
 
 def _static_shape(buckets):
