@@ -393,9 +393,7 @@ class Pipeline:
 
 def _check_some(index, needed, setting):
     if len(index) == 0:
-        raise ValueError(
-            f"{index.directory}: no image has {needed}, and {setting} only such images"
-        )
+        raise ValueError(f"{index.directory}: no image has {needed}, and {setting} only those")
 
 
 def _static_shape(buckets):
