@@ -24,6 +24,9 @@ def make_parser():
     harness.add_arguments(parser, "train_step")
     models.add_arguments(parser)
     parser.add_argument("--rois", type=int, default=512, help="an image")
+    parser.add_argument(
+        "--freeze_at", type=int, default=0, help="parts of our backbone; see ResNet"
+    )
     parser.add_argument("--objects", type=int, default=20, help="an image")
     parser.add_argument("--max_objects", type=int, default=100, help="rows for objects an image")
     return parser
@@ -69,7 +72,7 @@ def make_ours(flags, precision):
     start = time.perf_counter()
     detector = MaskRCNN(
         flags.classes,
-        backbone=functools.partial(ResNet, flags.depth),
+        backbone=functools.partial(ResNet, flags.depth, freeze_at=flags.freeze_at),
         rpn=functools.partial(RPN, train_pre_nms=2000, train_proposals=1000),
         box_head=functools.partial(BoxHead, num_samples=flags.rois),
     )

@@ -35,7 +35,7 @@ from rethink_tf.ops.content import split_padding
 from rethink_tf.own_data import deriving
 from rethink_tf.report import run_texts, samples
 from rethink_tf.training import averaging as _averaging  # noqa: F401  registered for gin files
-from rethink_tf.training import checkpoints, distribution, step, trainer
+from rethink_tf.training import checkpoints, distribution, step, trainer, workers
 from rethink_tf.training import schedules as _schedules  # noqa: F401  registered for gin files
 from rethink_tf.training.optimizer import MomentumSGD
 
@@ -175,7 +175,9 @@ def run(
     splits.check_splits(opened, needs_masks=model.mask_head is not None)
     checkpoint = checkpoints.make_checkpoint(model, optimizer, average)
     folder, best_folder = (os.path.join(model_dir, name) for name in ("checkpoints", "best"))
-    checkpoints.load_weights(checkpoint, folder, init_checkpoint, mode == "evaluate", average)
+    checkpoints.load_weights(
+        checkpoint, folder, init_checkpoint, mode == "evaluate", average, workers.of(strategy)
+    )
 
     shapes = {"multiple": model.coarsest_stride, "is_compiled": static_shapes}
     loop = evaluator = augmented = None
@@ -249,8 +251,7 @@ def run(
     if mode == "evaluate":
         controller.evaluate()
     else:
-        best_manager = manage(best_folder, keep=keep_best)
-        best = checkpoints.BestKeeper(best_manager, best_folder, is_chief)
+        best = checkpoints.BestKeeper(manage(best_folder, keep=keep_best), best_folder, is_chief)
         stops = _stops(schedule.num_steps, evaluate_every if evaluator else None)
         _train_and_evaluate(controller, evaluator, best, stops, model_dir)
         done = inference.evaluated_steps(model_dir, is_augmented=True)

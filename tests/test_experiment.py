@@ -191,7 +191,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path, data_dir):
 
 
 def test_a_diverging_run_stops_unsaved_and_names_step_and_term(tmp_path, data_dir):
-    params = ["StepwiseSchedule.peak_learning_rate=1e30", "STEPS=8"]
+    params = ["StepwiseSchedule.peak_learning_rate=1e30", "STEPS=8", "run.checkpoint_every=1"]
     with pytest.raises(NonFiniteLossError, match=r"Step [2-8]: .*weight_decay.* is not finite"):
         run("quickstart.gin", tiny(tmp_path, data_dir, *params))
     for path in (tmp_path / "checkpoints").glob("step-*.index"):

@@ -10,7 +10,7 @@ import gin
 import numpy as np
 import pytest
 import tensorflow as tf
-from experiment_runs import REPOSITORY, read_metrics, read_scalars, tiny
+from experiment_runs import REPOSITORY, read_metrics, read_scalars, read_weights, tiny
 
 from benchmarks import experiments
 from rethink_tf import config, config_record, experiment
@@ -21,10 +21,11 @@ pytestmark = pytest.mark.usefixtures("fresh_tensorflow_settings")
 
 EXPERIMENTS = config.shipped_experiments()
 TWINS = [name for name in EXPERIMENTS if name.startswith("pretrained_")]
-# What a twin may change beside the weights it starts from: how long it trains.
+# What a twin may change beside the weights it starts from: what of them it freezes, and how long it
+# trains.
 OF_A_TWIN = (
     "PaperSchedule.multiple PaperSchedule.tails run.cascade_steps run.evaluate_every "
-    "run.checkpoint_every run.init_checkpoint MaskRCNN.pixel_std"
+    "run.checkpoint_every run.init_checkpoint MaskRCNN.pixel_std ResNet.freeze_at VGG16.freeze_at"
 ).split()
 
 
@@ -114,6 +115,25 @@ def test_two_steps_and_an_evaluation_with_the_tiny_overlay(runs, name):
         values = {tag: value for (tag, of), value in scalars.items() if of == step}
         assert values["train/total"] > 0 and values["train/rpn_box"] >= 0
         assert all(np.isfinite(value) for value in values.values())
+    if name in TWINS:
+        check_frozen(folder)
+
+
+def check_frozen(folder):
+    """Two steps with weight decay left the first two parts as the classifier has them, no others.
+
+    Statistics of batch normalization are among them.
+    """
+    reader = tf.train.load_checkpoint(str(folder / "weights"))
+    found, moved = read_weights(folder / "run", 2), {True: [], False: []}
+    for name in reader.get_variable_to_shape_map():
+        if name.startswith("backbone/") and "VARIABLE_VALUE" in name:
+            parts = r"stages/[01]/" if "vgg" in folder.name else r"(stem|stages/0)/"
+            is_frozen = re.match(f"backbone/{parts}", name)
+            different = np.any(reader.get_tensor(name) != found[f"model/{name}"])
+            moved[bool(is_frozen)].append(different)
+    assert moved[True] and not any(moved[True])
+    assert np.mean(moved[False]) > 0.9
 
 
 @pytest.mark.parametrize("name", TWINS)
@@ -126,6 +146,9 @@ def test_a_twin_differs_from_its_experiment_in_weights_and_schedule_alone(name):
     twin = config_record.canonical_bindings()
     different = {key for key in twin.keys() | scratch if twin.get(key) != scratch.get(key)}
     assert any(key.endswith("run.init_checkpoint") for key in different)
+    (frozen,) = (value for key, value in twin.items() if key.endswith(".freeze_at"))
+    assert frozen == "2"
+    assert {value for key, value in scratch.items() if key.endswith(".freeze_at")} == {"0"}
     assert {".".join(key.rsplit(".", 2)[1:]) for key in different} <= set(OF_A_TWIN)
 
 
@@ -164,6 +187,15 @@ def conv(inputs, outputs, size, groups=1, normalized=True):
 
 def dense(inputs, outputs):
     return (inputs + 1) * outputs
+
+
+def stem_and_stage_2(groups, width):
+    """What twins freeze of a ResNet of three blocks in stage 2, all shipped ones."""
+    total, inner, inputs = conv(3, 64, 7) + conv(64, 256, 1), groups * width, 64
+    for _ in range(3):
+        total += conv(inputs, inner, 1) + conv(inner, inner, 3, groups) + conv(inner, 256, 1)
+        inputs = 256
+    return total
 
 
 def resnext(depth, groups, width):
@@ -209,6 +241,7 @@ R50, R101, VGG16 = 25_557_032 - 2_049_000, 44_549_160 - 2_049_000, 14_714_688
 X152 = resnext(152, 32, 8)
 KEYPOINT_HEAD = conv(256, 512, 3) + 7 * conv(512, 512, 3) + conv(512, 17, 4, normalized=False)
 VGG_HEAD = dense(7 * 7 * 512, 4096) + dense(4096, 4096) + dense(4096, 81) + dense(4096, 320)
+VGG_STAGES_1_AND_2 = ((3, 64), (64, 64), (64, 128), (128, 128))
 PARAMETERS = {
     "scratch_r50": R50 + MASK_RCNN,
     "scratch_r101": R101 + MASK_RCNN,
@@ -245,7 +278,12 @@ def test_parameters_at_full_size(name):
     parse(name)
     count = count_of_models(models("pixel"), experiments.num_classes_of(name))
     rest = name.removesuffix(".gin").removeprefix("pretrained_")
-    assert count == PARAMETERS.get(rest, PARAMETERS.get(f"scratch_{rest}", count)) > 0
+    expected = PARAMETERS.get(rest, PARAMETERS.get(f"scratch_{rest}"))
+    if name in TWINS and "vgg" in name:
+        expected -= sum(conv(*sides, 3, normalized=False) for sides in VGG_STAGES_1_AND_2)
+    elif name in TWINS:
+        expected -= stem_and_stage_2(*((32, 8) if "x152" in name else (1, 64)))
+    assert count == (expected or count) > 0
     assert gin.get_bindings("experiment.run")["schedule"].num_steps > 0
 
     # The table of all experiments has it, with this size.

@@ -69,16 +69,16 @@ def test_a_killed_run_ends_like_one_that_was_not(tmp_path):
     # Both at once, the first of them to draw the data wins.
     never_killed = start_run("quickstart.gin", tiny(whole, data_dir, *RESUMED), mode="train")
     with start_run("quickstart.gin", tiny(killed, data_dir, *RESUMED), mode="train") as process:
-        # The checkpoints are of steps 1, 3 and 5: step 4 is between two.
+        # The checkpoints are of steps 2, 4 and 6: step 5 is between two.
         for line in process.stdout:
-            if "step 4/6" in line:
+            if "step 5/6" in line:
                 os.kill(process.pid, signal.SIGKILL)
                 break
         process.stdout.close()
         assert process.wait() == -signal.SIGKILL
-    assert (killed / "checkpoints" / "step-3.index").exists()
+    assert (killed / "checkpoints" / "step-4.index").exists()
     output = finish("quickstart.gin", tiny(killed, data_dir, *RESUMED), mode="train")
-    assert "Continuing from" in output and "step 3/6" not in output
+    assert "Continuing from" in output and "step 4/6" not in output
     output, _ = never_killed.communicate()
     assert never_killed.returncode == 0, output
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import gin
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from rethink_tf.data import (
     batch_shapes,
@@ -76,7 +77,7 @@ class Pipeline:
             include_keypoints: whether training batches have keypoints. As in Detectron, images
                 without a labelled keypoint are then not trained on.
             flip_probability: of mirroring a training image left and right.
-            keep_empty: whether images without an object are trained on.
+            keep_empty: whether images without an object, or with crowds alone, are trained on.
             num_images: train on that many images, chosen by `subsets`; None for all. With
                 include_keypoints they are chosen from the images with a labelled keypoint.
             evaluation_min_side: shorter side in evaluation; None for the largest min_side.
@@ -150,17 +151,20 @@ class Pipeline:
         """The records trained on: the selected ones, all or those with an object or keypoint.
 
         Raises:
-            ValueError: if keypoints are to be included and no record has one.
+            ValueError: if no record has an object, or keypoint, where it has to.
         """
-        index = self.selected_index(source)
+        index = chosen = self.selected_index(source)
         if self.include_keypoints:
             index = index.select(index.num_keypoints > 0)
-            if not len(index):
-                raise ValueError(
-                    f"{index.directory}: no image has a labelled keypoint, and "
-                    "Pipeline.include_keypoints keeps only images with one"
-                )
-        return index if self.keep_empty else index.select(index.num_objects > 0)
+            _check_some(index, "a labelled keypoint", "Pipeline.include_keypoints keeps")
+        if not self.keep_empty:
+            index = index.select(index.num_objects > 0)
+            _check_some(index, "an object that is no crowd", "Pipeline.keep_empty = False keeps")
+        if len(index) < len(chosen):
+            missing = "labelled keypoint" if self.include_keypoints else "object (crowds aside)"
+            count = f"{len(chosen) - len(index)} of {len(chosen)} images"
+            logging.info("%s: %s left out, without any %s.", index.directory, count, missing)
+        return index
 
     def training(
         self,
@@ -421,3 +425,8 @@ class Pipeline:
         # The plan shards; TensorFlow must not do it once more.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         return dataset.prefetch(2).with_options(options)
+
+
+def _check_some(index, needed, setting):
+    if len(index) == 0:
+        raise ValueError(f"{index.directory}: no image has {needed}, and {setting} only those")

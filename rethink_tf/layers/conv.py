@@ -1,4 +1,4 @@
-"""Layers with weights, convolutional and fully connected, and the initializers of Detectron."""
+"""Layers with weights, convolutional and fully connected, and their initializers."""
 
 import tensorflow as tf
 import tf_keras
@@ -8,7 +8,9 @@ from rethink_tf.ops import convolution, group_norm, ordering
 
 
 def msra():
-    """Returns He initialization by the fan out, normal: Detectron's MSRAFill.
+    """Returns He initialization by the fan out, normal: Caffe2's MSRAFill.
+
+    In ResNet it is Detectron2's; Detectron leaves Caffe2's default there, which is `xavier`.
 
     Source: He et al. 2015, arXiv:1502.01852, equation 14.
     """
@@ -171,6 +173,30 @@ class ConvNorm(tf_keras.layers.Layer):
     def recomputes(self):
         """Whether what follows the convolution is cheap to compute again."""
         return self.relu and isinstance(self.norm, normalization.GroupNormalization)
+
+
+def freeze(name, parts, freeze_at):
+    """Leaves the weights of a backbone's first parts out of training.
+
+    They have no gradient, no weight decay and no slots of the optimizer. The backbone runs these
+    parts as at test and stops the gradient behind them, so that nothing is kept for a backward pass
+    and batch normalization neither takes statistics of the batch nor moves its own.
+
+    Args:
+        name: str, the backbone's, for the error.
+        parts: list of lists of layers, in the order they are run in.
+        freeze_at: int, how many of the parts.
+
+    Raises:
+        ValueError: if there are not as many parts.
+    """
+    if not 0 <= freeze_at <= len(parts):
+        raise ValueError(
+            f"{name}: freeze_at = {freeze_at}: give the number of parts to freeze, from 0 for none "
+            f"to {len(parts)} for all."
+        )
+    for layer in [layer for part in parts[:freeze_at] for layer in part]:
+        layer.trainable = False
 
 
 def run(layers, inputs, training=False, content=None):

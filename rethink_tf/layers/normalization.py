@@ -30,7 +30,8 @@ NORMALIZERS = (
     "none",
 )
 
-# Detectron's constants (GN: 32 groups, epsilon 1e-5; BN: momentum 0.9, epsilon 1e-5).
+# GN as in Detectron and Detectron2. Detectron trains no BN, whose momentum (0.1 in PyTorch's sense)
+# and epsilon are Detectron2's.
 GN_GROUPS = 32
 EPSILON = 1e-5
 BN_MOMENTUM = 0.9

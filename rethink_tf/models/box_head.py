@@ -2,8 +2,8 @@
 
 Shapes: B images, R RoIs an image, M objects, C object classes (logits have C + 1, class 0 is
 background), K boxes a RoI (one a class, or one for all of them), D detections. Deltas are
-(dy, dx, dh, dw). Constants are Detectron's (Girshick 2015, arXiv:1504.08083; Lin et al. 2017,
-arXiv:1612.03144; the head "4conv1fc" is of Wu and He 2018, arXiv:1803.08494).
+(dy, dx, dh, dw). Constants are those of Detectron and Detectron2 (Girshick 2015, arXiv:1504.08083;
+Lin et al. 2017, arXiv:1612.03144; the head "4conv1fc" is of Wu and He 2018, arXiv:1803.08494).
 """
 
 import gin

@@ -1,6 +1,7 @@
 """Feature pyramid network.
 
-Source: Lin et al. 2017, arXiv:1612.03144; level 6 is level 5 subsampled, as in Detectron.
+Source: Lin et al. 2017, arXiv:1612.03144; level 6 is level 5 subsampled, as in Detectron and
+Detectron2.
 """
 
 import gin

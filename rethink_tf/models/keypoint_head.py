@@ -3,7 +3,8 @@
 The heatmaps are of no class: a data set has one list of keypoints. Shapes: R RoIs, K keypoints, S
 side of a heatmap.
 
-Source: He et al. 2017, arXiv:1703.06870, section 5; layers and initializers as in Detectron.
+Source: He et al. 2017, arXiv:1703.06870, section 5; layers and initializers as in
+Detectron's files (MSRAFill) and in Detectron2.
 """
 
 import gin

@@ -3,7 +3,8 @@
 Only the mask of one class a RoI is ever computed: the target's in training, the detected one at
 test. Shapes: R RoIs, S side of the logits.
 
-Source: He et al. 2017, arXiv:1703.06870, figure 4; initializers as in Detectron.
+Source: He et al. 2017, arXiv:1703.06870, figure 4. Initializers are Detectron2's: its
+predictor is normal with a deviation of 0.001, that of Detectron's files MSRAFill as the rest is.
 """
 
 import gin

@@ -2,7 +2,8 @@
 
 Sources: He et al. 2015, arXiv:1512.03385, table 1; Xie et al. 2016, arXiv:1611.05431, table 1, for
 ResNeXt, whose 3x3 convolutions are grouped. The stride of a bottleneck sits in its 3x3 convolution,
-as in Detectron's GroupNorm models.
+as in Detectron's GroupNorm models. Kernels have `conv.msra`, as in Detectron2; Detectron's have
+Caffe2's Xavier.
 """
 
 import functools
@@ -56,7 +57,7 @@ class _Block(tf_keras.layers.Layer):
 
 @gin.register
 class ResNet(tf_keras.layers.Layer):
-    """The backbone, with groups ResNeXt; nothing of it is frozen, the stem included."""
+    """The backbone, with groups ResNeXt."""
 
     classifier_goes_on = False  # A classifier averages the features and has one layer more.
     coarsest_stride = 32  # Pixels.
@@ -68,6 +69,7 @@ class ResNet(tf_keras.layers.Layer):
         groups=1,
         width_per_group=64,
         blocks_per_stage=None,
+        freeze_at=0,
         **kwargs,
     ):
         """Makes the layers.
@@ -83,12 +85,14 @@ class ResNet(tf_keras.layers.Layer):
                 twice as many.
             blocks_per_stage: four ints, in place of those of the depth, which then says what the
                 blocks are alone; None for those of the depth.
+            freeze_at: int, how many parts keep the weights that they start from: 0 none, 1 the
+                stem, 2 the stem and stage 2, up to 5 for all. See `conv.freeze`.
             **kwargs: of the Keras layer.
 
         Raises:
             ValueError: if the depth is not one of the above, a number is below 1, there are not
-                four numbers of blocks, or a depth without bottlenecks is to have groups or a width
-                of its own.
+                four numbers of blocks, a depth without bottlenecks is to have groups or a width of
+                its own, or freeze_at is not one of the above.
         """
         super().__init__(**kwargs)
         if depth not in DEPTHS:
@@ -133,6 +137,8 @@ class ResNet(tf_keras.layers.Layer):
                     )
                 )
             self.stages.append(blocks)
+        self.freeze_at = freeze_at
+        conv.freeze("ResNet", [[self.stem], *self.stages], freeze_at)
 
     def call(self, images, training=False, content=None):
         """Computes the feature maps.
@@ -148,14 +154,19 @@ class ResNet(tf_keras.layers.Layer):
         """
         pooled = content and content.after(4)
         pool = functools.partial(_pool, content=pooled)
-        outputs = conv.run_and_pool(self.stem, images, pool, training, content)
+        trains = training and self.freeze_at < 1
+        outputs = conv.run_and_pool(self.stem, images, pool, trains, content)
         content = pooled
         features = {}
         for level, blocks in enumerate(self.stages, start=2):
+            if level == self.freeze_at + 1:
+                outputs = tf.stop_gradient(outputs)
             for block in blocks:
-                outputs = block(outputs, training=training, content=content)
+                trains = training and self.freeze_at < level
+                outputs = block(outputs, training=trains, content=content)
                 content = content and content.after(block.strides)
-            features[level] = outputs
+            # The pyramid takes every level, so that each frozen one is an end of the gradient.
+            features[level] = tf.stop_gradient(outputs) if level <= self.freeze_at else outputs
         return features
 
 

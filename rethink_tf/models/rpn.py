@@ -2,8 +2,8 @@
 
 Shapes: B images, L levels, A anchors a cell, N anchors an image (all levels, fine to coarse, rows
 outermost), K sampled anchors, P proposals. Logits are for "object"; deltas are (dy, dx, dh, dw)
-with weights 1. Constants are Detectron's (Lin et al. 2017, arXiv:1612.03144; Ren et al. 2015,
-arXiv:1506.01497).
+with weights 1. Constants are those of Detectron and Detectron2 with FPN (Lin et al. 2017,
+arXiv:1612.03144; Ren et al. 2015, arXiv:1506.01497); where they differ: docs/constants.md.
 """
 
 import gin

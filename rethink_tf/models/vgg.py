@@ -19,7 +19,7 @@ LEVEL = 4
 
 @gin.register
 class VGG16(tf_keras.layers.Layer):
-    """The backbone, by default without normalization; nothing of it is frozen.
+    """The backbone, by default without normalization.
 
     The kernels have He initialization, which lets a network of this depth learn from random weights
     without normalization (He et al. 2018, arXiv:1811.08883, section 3).
@@ -29,12 +29,17 @@ class VGG16(tf_keras.layers.Layer):
     classifier_goes_on = True
     coarsest_stride = 2**LEVEL  # Pixels.
 
-    def __init__(self, normalizer="none", **kwargs):
+    def __init__(self, normalizer="none", freeze_at=0, **kwargs):
         """Makes the layers.
 
         Args:
             normalizer: one of `layers.normalization.NORMALIZERS`.
+            freeze_at: int, how many of the five stages, from the first on, keep the weights that
+                they start from. See `conv.freeze`.
             **kwargs: of the Keras layer.
+
+        Raises:
+            ValueError: if freeze_at is not from 0 to 5.
         """
         super().__init__(**kwargs)
         self.stages = [
@@ -44,6 +49,8 @@ class VGG16(tf_keras.layers.Layer):
             ]
             for stage, (count, channels) in enumerate(STAGES, start=1)
         ]
+        self.freeze_at = freeze_at
+        conv.freeze("VGG16", self.stages, freeze_at)
 
     def call(self, images, training=False, content=None):
         """Computes the feature map.
@@ -58,8 +65,11 @@ class VGG16(tf_keras.layers.Layer):
             dict {4: [B, H/16, W/16, 512]}, conv5_3.
         """
         outputs = images
-        for index, layers in enumerate(self.stages):
-            if index > 0:
+        for stage, layers in enumerate(self.stages, start=1):
+            if stage > 1:
                 outputs = tf.nn.max_pool2d(outputs, 2, 2, "VALID")
-            outputs = conv.run(layers, outputs, training, content and content.after(2**index))
+            inside = content and content.after(2 ** (stage - 1))
+            outputs = conv.run(layers, outputs, training and self.freeze_at < stage, inside)
+            if stage == self.freeze_at:
+                outputs = tf.stop_gradient(outputs)
         return {LEVEL: outputs}

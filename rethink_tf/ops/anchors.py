@@ -28,7 +28,8 @@ def cell_anchors(sizes, aspect_ratios):
 def level_anchors(height, width, stride, sizes, aspect_ratios):
     """Returns all anchors of one level.
 
-    The cell (i, j) is centred at (i * stride, j * stride), as in Detectron and Detectron2.
+    The cell (i, j) is centred at (i * stride, j * stride): Detectron2's offset of 0. Detectron's
+    anchors are centred half a stride further on, and it rounds their sides.
 
     Args:
         height: int or scalar int32 tensor, rows of the level's feature map.

@@ -17,10 +17,17 @@ from absl import logging
 def averaged_variables(model):
     """Returns the variables of a model that have an average, in the order that it is saved in.
 
-    Those are the trainable ones and the moving statistics of batch normalization, which belong to
-    the weights that they were taken with; counters are not averaged.
+    Those are the weights and the moving statistics of batch normalization, which belong to the
+    weights that they were taken with; counters are not averaged.
     """
-    return [each for each in model.variables if each.dtype.is_floating]
+    # In the order of `model.variables` as if nothing was frozen, which it puts behind what trains:
+    # another run may read the averages and freeze other layers.
+    parts = [list(part._flatten_layers()) for part in model.layers] + [[model]]
+    found = []
+    for layers in parts:
+        found += [each for layer in layers for each in layer._trainable_weights]
+        found += [each for layer in layers for each in layer._non_trainable_weights]
+    return [each for each in found if each.dtype.is_floating]
 
 
 @gin.register
@@ -38,7 +45,7 @@ class WeightAverage:
         of the run: its random weights fade with the decay.
 
         Args:
-            model: Keras model or `tf.Module` whose variables exist.
+            model: Keras model whose variables exist.
             decay: float in (0, 1), a step. EfficientDet's is the default.
             warmup: bool; True has a decay of (1 + step) / (10 + step) as long as that is lower, so
                 that the first weights are forgotten soon.

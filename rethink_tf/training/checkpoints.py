@@ -10,9 +10,10 @@ import tempfile
 import tensorflow as tf
 from absl import logging
 
-from rethink_tf.training import averaging, checkpoint_shapes
+from rethink_tf.training import averaging, checkpoint_files, checkpoint_shapes
 
 AVERAGES = "averages"  # what a checkpoint calls the averages of the weights
+_VELOCITY = re.compile(r"optimizer/_variables/(\d+)/")
 
 
 def is_chief(strategy):
@@ -51,13 +52,14 @@ def make_manager(checkpoint, directory, strategy, step, interval=None, keep=3):
         directory: str, the chief's folder.
         strategy: `tf.distribute.Strategy`.
         step: variable that counts the steps.
-        interval: int, steps between two saves; None saves only when told to.
+        interval: int, steps between two saves, and from the step of now to the first one; None
+            saves only when told to.
         keep: int, how many to keep.
     """
     if not is_chief(strategy):
         directory, keep = tempfile.mkdtemp(prefix="rethink_tf_"), 1
         atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return tf.train.CheckpointManager(
+    manager = tf.train.CheckpointManager(
         checkpoint,
         directory,
         max_to_keep=keep,
@@ -65,63 +67,51 @@ def make_manager(checkpoint, directory, strategy, step, interval=None, keep=3):
         step_counter=step,
         checkpoint_interval=interval,
     )
+    # Else the first call would save, whatever the interval. The constructor's argument takes a
+    # last step of 0 for none.
+    manager._last_checkpoint_step = int(step.numpy())
+    return manager
 
 
-def list_newest_first(directory):
-    """Returns the paths of a folder's checkpoints, the highest step first."""
-    paths = []
-    for index in tf.io.gfile.glob(os.path.join(directory, "step-*.index")):
-        path = index.removesuffix(".index")
-        if re.fullmatch(r"step-\d+", os.path.basename(path)):
-            paths.append(path)
-    return sorted(paths, key=lambda path: int(path.rpartition("-")[2]), reverse=True)
-
-
-def restore_newest(checkpoint, directory):
-    """Restores the newest checkpoint of a folder that reads.
+def restore(checkpoint, path):
+    """Restores a run's own checkpoint.
 
     Args:
         checkpoint: `tf.train.Checkpoint` whose variables all exist.
-        directory: str.
-
-    Returns:
-        The path of the one restored, or None where the folder has none.
+        path: str, of `checkpoint_files.find_newest`.
 
     Raises:
-        ValueError: if there are some and none of them reads, or the run that wrote them did not
-            average its weights and this one does.
+        ValueError: if the run that wrote it did not average its weights and this one does, or
+            trained other weights.
     """
-    paths = list_newest_first(directory)
-    for path in paths:
-        try:
-            _check_readable(path)
-        # TensorFlow's reader turns the status of a damaged file into one of many Python errors.
-        except Exception as error:
-            logging.warning(
-                "The checkpoint %s cannot be read (%s); trying the one before.", path, error
-            )
-            continue
-        if hasattr(checkpoint, AVERAGES) and not _holds_averages(path):
-            raise ValueError(
-                f"The checkpoint {path} holds no averaged weights, because its run had none: take "
-                "run.weight_average = None, or the checkpoint as run.init_checkpoint of a new run."
-            )
-        checkpoint_shapes.check(checkpoint, path)
-        checkpoint.restore(path).assert_existing_objects_matched()
-        return path
-    if paths:
+    if hasattr(checkpoint, AVERAGES) and not _holds_averages(path):
         raise ValueError(
-            f"None of the {len(paths)} checkpoints in {directory} can be read. Move them away to "
-            "start from step 0, or bring back one that is whole."
+            f"The checkpoint {path} holds no averaged weights, because its run had none: take "
+            "run.weight_average = None, or the checkpoint as run.init_checkpoint of a new run."
         )
-    return None
+    checkpoint_shapes.check(checkpoint, path)
+    _check_velocities(checkpoint, path)
+    checkpoint.restore(path).assert_existing_objects_matched()
 
 
-def _check_readable(path):
-    """Reads every tensor, so that a damaged file is found before any variable is assigned."""
-    reader = tf.train.load_checkpoint(path)
-    for name in reader.get_variable_to_shape_map():
-        reader.get_tensor(name)
+def _check_velocities(checkpoint, path):
+    """Checks that a checkpoint's velocities are those of the weights that train now.
+
+    They are saved by their places in a list: those of other weights would be taken for them.
+    """
+    if not hasattr(checkpoint, "optimizer"):
+        return
+    shapes = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+    matches = ((_VELOCITY.match(name), shape) for name, shape in shapes.items())
+    found = {int(match[1]): shape for match, shape in matches if match}
+    found = [found[place] for place in sorted(found)]
+    expected = [each.shape.as_list() for each in checkpoint.optimizer.velocities]
+    if found != expected:
+        raise ValueError(
+            f"The run of the checkpoint {path} trained {len(found)} weights, and this one trains "
+            f"{len(expected)}, or others: take its backbone's freeze_at (the macro FREEZE_AT), or "
+            "the checkpoint as run.init_checkpoint of a new run."
+        )
 
 
 def _holds_averages(path):
@@ -144,11 +134,12 @@ def initialize(detector, path):
         list of str, the classes of the detector's layers that were not read, or not as a whole.
 
     Raises:
-        ValueError: if there is no such checkpoint or it does not fit the detector.
+        ValueError: if there is no such checkpoint, it does not fit the detector, or it does not
+            hold what the detector freezes.
     """
     found = path
     if not tf.io.gfile.exists(path + ".index"):
-        candidates = list_newest_first(path)
+        candidates = checkpoint_files.list_newest_first(path)
         if not candidates:
             raise ValueError(
                 f"No checkpoint at {path!r}: there is neither {path}.index nor a folder. (A .pkl "
@@ -174,6 +165,7 @@ def initialize(detector, path):
             f"The checkpoint {found} does not fit the detector that the gin files describe: {error}"
         ) from error
     read = {variable.ref() for variable in _variables(parts)}
+    _check_frozen([each for each in frozen_weights(detector) if each.ref() not in read], found)
     logging.info("Read %d of %d variables from %s.", len(read), len(detector.variables), found)
     return [
         type(layer).__name__
@@ -188,7 +180,26 @@ def _variables(parts):
     return [variable for layer in layers for variable in layer.variables]
 
 
-def load_weights(checkpoint, folder, init_checkpoint, required, average=None):
+def frozen_weights(detector):
+    """Returns the weights that would train if the detector did not freeze them."""
+    training = {variable.ref() for variable in detector.trainable_variables}
+    weights = [variable for variable in detector.variables if variable.trainable]
+    return [variable for variable in weights if variable.ref() not in training]
+
+
+def _check_frozen(random, source=None):
+    """Checks that no frozen weight is a random one, which cost 3 AP in Detectron."""
+    if random:
+        where = f"{source} does not hold them" if source else "no weights are given"
+        raise ValueError(
+            f"The backbone's freeze_at leaves {len(random)} weights as they are, from "
+            f"{random[0].name.split(':')[0]} on. They must be pre-trained, and {where}: give "
+            "--gin_param='run.init_checkpoint=\"...\"' (made by python -m rethink_tf.convert), or "
+            "train all with --gin_param=FREEZE_AT=0."
+        )
+
+
+def load_weights(checkpoint, folder, init_checkpoint, required, average=None, workers=None):
     """Resumes a run, or starts it from given weights, or leaves the random ones.
 
     Args:
@@ -197,13 +208,32 @@ def load_weights(checkpoint, folder, init_checkpoint, required, average=None):
         init_checkpoint: str or None, as of `initialize`, for a run that has none.
         required: bool, whether random weights are no choice (to evaluate them says nothing).
         average: `WeightAverage` of the detector, or None; it starts where the run does.
+        workers: `Workers`, all of which end with the same weights, or None for one process.
 
     Raises:
-        ValueError: if there is nothing to read though it is required, or it cannot be read.
+        ValueError: if there is nothing to read though it is required or the detector freezes
+            weights, or it cannot be read; if workers read different things, on all of them.
     """
-    restored = restore_newest(checkpoint, folder)
-    if restored:
-        logging.info("Continuing from %s.", restored)
+    newest = checkpoint_files.find_newest(folder, workers)
+
+    def load():
+        _load(checkpoint, folder, newest, init_checkpoint, required, average)
+
+    if workers is None:
+        load()
+        return
+    workers.fail_together(load)
+    optimizer = checkpoint.optimizer
+    variables = [*checkpoint.model.variables, *optimizer.variables]
+    variables += average.variables if average else []
+    workers.check_same_state(int(optimizer.iterations.numpy()), variables)
+
+
+def _load(checkpoint, folder, newest, init_checkpoint, required, average):
+    """Loads in this process, `newest` where it is given; the rest is as of `load_weights`."""
+    if newest:
+        restore(checkpoint, newest)
+        logging.info("Continuing from %s.", newest)
     elif init_checkpoint:
         random = initialize(checkpoint.model, init_checkpoint)
         if random and required:
@@ -222,8 +252,9 @@ def load_weights(checkpoint, folder, init_checkpoint, required, average=None):
             "--gin_param='run.init_checkpoint=\"...\"'."
         )
     else:
+        _check_frozen(frozen_weights(checkpoint.model))
         logging.info("Starting from random weights.")
-    if average and not restored:
+    if average and not newest:
         average.start()
 
 

@@ -1,7 +1,9 @@
-"""SGD with momentum as Detectron and PyTorch define it, and which parameters decay.
+"""SGD with momentum as PyTorch defines it, and which parameters decay.
 
 Keras' SGD keeps rate * gradient in its velocity; here the velocity keeps gradients and the rate is
-applied to it, so that a drop of the rate takes effect at once on all of the velocity.
+applied to it, so that a drop of the rate takes effect at once on all of the velocity. Detectron
+keeps rate * gradient too, and rescales it at each drop (SOLVER.SCALE_MOMENTUM), which is the same
+but for the small steps of its warm-up.
 """
 
 import gin

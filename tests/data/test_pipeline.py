@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import logging
 from drawn_records import assert_same_batches, example, pixels, write
 from PIL import Image
 from pycocotools.coco import COCO
@@ -244,9 +245,33 @@ def test_empty_images_can_be_left_out_and_subsets_taken(drawn):
 
     kept = Pipeline(keep_empty=False).training_index(index)
     assert kept.image_id.tolist() == [1, 2, 3, 4, 5, 7, 8, 9]
+    assert len(Pipeline(keep_empty=True).training_index(index)) == 10
     assert len(Pipeline(num_images=4).training_index(index)) == 4
     batches = take(training(drawn, keep_empty=True), 10)
     assert not by_image(batches)[6]["classes"].any()
+
+
+def test_images_of_crowds_alone_are_empty_and_what_is_left_out_is_said(tmp_path, caplog):
+    """As Detectron2's filter_images_with_only_crowd_annotations: 2 of 4 images stay."""
+    box = (0, 0, 9, 9)
+    images = [
+        example(1, (20, 20), [box], [3], [0]),
+        example(2, (20, 20), [], [], []),
+        example(3, (20, 20), [box], [3], [1]),  # a crowd alone
+        example(4, (20, 20), [box, box], [3, 7], [1, 0]),
+    ]
+    source = write(tmp_path / "some", images)
+    logging.set_verbosity(logging.INFO)
+    with caplog.at_level("INFO", "absl"):
+        kept = Pipeline(keep_empty=False).training_index(source)
+    assert kept.image_id.tolist() == [1, 4]
+    assert "2 of 4 images left out, without any object (crowds aside)" in caplog.text
+    batches = take(training(source, 1, keep_empty=False), 6)
+    assert set(by_image(batches)) == {1, 4}
+
+    source = write(tmp_path / "none", images[1:3])
+    with pytest.raises(ValueError, match=r"none: no image has an object .*keep_empty = False"):
+        Pipeline(keep_empty=False).training_index(source)
 
 
 def test_evaluation_is_of_all_images_whatever_is_trained_on(drawn):

@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
 
-from rethink_tf.training import checkpoints
+from rethink_tf.training import averaging, checkpoint_files, checkpoints
+from rethink_tf.training.optimizer import MomentumSGD
 
 
 class _Model(tf_keras.Model):
@@ -27,7 +29,9 @@ def _save(folder, steps, keep=5):
 
 def _restore(folder):
     model = _Model(-1.0)
-    path = checkpoints.restore_newest(tf.train.Checkpoint(model=model), str(folder))
+    path = checkpoint_files.find_newest(str(folder))
+    if path:
+        checkpoints.restore(tf.train.Checkpoint(model=model), path)
     return path, float(model.weight[0])
 
 
@@ -72,10 +76,70 @@ def test_only_damaged_checkpoints_are_an_error(tmp_path):
 
 def test_only_the_newest_are_kept(tmp_path):
     _save(tmp_path, [1, 2, 3], keep=2)
-    assert [p.rpartition("-")[2] for p in checkpoints.list_newest_first(str(tmp_path))] == [
+    assert [p.rpartition("-")[2] for p in checkpoint_files.list_newest_first(str(tmp_path))] == [
         "3",
         "2",
     ]
+
+
+def test_the_first_save_comes_after_the_interval_like_every_other(tmp_path):
+    """By a new run, and by one that goes on from between two of them."""
+    model, step = _Model(0.0), tf.Variable(0, dtype=tf.int64)
+    checkpoint = tf.train.Checkpoint(model=model)
+    saved = []
+    for stop in (9, 23):
+        manager = checkpoints.make_manager(
+            checkpoint, str(tmp_path), tf.distribute.get_strategy(), step, interval=4
+        )
+        while step < stop:
+            step.assign_add(1)
+            if manager.save(checkpoint_number=step):
+                saved.append(int(step))
+    assert saved == [4, 8, 13, 17, 21]
+    # At the end of a run it saves whatever the interval.
+    assert manager.save(checkpoint_number=step, check_interval=False)
+
+
+def test_a_checkpoint_of_other_freezing_is_refused_or_read_as_weights(tmp_path):
+    """The weights are found by name, the velocities by place."""
+
+    def make(freeze_at):
+        model = tf_keras.Sequential([tf_keras.layers.Dense(2) for _ in range(3)])
+        for layer in model.layers[:freeze_at]:
+            layer.trainable = False
+        model.build([None, 2])  # All kernels have one shape.
+        optimizer = MomentumSGD(0.1)
+        optimizer.build(model.trainable_variables)
+        average = averaging.WeightAverage(model)
+        return model, checkpoints.make_checkpoint(model, optimizer, average), average
+
+    model, checkpoint, average = make(freeze_at=0)
+    average.start()
+    path = checkpoint.save(str(tmp_path / "runs" / "step"))
+    other, of_other, average = make(freeze_at=1)
+    with pytest.raises(ValueError, match=r"trained 6 weights, and this one trains 4.*freeze_at"):
+        checkpoints.restore(of_other, path)
+    before = other.get_weights()
+    with pytest.raises(ValueError, match=r"leaves 2 weights .* pre-trained, and no weights are"):
+        checkpoints.load_weights(of_other, str(tmp_path / "none"), None, required=False)
+    for found, old in zip(other.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(found, old)
+    checkpoints.load_weights(of_other, str(tmp_path / "none"), path, False, average)
+    for pair in zip(other.layers, model.layers, strict=True):
+        for found, expected in zip(*(layer.get_weights() for layer in pair), strict=True):
+            np.testing.assert_array_equal(found, expected)
+    # The averages are of the same weights, whatever is frozen.
+    assert [each.name.split("/")[:-1] for each in average.variables] == [
+        each.name.split(":")[0].split("/") for layer in other.layers for each in layer.weights
+    ]
+
+    # And back again: what a run with a frozen layer left starts one without.
+    path = of_other.save(str(tmp_path / "frozen" / "step"))
+    free, of_free, average = make(freeze_at=0)
+    checkpoints.load_weights(of_free, str(tmp_path / "none"), path, False, average)
+    np.testing.assert_array_equal(free.layers[0].kernel, model.layers[0].kernel)
+    with pytest.raises(ValueError, match=r"trained 4 weights, and this one trains 6"):
+        checkpoints.restore(of_free, path)
 
 
 def test_the_best_is_kept_across_a_restart(tmp_path):
@@ -97,7 +161,9 @@ def test_the_best_is_kept_across_a_restart(tmp_path):
     assert not keeper().offer(0.2, 30)
     assert keeper().offer(0.4, 40)
     assert json.loads((tmp_path / "best.json").read_text()) == {"score": 0.4, "step": 40}
-    assert [p.rpartition("-")[2] for p in checkpoints.list_newest_first(str(tmp_path))] == ["40"]
+    assert [p.rpartition("-")[2] for p in checkpoint_files.list_newest_first(str(tmp_path))] == [
+        "40"
+    ]
 
 
 def test_initialize_names_what_is_missing(tmp_path):
