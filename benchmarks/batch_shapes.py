@@ -100,14 +100,14 @@ def make_step(flags, side, way):
     import tensorflow as tf
 
     from benchmarks import inputs
-    from rethink_tf import experiment
     from rethink_tf.data import schema
     from rethink_tf.losses import DetectionLosses
     from rethink_tf.models.detector import MaskRCNN
+    from rethink_tf.training import distribution
     from rethink_tf.training.optimizer import MomentumSGD
     from rethink_tf.training.step import TrainStep
 
-    experiment.set_up_tensorflow(flags.seed, flags.precision)
+    distribution.set_up_tensorflow(flags.seed, flags.precision)
     detector = MaskRCNN(80)
     detector.create_variables()
     optimizer = MomentumSGD(1e-4)

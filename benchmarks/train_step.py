@@ -58,16 +58,16 @@ def make_ours(flags, precision):
     import tensorflow as tf
 
     from benchmarks import inputs
-    from rethink_tf import experiment
     from rethink_tf.losses import DetectionLosses
     from rethink_tf.models.box_head import BoxHead
     from rethink_tf.models.detector import MaskRCNN
     from rethink_tf.models.resnet import ResNet
     from rethink_tf.models.rpn import RPN
+    from rethink_tf.training import distribution
     from rethink_tf.training.optimizer import MomentumSGD
     from rethink_tf.training.step import TrainStep
 
-    experiment.set_up_tensorflow(flags.seed, precision)
+    distribution.set_up_tensorflow(flags.seed, precision)
     batch = make_batch(flags)
     start = time.perf_counter()
     detector = MaskRCNN(

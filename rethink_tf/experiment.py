@@ -11,10 +11,6 @@ import os
 
 import gin
 import orbit
-import tensorflow as tf
-import tf_keras
-from absl import logging
-from tensorflow.python.framework import config as framework_config
 
 from rethink_tf import config, config_record
 from rethink_tf.config_values import Count
@@ -30,7 +26,6 @@ from rethink_tf.models import cascade as _cascade  # noqa: F401  registered for 
 from rethink_tf.models import keypoint_head as _keypoint_head  # noqa: F401  registered for gin files
 from rethink_tf.models import vgg as _vgg  # noqa: F401  registered for gin files
 from rethink_tf.models.detector import MaskRCNN
-from rethink_tf.ops import devices
 from rethink_tf.ops.content import split_padding
 from rethink_tf.own_data import deriving
 from rethink_tf.report import run_texts, samples
@@ -136,10 +131,10 @@ def run(
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}.")
     if mode != "evaluate":
         config_record.compare(model_dir)
-    cascade_from = _cascade_start(schedule, cascade_steps)
+    cascade_from = step.cascade_start(schedule, cascade_steps)
     strategy = strategy()
     with strategy.scope():
-        set_up_tensorflow(seed, precision, jit_compile, deterministic)
+        distribution.set_up_tensorflow(seed, precision, jit_compile, deterministic)
     test_batch_size = evaluation_batch_size or batch_size
     distribution.check_batch_size(strategy, "batch_size", batch_size, accumulate_steps)
     distribution.check_batch_size(strategy, "evaluation_batch_size", test_batch_size)
@@ -378,36 +373,6 @@ def _train_and_evaluate(controller, evaluator, best, stops, model_dir):
 def _stops(num_steps, evaluate_every):
     """Returns the steps at which training stops to evaluate, the last one included."""
     return [*range(evaluate_every or num_steps, num_steps, evaluate_every or num_steps), num_steps]
-
-
-def set_up_tensorflow(seed, precision, jit_compile=False, deterministic=None):
-    """Sets the seed, the precision policy and op determinism of this process; see `run`.
-
-    To be called in the scope of the strategy, whose devices decide.
-    """
-    tf_keras.utils.set_random_seed(seed)
-    tf_keras.mixed_precision.set_global_policy(precision)
-    if deterministic is None:
-        deterministic = not jit_compile and devices.replica_device_type() == "CPU"
-    if deterministic:
-        tf.config.experimental.enable_op_determinism()
-    else:
-        framework_config.disable_op_determinism()
-
-
-def _cascade_start(schedule, cascade_steps):
-    """Returns the first step that trains the later stages of a cascade; see `run`."""
-    if cascade_steps is None:
-        return 0
-    start = schedule.start_of_last(cascade_steps)
-    if not 0 <= start < schedule.num_steps:
-        raise ValueError(
-            f"run.cascade_steps = {cascade_steps:,} would switch the cascade on at step {start:,} "
-            f"of a schedule of {schedule.num_steps:,} steps: give a number above 0 and at most the "
-            "schedule's length, a longer schedule, or None for a cascade from the start."
-        )
-    logging.info("The cascade's later stages train from step %d on.", start)
-    return start
 
 
 def _check_stages(model, cascade_steps):

@@ -6,7 +6,7 @@ for a fixed shape, a batch is as large as its largest image; a compiler gets a f
 Pure NumPy. Letters: n images, B images of a batch, S shapes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -73,6 +73,25 @@ class BatchShapes:
         if self.fixed is None:
             return _round_up(np.maximum(sizes, 1), self.multiple)
         return self.fixed[self.numbers(sizes)]
+
+
+def make_shapes(
+    buckets: Sequence[Sequence[int]] | None,
+    multiple: int,
+    max_shapes: int | None,
+    expect: Callable[[], tuple[np.ndarray, np.ndarray]],
+) -> BatchShapes:
+    """Returns the shapes of the batches of a data set.
+
+    Args:
+        buckets: (H, W) each, pixels, or None.
+        multiple: int, of the sides of shapes that are not given, pixels.
+        max_shapes: int, how many a compiler wants at most; None for tight ones.
+        expect: callable, returns the arguments sizes and largest of `choose_shapes`.
+    """
+    if not buckets and max_shapes is not None:
+        buckets = choose_shapes(*expect(), max_shapes, multiple)
+    return BatchShapes(buckets or None, multiple)
 
 
 def group(sizes: np.ndarray, batch_size: int, shapes: BatchShapes) -> np.ndarray:

@@ -11,6 +11,7 @@ second slot inside, of the image whose objects are pasted.
 Letters: G images of a global batch, P of it in one input pipeline, B in one replica.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import gin
@@ -155,11 +156,11 @@ class Pipeline:
         """
         index = chosen = self.selected_index(source)
         if self.include_keypoints:
-            index = index.select(index.num_keypoints > 0)
-            _check_some(index, "a labelled keypoint", "Pipeline.include_keypoints keeps")
+            kept = index.num_keypoints > 0
+            index = subsets.keep_some(index, kept, "a labelled keypoint", "include_keypoints keeps")
         if not self.keep_empty:
-            index = index.select(index.num_objects > 0)
-            _check_some(index, "an object that is no crowd", "Pipeline.keep_empty = False keeps")
+            kept, what = index.num_objects > 0, "an object that is no crowd"
+            index = subsets.keep_some(index, kept, what, "keep_empty = False keeps")
         if len(index) < len(chosen):
             missing = "labelled keypoint" if self.include_keypoints else "object (crowds aside)"
             count = f"{len(chosen) - len(index)} of {len(chosen)} images"
@@ -221,7 +222,12 @@ class Pipeline:
             seed,
             self.max_objects if self.copy_paste else None,
         )
-        shapes = self._training_shapes(training_slots, len(index), multiple, is_compiled)
+        shapes = batch_shapes.make_shapes(
+            None if self.jitter else self.buckets,
+            multiple,
+            self.max_shapes if is_compiled else None,
+            training_slots.expected_sizes,
+        )
         training_plan = plan.TrainingPlan(
             len(index), global_batch_size, seed, training_slots.sizes, shapes
         )
@@ -244,19 +250,6 @@ class Pipeline:
             read = self._reader(index, category_ids, spec, flip_order)
         report = reading.Report(index, ids, self.max_objects, counters)
         return self._dataset(make_slots, read, share, spec, report, is_compiled)
-
-    def _training_shapes(self, training_slots, num_records, multiple, is_compiled):
-        """Returns the `BatchShapes` of training."""
-        buckets = None if self.jitter else self.buckets
-        if buckets or not is_compiled:
-            return batch_shapes.BatchShapes(buckets, multiple)
-        # The sizes to be expected: some thousand, drawn for the first epochs.
-        passes, rows = np.divmod(np.arange(max(4096, num_records)), num_records)
-        few = np.linspace(0, len(rows) - 1, min(len(rows), 8192)).astype(int)
-        sizes = training_slots.sizes(rows[few], passes[few])
-        largest = training_slots.largest().max(0)
-        chosen = batch_shapes.choose_shapes(sizes, largest, self.max_shapes, multiple)
-        return batch_shapes.BatchShapes(chosen, multiple)
 
     def _reader(self, index, category_ids, spec, flip_order):
         """Returns the function from a slot to its data set of one training element and notes."""
@@ -341,12 +334,13 @@ class Pipeline:
         ]
         stored = slots.stored_sizes(index, np.arange(len(index)))
         sizes = [side.largest(stored) for side in sides]
+        limit = self.max_shapes if is_compiled else None
+        # Those of test augmentation follow from their own sizes.
         shapes = [
-            # Those of test augmentation follow from their own sizes.
-            self._evaluation_shapes(
-                each, self.buckets if side == 0 else None, multiple, is_compiled
+            batch_shapes.make_shapes(
+                buckets, multiple, limit, lambda each=each: (each, each.max(0))
             )
-            for side, each in enumerate(sizes)
+            for each, buckets in itertools.zip_longest(sizes, [self.buckets])
         ]
         batches = plan.evaluation_batches(sizes[0], global_batch_size, shapes[0])
 
@@ -371,12 +365,6 @@ class Pipeline:
         """How many global batches `evaluation` gives, not counted again in further sizes."""
         return -(-len(self.evaluation_index(index)) // global_batch_size)
 
-    def _evaluation_shapes(self, sizes, buckets, multiple, is_compiled):
-        if buckets or not is_compiled:
-            return batch_shapes.BatchShapes(buckets, multiple)
-        chosen = batch_shapes.choose_shapes(sizes, sizes.max(0), self.max_shapes, multiple)
-        return batch_shapes.BatchShapes(chosen, multiple)
-
     def _choose(self, source, num_images, setting, is_training):
         """The index of a directory, or an index, restricted to what is used of it."""
         index = source if isinstance(source, records.RecordIndex) else records.load_index(source)
@@ -388,11 +376,7 @@ class Pipeline:
         where = index.directory
         if self.include_keypoints:
             index, where = index.select(index.num_keypoints > 0), f"{where}'s images with keypoints"
-        try:
-            chosen = subsets.select_image_ids(index.image_id, num_images)
-        except ValueError as error:
-            raise ValueError(f"Pipeline.{setting}, for {where}: {error}") from error
-        return index.select(np.isin(index.image_id, chosen))
+        return subsets.choose_images(index, num_images, f"Pipeline.{setting}, for {where}")
 
     def _dataset(self, make_slots, read, share, spec, report, is_compiled):
         """Joins the parts: slots, parallel reading, batches, the report, prefetch."""
@@ -425,8 +409,3 @@ class Pipeline:
         # The plan shards; TensorFlow must not do it once more.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         return dataset.prefetch(2).with_options(options)
-
-
-def _check_some(index, needed, setting):
-    if len(index) == 0:
-        raise ValueError(f"{index.directory}: no image has {needed}, and {setting} only those")

@@ -56,3 +56,40 @@ def hash_shares(image_ids: Iterable[int]) -> np.ndarray:
 
 def _rank(image_id: int) -> bytes:
     return hashlib.blake2b(str(image_id).encode(), digest_size=8).digest()
+
+
+def choose_images(index, num_images, who):
+    """Returns the records of `num_images` images of an index.
+
+    Args:
+        index: `records.RecordIndex`.
+        num_images: int.
+        who: str, the setting that asks for them, and of what, for the error.
+
+    Raises:
+        ValueError: if there are not as many.
+    """
+    try:
+        chosen = select_image_ids(index.image_id, num_images)
+    except ValueError as error:
+        raise ValueError(f"{who}: {error}") from error
+    return index.select(np.isin(index.image_id, chosen))
+
+
+def keep_some(index, kept, needed, setting):
+    """Returns the records of an index that are kept, at least one.
+
+    Args:
+        index: `records.RecordIndex` of N records.
+        kept: bool [N].
+        needed: str, what they have.
+        setting: str, of `Pipeline`, that keeps those, with its verb.
+
+    Raises:
+        ValueError: if none is kept.
+    """
+    if not kept.any():
+        raise ValueError(
+            f"{index.directory}: no image has {needed}, and Pipeline.{setting} only those"
+        )
+    return index.select(kept)

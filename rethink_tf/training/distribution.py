@@ -2,7 +2,11 @@
 
 import gin
 import tensorflow as tf
+import tf_keras
 from official.common import distribute_utils
+from tensorflow.python.framework import config as framework_config
+
+from rethink_tf.ops import devices
 
 
 @gin.register
@@ -86,6 +90,21 @@ def needs_static_shapes(strategy, jit_compile):
             "replicas: take the one_device strategy, a TPU, or jit_compile = False."
         )
     return jit_compile or on_tpu
+
+
+def set_up_tensorflow(seed, precision, jit_compile=False, deterministic=None):
+    """Sets the seed, the precision policy and op determinism of this process; see `run`.
+
+    To be called in the scope of the strategy, whose devices decide.
+    """
+    tf_keras.utils.set_random_seed(seed)
+    tf_keras.mixed_precision.set_global_policy(precision)
+    if deterministic is None:
+        deterministic = not jit_compile and devices.replica_device_type() == "CPU"
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    else:
+        framework_config.disable_op_determinism()
 
 
 def _logical_cpus(count):

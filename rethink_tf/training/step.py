@@ -10,6 +10,7 @@ import ctypes
 import functools
 
 import tensorflow as tf
+from absl import logging
 
 from rethink_tf.layers import normalization
 from rethink_tf.losses import box_stages
@@ -312,6 +313,21 @@ class TrainStep:
     def _decay_loss(self, variables):
         squares = [tf.nn.l2_loss(each) for each in variables if optimizer_lib.decays(each)]
         return self._weight_decay * tf.add_n(squares)
+
+
+def cascade_start(schedule, cascade_steps):
+    """Returns the first step that trains the later stages of a cascade; see `run`."""
+    if cascade_steps is None:
+        return 0
+    start = schedule.start_of_last(cascade_steps)
+    if not 0 <= start < schedule.num_steps:
+        raise ValueError(
+            f"run.cascade_steps = {cascade_steps:,} would switch the cascade on at step {start:,} "
+            f"of a schedule of {schedule.num_steps:,} steps: give a number above 0 and at most the "
+            "schedule's length, a longer schedule, or None for a cascade from the start."
+        )
+    logging.info("The cascade's later stages train from step %d on.", start)
+    return start
 
 
 def _return_free_memory():
