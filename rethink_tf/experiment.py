@@ -26,7 +26,6 @@ from rethink_tf.models import cascade as _cascade  # noqa: F401  registered for 
 from rethink_tf.models import keypoint_head as _keypoint_head  # noqa: F401  registered for gin files
 from rethink_tf.models import vgg as _vgg  # noqa: F401  registered for gin files
 from rethink_tf.models.detector import MaskRCNN
-from rethink_tf.ops.content import split_padding
 from rethink_tf.own_data import deriving
 from rethink_tf.report import run_texts, samples
 from rethink_tf.training import averaging as _averaging  # noqa: F401  registered for gin files
@@ -182,6 +181,8 @@ def run(
             pipeline, train_data, batch_size, seed, accumulate_steps, global_step, counters, shapes
         )
         batches = strategy.distribute_datasets_from_function(batches)
+        size = batch_size // (strategy.num_replicas_in_sync * accumulate_steps)
+        spec = None if static_shapes else distribution.batch_spec(batches, size)
         train_step = step.TrainStep(
             model,
             losses,
@@ -194,7 +195,7 @@ def run(
             accumulate_steps,
             clip_norm,
             average,
-            _open_spec(batches, static_shapes),
+            spec,
         )
         loop = trainer.Trainer(
             train_step, iter(batches), schedule.num_steps, batch_size, counters.as_dict
@@ -281,11 +282,6 @@ def _training_batches(
     return make_dataset
 
 
-def _open_spec(batches, static_shapes):
-    """Returns the `batch_spec` of `TrainStep` and `Predictor` for distributed batches."""
-    return None if static_shapes else split_padding(batches.element_spec)[0]
-
-
 def _make_evaluator(
     make_predictor,
     strategy,
@@ -310,7 +306,9 @@ def _make_evaluator(
         return pipeline.evaluation(data.index, batch_size, context, further_sizes, **shapes)
 
     batches = strategy.distribute_datasets_from_function(make_dataset)
-    predictor = make_predictor(_open_spec(batches, shapes["is_compiled"]))
+    size = batch_size // strategy.num_replicas_in_sync
+    is_compiled = shapes["is_compiled"]
+    predictor = make_predictor(None if is_compiled else distribution.batch_spec(batches, size))
 
     def make_batches():
         return augmentation.group(batches) if augmentation else batches

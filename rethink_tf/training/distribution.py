@@ -7,6 +7,7 @@ from official.common import distribute_utils
 from tensorflow.python.framework import config as framework_config
 
 from rethink_tf.ops import devices
+from rethink_tf.ops.content import PADDING
 
 
 @gin.register
@@ -105,6 +106,29 @@ def set_up_tensorflow(seed, precision, jit_compile=False, deterministic=None):
         tf.config.experimental.enable_op_determinism()
     else:
         framework_config.disable_op_determinism()
+
+
+def batch_spec(batches, replica_batch_size):
+    """Returns the `batch_spec` of `TrainStep` and `Predictor`.
+
+    Args:
+        batches: distributed data set, as of `data.pipeline`.
+        replica_batch_size: int, images of a batch of one replica. Over several workers TensorFlow
+            leaves it open, for data sets whose last batch is smaller.
+
+    Returns:
+        dict of specs, without `ops.content.PADDING`.
+    """
+
+    def with_size(spec):
+        parts = [
+            tf.TensorSpec([replica_batch_size, *part.shape[1:]], part.dtype)
+            for part in tf.nest.flatten(spec, expand_composites=True)
+        ]
+        return parts[0] if isinstance(spec, tf.TensorSpec) else type(spec)(*parts)
+
+    specs = batches.element_spec
+    return {key: with_size(spec) for key, spec in specs.items() if key != PADDING}
 
 
 def _logical_cpus(count):

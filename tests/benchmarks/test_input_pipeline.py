@@ -38,7 +38,9 @@ def test_model_garden_reads_our_records_as_we_do(drawn):
     index = records.load_index(drawn)
     row = int(np.flatnonzero(index.height < index.width)[0])
     ids = [category["id"] for category in records.load_categories(drawn)]
-    pipeline = Pipeline(min_side=SHORT, max_side=LONG, flip_probability=0, parallel_records=2)
+    # In the shape that Model Garden pads to.
+    shapes = {"min_side": SHORT, "max_side": LONG, "buckets": [(512, LONG)]}
+    pipeline = Pipeline(**shapes, flip_probability=0, parallel_records=2)
     ours = next(iter(pipeline.training(index.select([row]), ids, 1, seed=0)))
     payload = dict(frames.read_frames(index.paths[0]))[index.offset[row]]
 
@@ -47,6 +49,7 @@ def test_model_garden_reads_our_records_as_we_do(drawn):
     image, labels = parser.parse_fn(True)(decoder.decode(tf.constant(payload)))
 
     labels = {key: labels[key].numpy() for key in ("gt_boxes", "gt_classes", "gt_masks")}
+    ours.pop("padding")
     ours = {key: value[0].numpy() for key, value in ours.items()}
     count, height, width = index.num_objects[row], index.height[row], index.width[row]
     mean, deviation = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -190,7 +190,7 @@ def test_tables_of_any_size_give_the_same(monkeypatch):
 
 def test_the_log_says_which_is_used(monkeypatch, caplog):
     truth = make_truth(0, num_images=2)
-    with caplog.at_level("INFO", logger="absl"):
+    with caplog.at_level("DEBUG", logger="absl"):
         both(monkeypatch, truth, [])
     assert "by faster-coco-eval 1.8" in caplog.text
     assert "by pycocotools (faster-coco-eval" in caplog.text

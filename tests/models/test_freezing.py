@@ -42,7 +42,7 @@ def run_by_hand(backbone, images, freeze_at):
         for layer in layers:
             outputs = layer(outputs, training=number > freeze_at)
         if resnet and number == 1:
-            outputs = _pool(outputs)
+            outputs = _pool(outputs, None)
         if number <= freeze_at:
             outputs = tf.stop_gradient(outputs)
         features[number] = outputs

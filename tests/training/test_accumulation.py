@@ -9,6 +9,7 @@ import functools
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 from small_detector import Run, make_batch
 
 from rethink_tf.training.averaging import WeightAverage
@@ -19,7 +20,7 @@ RATE, MOMENTUM, WEIGHT_DECAY, CLIP, DECAY, SWITCH = 0.1, 0.9, 0.5, 2.0, 0.6, 1
 IMAGES = np.array([[1, 2], [3, -1], [0.5, 0], [-2, 1]], np.float32)
 
 
-class Line(tf.Module):
+class Line(tf_keras.Model):
     """A detector that predicts x * kernel, and x * (kernel + late) once its later stage trains."""
 
     num_samples = 1
@@ -36,7 +37,7 @@ class Line(tf.Module):
     def variables_of_stages(self, num_stages=None):
         return [self.kernel] if num_stages else [self.kernel, self.late]
 
-    def __call__(self, batch, training, seed, num_stages, padded):
+    def call(self, batch, training, seed, num_stages, padded):
         late = 0.0 if num_stages else tf.convert_to_tensor(self.late)
         values = tf.linalg.matvec(batch["image"], self.kernel + late)
         ones = tf.ones([tf.size(values), 1], tf.int32)
