@@ -4,6 +4,8 @@ Pure NumPy; `reading` takes it from there. Letters: P slots, n candidates each, 
 the shape of a batch.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from rethink_tf.data import copy_paste, plan, resizing
@@ -104,11 +106,8 @@ class TrainingSlots:
             rows: int64 [n], records.
             passes: int64 [n], epochs.
         """
-        sizes = resizing.content_sizes(self._place(rows, self._draws(rows, passes)))
-        if self._paste_rows is None:
-            return sizes
-        second, draws, _ = self._draws_of_second(rows, passes)
-        return np.maximum(sizes, resizing.content_sizes(self._place(second, draws)))
+        layers, _ = self._drawn(rows, passes)
+        return np.max([layer.sizes for layer in layers], axis=0)
 
     def expected_sizes(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns int [n, 2], some thousand sizes as drawn first, and int [2] that hold all."""
@@ -129,49 +128,65 @@ class TrainingSlots:
             share: `sharing.Share`.
             batch_shapes: `batch_shapes.BatchShapes`.
         """
+        layers, paste_draws = self._drawn(rows, passes)
+        sizes = np.stack([batch_shapes.limit(layer.sizes) for layer in layers])
         shapes, is_padded = [], []
-        for each in zip(*(np.split(a, share.micro_batches) for a in (rows, passes)), strict=True):
-            shapes.append(batch_shapes.cover(batch_shapes.limit(self.sizes(*each))))
-            sizes = resizing.content_sizes(self._place(each[0], self._draws(*each)))
-            is_padded.append(not batch_shapes.fills(batch_shapes.limit(sizes), shapes[-1]))
+        for each in np.split(sizes, share.micro_batches, axis=1):
+            shapes.append(batch_shapes.cover(each.max(0)))
+            is_padded.append(not batch_shapes.fills(each[0], shapes[-1]))
         count = len(rows) // share.micro_batches
-        shapes, is_padded = np.repeat(shapes, count, 0), np.repeat(is_padded, count)
-        rows, passes, shapes, is_padded = (
-            share.of(each) for each in (rows, passes, shapes, is_padded)
+        shapes, is_padded = (share.of(np.repeat(each, count, 0)) for each in (shapes, is_padded))
+        slots, *pasted = (
+            self._describe(layer, size, share, shapes, is_padded)
+            for layer, size in zip(layers, sizes, strict=True)
         )
-        draws = self._draws(rows, passes)
-        slots = self._describe(rows, draws, shapes, is_padded, batch_shapes)
-        if self._paste_rows is None:
-            return slots
-        second, draws, paste = self._draws_of_second(rows, passes)
-        pasted = self._describe(second, draws, shapes, is_padded, batch_shapes)
-        return slots | {"paste": pasted | {"draws": paste.astype(np.float32)}}
+        if pasted:
+            slots["paste"] = pasted[0] | {"draws": share.of(paste_draws)}
+        return slots
 
-    def _draws(self, rows, passes):
-        ids = self._index.image_id[rows]
-        return plan.draw_uniforms(self._seed, passes, ids, self._num_draws)
+    def _drawn(self, rows, passes):
+        """Returns [`_Layer`], the second of which is pasted onto the first, and `paste`'s draws.
 
-    def _draws_of_second(self, rows, passes):
-        """Returns the records that are pasted from, any of all, their draws, and those of `paste`.
-
-        A longer draw of an image starts with the numbers of the shorter one, used already.
+        The numbers of an image are one stream: its own, which of all records is pasted, that one's,
+        and those of `copy_paste.paste`.
         """
-        first, paste = self._num_draws, copy_paste.num_draws(self._paste_rows)
+        own, count = self._num_draws, len(self._index)
         ids = self._index.image_id[rows]
-        count = first + 1 + self._num_draws + paste
-        draws = plan.draw_uniforms(self._seed, passes, ids, count)
-        which, draws, paste_draws = np.split(draws[:, first:], [1, 1 + self._num_draws], -1)
-        return (which[:, 0] * len(self._index)).astype(np.int64), draws, paste_draws
+        if self._paste_rows is None:
+            return [self._layer(rows, plan.draw_uniforms(self._seed, passes, ids, own))], None
+        num_draws = own + 1 + own + copy_paste.num_draws(self._paste_rows)
+        draws = plan.draw_uniforms(self._seed, passes, ids, num_draws)
+        first, which, second, paste = np.split(draws, np.cumsum([own, 1, own]), -1)
+        second_rows = (which[:, 0] * count).astype(np.int64)
+        layers = [self._layer(rows, first), self._layer(second_rows, second)]
+        return layers, paste.astype(np.float32)
 
-    def _place(self, rows, draws):
-        return self._resizing.place(stored_sizes(self._index, rows), draws[:, 1:])
+    def _layer(self, rows, draws):
+        place = self._resizing.place(stored_sizes(self._index, rows), draws[:, 1:])
+        return _Layer(rows, draws[:, :1] < self._flip_probability, place)
 
-    def _describe(self, rows, draws, shapes, is_padded, batch_shapes):
-        place = self._place(rows, draws)
-        place = resizing.shrink(place, batch_shapes.limit(resizing.content_sizes(place)))
+    def _describe(self, layer, sizes, share, shapes, is_padded):
+        """Describes this pipeline's share of a layer, whose content is to be of `sizes`."""
+        place = resizing.shrink(layer.place, sizes)
+        place = {key: share.of(value) for key, value in place.items()}
+        rows = share.of(layer.rows)
         candidates = np.column_stack([rows, self._stand_ins.of(rows)])
-        flip = np.broadcast_to(draws[:, :1] < self._flip_probability, candidates.shape)
+        flip = np.broadcast_to(share.of(layer.flip), candidates.shape)
         return describe(self._index, rows, candidates, shapes, is_padded, flip, place)
+
+
+class _Layer(NamedTuple):
+    """Images of a global batch as drawn: `rows` int64 [G], `flip` bool [G, 1], and their `place`,
+    what a class of `resizing` says."""
+
+    rows: np.ndarray
+    flip: np.ndarray
+    place: dict
+
+    @property
+    def sizes(self):
+        """What is seen of each image, int [G, 2]."""
+        return resizing.content_sizes(self.place)
 
 
 class _StandIns:

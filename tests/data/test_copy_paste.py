@@ -225,6 +225,19 @@ def test_batches_are_those_without_it_but_for_what_is_pasted(drawn):
     assert 4 <= changed <= 15
 
 
+def test_portraits_and_landscapes_meet_in_fixed_shapes(drawn):
+    """What is pasted fits the batch, though a shape holds each of both and none of them both."""
+    settings = {"min_side": 64, "max_side": 96, "buckets": ((32, 48), (48, 32))}
+    counters = PipelineCounters()
+
+    found = batches(drawn, 12, counters=counters, **settings)
+
+    for batch in found:
+        schema.check_batch(batch, schema.training_spec(2, None, 4, SIDE), num_classes=1)
+    assert counters.skipped_records == 0
+    assert {(48, 48)} < {tuple(batch["image"].shape[1:3]) for batch in found}
+
+
 def test_a_damaged_record_is_named_wherever_it_was_to_be_pasted(tmp_path):
     source = write(
         tmp_path, [example(i, (32, 48), [(4, 6, 16, 30)], shape=ellipse) for i in range(1, 5)]
