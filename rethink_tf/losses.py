@@ -69,13 +69,14 @@ class DetectionLosses:
 
         Args:
             outputs: of `MaskRCNN` in training.
-            normalizers: dict of float32 scalars, keys as of `counts`; 0 is taken as 1.
+            normalizers: dict of float32 scalars, keys as of `counts`, or their means over replicas
+                and micro-batches, below 1 where these are more than the samples; 0 is taken as 1.
 
         Returns:
             dict of float32 scalars: rpn_objectness, rpn_box, box_class, box_regression (of later
             stages box_class_stage2, ...), with a mask head mask, and with a keypoint head keypoint.
         """
-        divisor = {key: tf.maximum(value, 1.0) for key, value in normalizers.items()}
+        divisor = {key: tf.where(value > 0.0, value, 1.0) for key, value in normalizers.items()}
         labels = outputs["rpn_labels"]
         objectness = tf.nn.sigmoid_cross_entropy_with_logits(
             tf.cast(labels == 1, tf.float32), outputs["rpn_logits"]

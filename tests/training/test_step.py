@@ -43,8 +43,19 @@ def make_batch(num_images):
     }
 
 
-def run_steps(strategy, batch, num_steps=2, initial=None):
+def with_one_object(batch):
+    """Returns the batch with the one object of its second image alone: fewer than replicas."""
+    keep = np.arange(len(batch["image"])) == 1
+    return batch | {
+        "boxes": batch["boxes"] * keep[:, np.newaxis, np.newaxis],
+        "classes": batch["classes"] * keep[:, np.newaxis],
+    }
+
+
+def run_steps(strategy, batches, initial=None):
     """Trains a small detector from the given weights: SyncBN in its backbone, GN elsewhere.
+
+    A step a batch.
 
     Returns:
         The losses of each step, and the weights before and after, all in the model's order.
@@ -70,25 +81,25 @@ def run_steps(strategy, batch, num_steps=2, initial=None):
         optimizer = MomentumSGD(0.01)
         optimizer.build(model.trainable_variables)
     step = TrainStep(model, DetectionLosses(), optimizer, strategy, seed=5)
-    replicas = strategy.num_replicas_in_sync
-    share = len(batch["image"]) // replicas
+    history = []
+    for batch in batches:
+        share = len(batch["image"]) // strategy.num_replicas_in_sync
 
-    def local(context):
-        replica = context.replica_id_in_sync_group
-        return {key: value[replica * share :][:share] for key, value in batch.items()}
+        def local(context, batch=batch, share=share):
+            replica = context.replica_id_in_sync_group
+            return {key: value[replica * share :][:share] for key, value in batch.items()}
 
-    distributed = strategy.experimental_distribute_values_from_function(local)
-    history = [
-        {name: float(value) for name, value in step(distributed).items()} for _ in range(num_steps)
-    ]
+        distributed = strategy.experimental_distribute_values_from_function(local)
+        history.append({name: float(value) for name, value in step(distributed).items()})
     return history, initial, model.get_weights()
 
 
 def test_two_replicas_compute_what_one_does(two_replicas):
-    batch = make_batch(4)
+    # First, for at random weights no proposal is as near to the object as to be a positive RoI.
+    batches = [with_one_object(make_batch(4)), make_batch(4)]
     one_device = tf.distribute.OneDeviceStrategy("CPU:0")
-    one, initial, weights_one = run_steps(one_device, batch)
-    two, _, weights_two = run_steps(two_replicas, batch, initial=initial)
+    one, initial, weights_one = run_steps(one_device, batches)
+    two, _, weights_two = run_steps(two_replicas, batches, initial=initial)
     for expected, found in zip(one, two, strict=True):
         assert expected.keys() == found.keys()
         for name in expected:
