@@ -14,9 +14,12 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
+from rethink_tf import console
 from rethink_tf.data import coco_checks, image_files
 from rethink_tf.data.skips import SkipLog
 
+if __name__ == "__main__":
+    console.start()  # before TensorFlow comes, whose notes it leaves out
 if __name__ != "__mp_main__":
     # A worker process of `python -m` imports this file again, under that name. It does without
     # TensorFlow, whose import takes seconds of every core.

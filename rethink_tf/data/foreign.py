@@ -23,6 +23,7 @@ from absl import logging
 from PIL import Image
 from pycocotools import mask as mask_api
 
+from rethink_tf import console
 from rethink_tf.data import categories, frames, label_maps, records
 from rethink_tf.data.skips import SkipLog
 
@@ -143,7 +144,8 @@ def _scan(directory, paths):
     scan = _Scan(directory, paths, [], {}, collections.Counter(), 0, 0, skips)
     owners, mask_counts = {}, []
     logging.info("%s has no %s: reading its records once", directory, records.MANIFEST_FILE)
-    for shard, path in enumerate(tqdm.tqdm(paths, f"reading {directory}", unit="file")):
+    shown = tqdm.tqdm(paths, f"reading {directory}", unit="file", disable=not console.shows_bars())
+    for shard, path in enumerate(shown):
         for offset, payload in frames.read_frames(path):
             where = f"{path} at byte {offset}"
             try:

@@ -99,7 +99,7 @@ class SkipLog:
         what = " and ".join(
             f"{left_out[kind]:,} of {totals[kind]:,} {kind} ({shares[kind]:.0%})" for kind in large
         )
-        return f"WARNING: {what} were left out. The commonest causes:\n{self.causes()}"
+        return f"{what} were left out. The commonest causes:\n{self.causes()}"
 
     def causes(self) -> str:
         """The three commonest reasons that entries were left out, a line each."""

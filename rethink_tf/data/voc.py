@@ -22,9 +22,12 @@ from xml.etree import ElementTree
 import tqdm
 from absl import app, flags
 
+from rethink_tf import console
 from rethink_tf.data import coco_checks, image_files
 from rethink_tf.data.skips import SkipLog
 
+if __name__ == "__main__":
+    console.start()  # before TensorFlow comes, whose notes it leaves out
 if __name__ != "__mp_main__":
     # A worker process does without TensorFlow, see `coco`.
     import tensorflow as tf

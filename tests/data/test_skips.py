@@ -20,7 +20,7 @@ def test_one_line_a_cause_with_the_first_three(coco_source, caplog):
     assert line.startswith("skipped 638 x annotation_of_unknown_image: annotation 1000 of image 77")
     assert "annotation 1002 of" in line and "annotation 1003 of" not in line
     assert "and 635 more, see manifest.json" in line
-    assert "WARNING: 638 of 642 objects (99%) were left out" in summary
+    assert "638 of 642 objects (99%) were left out" in summary
     assert len(manifest["skipped_entries"]) == 638
 
 
@@ -31,7 +31,7 @@ def test_a_tenth_is_loud_and_less_is_not():
         skips.add(reason, f"annotation {number}")
     assert skips.loud_summary(num_images=10, num_objects=111) is None
     first, *causes = skips.loud_summary(num_images=10, num_objects=100).splitlines()
-    assert first.startswith("WARNING: 11 of 100 objects (11%) were left out")
+    assert first.startswith("11 of 100 objects (11%) were left out")
     assert [cause.split()[:3] for cause in causes] == [
         ["5", "x", "unknown_category:"],
         ["3", "x", "box_without_area:"],
@@ -93,7 +93,7 @@ def test_annotation_ids_that_restart_in_each_image(coco_source, tmp_path):
     )
 
     assert done.returncode == 0, done.stderr
-    assert "WARNING: 3 of 4 objects (75%) were left out. The commonest causes:" in done.stderr
+    assert "warning: 3 of 4 objects (75%) were left out. The commonest causes:" in done.stderr
     assert "3 x annotation_duplicate_id: annotation 1 of image 1: its id was met" in done.stderr
     assert "4 images, 1 objects" in done.stdout
 
