@@ -49,7 +49,7 @@ def make_parser():
 
 
 def make_plan(flags, side, shapes, num_images):
-    """Returns the `plan.TrainingPlan` of one way, and its shapes.
+    """Returns the `order.TrainingPlan` of one way, and its shapes.
 
     Args:
         flags: of the command line.
@@ -57,7 +57,7 @@ def make_plan(flags, side, shapes, num_images):
         shapes: BEFORE, FEW or TIGHT.
         num_images: int, of a global batch.
     """
-    from rethink_tf.data import batch_shapes, plan, resizing
+    from rethink_tf.data.input import batch_shapes, order, resizing
 
     low, high = map(int, side.split("-"))
     counts = np.array(COCO_SIZES)
@@ -67,7 +67,7 @@ def make_plan(flags, side, shapes, num_images):
     resize = resizing.ShorterSide((low, high), "range", MAX_SIDE)
 
     def sizes(rows, passes):
-        draws = plan.draw_uniforms(flags.seed, passes, rows, 1)
+        draws = order.draw_uniforms(flags.seed, passes, rows, 1)
         return resize.place(stored[rows], draws)["size"]
 
     fixed = None
@@ -79,7 +79,7 @@ def make_plan(flags, side, shapes, num_images):
         largest = resize.largest(stored).max(0)
         fixed = batch_shapes.choose_shapes(sizes(rows, 0), largest, flags.max_shapes, MULTIPLE)
     shapes = batch_shapes.BatchShapes(fixed, MULTIPLE)
-    return plan.TrainingPlan(flags.records, num_images, flags.seed, sizes, shapes), sizes, shapes
+    return order.TrainingPlan(flags.records, num_images, flags.seed, sizes, shapes), sizes, shapes
 
 
 def share_of_content(flags, side, way):

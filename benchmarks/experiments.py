@@ -73,7 +73,7 @@ def parameters_for(name):
 
 def num_classes_of(name):
     """Returns the number of object classes of an experiment's data."""
-    from rethink_tf.data import shapes, voc
+    from rethink_tf.data.sources import shapes, voc
 
     if "voc" in name:
         return len(voc.CLASSES)

@@ -83,10 +83,10 @@ def make_parser():
 
 def make_ours(flags):
     """Returns our data set."""
-    from rethink_tf.data import records
-    from rethink_tf.data.pipeline import Pipeline
+    from rethink_tf.data.input.pipeline import Pipeline
+    from rethink_tf.data.records import store
 
-    category_ids = [category["id"] for category in records.load_categories(flags.data)]
+    category_ids = [category["id"] for category in store.load_categories(flags.data)]
     pipeline = Pipeline(min_side=flags.min_side, max_side=flags.max_side)
     return pipeline.training(flags.data, category_ids, flags.images, flags.seed)
 

@@ -15,7 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import harness, photographs
-from rethink_tf.data import augment, decode, frames, plan, records, schema
+from rethink_tf.data import schema
+from rethink_tf.data.input import augment, decode, order
+from rethink_tf.data.records import store, tfrecord_files
 
 _IMAGE = tf.TensorSpec([None, None, 3], tf.uint8)
 _PAIR = tf.TensorSpec([2], tf.int32)
@@ -34,13 +36,15 @@ def make_parser():
 
 def read(flags):
     """Returns a list of (serialized, stored size, resized size, shape), and the category ids."""
-    index = records.load_index(flags.data).select(slice(flags.photographs))
-    ids = [category["id"] for category in records.load_categories(flags.data)]
-    sizes = plan.resized_shapes(index.height, index.width, flags.min_side, flags.max_side)
+    index = store.load_index(flags.data).select(slice(flags.photographs))
+    ids = [category["id"] for category in store.load_categories(flags.data)]
+    sizes = order.resized_shapes(index.height, index.width, flags.min_side, flags.max_side)
     shapes = -(-sizes // 32) * 32
     payloads = {}
     for shard, path in enumerate(index.paths):
-        payloads |= {(shard, offset): payload for offset, payload in frames.read_frames(path)}
+        payloads |= {
+            (shard, offset): payload for offset, payload in tfrecord_files.read_frames(path)
+        }
     examples = [
         (
             tf.constant(payloads[index.shard[row], index.offset[row]]),

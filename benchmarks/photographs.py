@@ -64,7 +64,7 @@ def make_records(directory, num_images, seed, num_shards=4, num_objects=OBJECTS_
     Returns:
         str, the record directory.
     """
-    from rethink_tf.data import coco  # Late: workers only need the options.
+    from rethink_tf.data.sources import coco  # Late: workers only need the options.
 
     directory = pathlib.Path(directory)
     folder = directory / "images"

@@ -14,9 +14,10 @@ import orbit
 
 from rethink_tf import config, config_record
 from rethink_tf.config_values import Count
-from rethink_tf.data import categories, reading, splits
-from rethink_tf.data import shapes as _shapes  # noqa: F401  registered for gin files
-from rethink_tf.data.pipeline import Pipeline
+from rethink_tf.data.input import reading
+from rethink_tf.data.input.pipeline import Pipeline
+from rethink_tf.data.records import categories, splits
+from rethink_tf.data.sources import shapes as _shapes  # noqa: F401  registered for gin files
 from rethink_tf.evaluation import inference
 from rethink_tf.evaluation import test_time_augmentation as tta
 from rethink_tf.evaluation import voc_metrics as _voc_metrics  # noqa: F401  registered for gin files
@@ -88,7 +89,7 @@ def run(
         train_split: str, folder under data_dir.
         evaluation_split: str, the same.
         strategy: callable without arguments, returns a `tf.distribute.Strategy`.
-        pipeline: callable without arguments, returns a `data.pipeline.Pipeline`.
+        pipeline: callable without arguments, returns a `input.pipeline.Pipeline`.
         detector: callable taking num_classes, num_keypoints and static_shapes, returns the
             detector.
         losses: callable without arguments, returns `DetectionLosses`.

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from rethink_tf.data import frames, records
+from rethink_tf.data.records import store, tfrecord_files
 
 
 def png(array):
@@ -51,7 +51,7 @@ def example(
     height, width = size
     drawn = [True] * len(boxes) if has_mask is None else has_mask
     masks = [png(shape(size, b) * np.uint8(d)) for b, d in zip(boxes, drawn, strict=True)]
-    return records.encode_example(
+    return store.encode_example(
         image_id=image_id,
         filename=f"{image_id}.png",
         encoded=png(pixels(image_id, height, width)),
@@ -72,7 +72,7 @@ def example(
 def write(directory, examples):
     """Writes a shard without an index, as Model Garden's tools leave it."""
     directory.mkdir(exist_ok=True)
-    frames.write_shard(str(directory / "records-00000-of-00001.tfrecord"), examples)
+    tfrecord_files.write_shard(str(directory / "records-00000-of-00001.tfrecord"), examples)
     return str(directory)
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from experiment_runs import read_metrics, read_scalars, read_weights, tiny
 
 from rethink_tf import config, config_record, experiment
-from rethink_tf.data import coco
+from rethink_tf.data.sources import coco
 from rethink_tf.training.health import NonFiniteLossError
 
 pytestmark = pytest.mark.usefixtures("fresh_tensorflow_settings")

@@ -8,7 +8,7 @@ import pytest
 from experiment_runs import read_metrics, read_scalars, tiny
 
 from rethink_tf import config, experiment
-from rethink_tf.data import coco, shapes
+from rethink_tf.data.sources import coco, shapes
 
 # Narrower than the experiment's, which the test of its build has at full size.
 SMALL = ["STEPS=2", "run.log_every=2", "ResNet.depth=18"]

@@ -9,7 +9,7 @@ from experiment_runs import read_metrics, tiny
 from voc_source import VocSource, voc_object
 
 from rethink_tf import config, experiment
-from rethink_tf.data import records
+from rethink_tf.data.records import store
 from rethink_tf.evaluation import voc_metrics
 
 pytestmark = pytest.mark.usefixtures("fresh_tensorflow_settings")
@@ -80,7 +80,7 @@ def test_a_run_is_measured_and_its_best_chosen_by_vocs_map(tmp_path, voc_data):
 
     # The whole of val was measured though four images were trained on: the same by hand.
     results = json.loads((tmp_path / "model" / "results" / "detections-4.json").read_text())
-    truth = json.loads((voc_data / "val" / records.GROUND_TRUTH_FILE).read_text())
+    truth = json.loads((voc_data / "val" / store.GROUND_TRUTH_FILE).read_text())
     assert len(truth["images"]) == 3 and {r["image_id"] for r in results} <= {
         image["id"] for image in truth["images"]
     }

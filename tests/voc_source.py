@@ -48,7 +48,7 @@ class VocSource:
 
     def convert(self, *sets, output="records", **options):
         """Returns (record directory, manifest); sets such as "VOC2007:train"."""
-        from rethink_tf.data import voc
+        from rethink_tf.data.sources import voc
 
         output = str(self.root / output)
         options = {"num_shards": 1, "num_workers": 0, "progress": False} | options

@@ -3,115 +3,17 @@
     python -m rethink_tf.data.coco --images=DIR --annotations=FILE --output=DIR --num_shards=N
 
 Bad entries are skipped, counted and named in manifest.json; with --strict the first one stops the
-run. See `records` for the layout of the directory.
-
-COCO's boxes (x, y, width, height) are the source's form; `records` stores corners. Converters of
-other forms (`voc`) bring their data into COCO's and have it written by `writing`, too.
+conversion. `sources.coco` does it.
 """
-
-import os
-from collections.abc import Sequence
 
 from absl import app, flags
 
 from rethink_tf import console
-from rethink_tf.data import coco_checks, image_files
-from rethink_tf.data.skips import SkipLog
-
-if __name__ == "__main__":
-    console.start()  # before TensorFlow comes, whose notes it leaves out
-if __name__ != "__mp_main__":
-    # A worker process of `python -m` imports this file again, under that name. It does without
-    # TensorFlow, whose import takes seconds of every core.
-    import tensorflow as tf
-
-    from rethink_tf.data import writing
+from rethink_tf.data import command_line
 
 
-def convert(
-    images: str,
-    annotations: str,
-    output: str,
-    num_shards: int,
-    num_workers: int | None = None,
-    strict: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-    num_images: int | None = None,
-    exif: str = image_files.APPLY,
-    sixteen_bit: str | None = None,
-    flip_pairs: Sequence[str] | None = None,
-) -> dict:
-    """Converts COCO images and annotations to TFRecords.
-
-    Called from a script with workers, the script needs an `if __name__ == "__main__"` guard
-    (processes are spawned).
-
-    Args:
-        images: folder that the entries' "file_name" are relative to.
-        annotations: COCO JSON file.
-        output: folder to make. It is marked incomplete until all is written.
-        num_shards: number of record files, at most one an image.
-        num_workers: processes that read images; 0 reads them in this one; None: one a core.
-        strict: stop at the first bad entry instead of skipping it.
-        overwrite: replace finished records in `output`.
-        progress: show a progress bar.
-        num_images: write that many images, chosen by `subsets` from those whose entries are good;
-            None for all.
-        exif: "apply" for images annotated as they are shown, turned by their EXIF orientation;
-            "ignore" for images annotated in the pixels as stored.
-        sixteen_bit: how 16-bit images become 8-bit ones, "full" or "range"; see
-            `image_files.Options`. None leaves them out, with their range named.
-        flip_pairs: "NAME:NAME" each, keypoints that change places in a mirrored image and do not
-            tell it by their names; see `keypoints.KeypointLayout.from_names`.
-
-    Returns:
-        The manifest, as it is in `output`.
-
-    Raises:
-        coco_checks.BadEntryError: in strict mode, at the first bad entry.
-        ValueError: if the JSON is malformed, no image or, of those stated, no object is left of it,
-            its boxes are in another form than COCO's, it has fewer than `num_images` images, or an
-            argument is bad.
-        FileNotFoundError: if `annotations` or `images` is not there.
-        FileExistsError: if `output` holds finished records and not `overwrite`.
-        ChildProcessError: if a worker was killed.
-    """
-    options = image_files.Options(exif, sixteen_bit)
-    skips = SkipLog(strict)
-    checked = _read_source(images, annotations, skips, flip_pairs)
-    # Base names only: where the files lay is nobody's business later.
-    name = os.path.basename
-    source = {"images": name(os.path.normpath(images)), "annotations": name(annotations)}
-    return writing.write_records(
-        checked,
-        lambda image: images,
-        skips,
-        where=annotations,
-        source=source,
-        output=output,
-        num_shards=num_shards,
-        num_workers=num_workers,
-        overwrite=overwrite,
-        progress=progress,
-        num_images=num_images,
-        options=options,
-    )
-
-
-def _read_source(images, annotations, skips, flip_pairs) -> coco_checks.CheckedDataset:
-    """Reads and checks the JSON; raises what `convert` says before anything is written."""
-    if not tf.io.gfile.isdir(images):
-        raise FileNotFoundError(f"{images} (the folder of the images) is not a folder")
-    if not tf.io.gfile.exists(annotations) or tf.io.gfile.isdir(annotations):
-        raise FileNotFoundError(f"{annotations} (the COCO JSON file) is not a file")
-    with tf.io.gfile.GFile(annotations, "rb") as file:
-        dataset = coco_checks.read_json(file.read(), annotations)
-    return coco_checks.check_dataset(dataset, skips, flip_pairs=flip_pairs)
-
-
-def _define_flags() -> None:
-    # Not when this file is imported: the names would then be taken in every other program.
+def define_flags() -> None:
+    """Defines the flags; not on import, as the names would then be taken in other programs."""
     flags.DEFINE_string("images", None, "Folder of the images.", required=True)
     flags.DEFINE_string(
         "annotations",
@@ -125,14 +27,17 @@ def _define_flags() -> None:
         "Keypoints that change places in a mirrored image, NAME:NAME,NAME:NAME, beside those that "
         "tell it by their names.",
     )
-    writing.define_output_flags()
+    command_line.define_output_flags()
 
 
 def main(argv: list[str]) -> None:
     """Converts what the flags say, and prints what was kept and skipped."""
+    # Imports TensorFlow: not for --help, and not in the worker processes, which import this file.
+    from rethink_tf.data.sources import coco
+
     values = flags.FLAGS
-    writing.run_with_flags(
-        convert,
+    command_line.run_with_flags(
+        coco.convert,
         argv,
         images=values.images,
         annotations=values.annotations,
@@ -141,5 +46,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    _define_flags()
+    console.start()
+    define_flags()
     app.run(main)

@@ -8,7 +8,7 @@ detections, K keypoints, D detections and T objects of one image and category.
 import numpy as np
 from pycocotools import cocoeval
 
-from rethink_tf.data.keypoints import HALF_PIXEL
+from rethink_tf.data.records.keypoints import HALF_PIXEL
 
 # COCO's standard deviations of a person's 17 keypoints, as parts of the object's scale.
 COCO_SIGMAS = cocoeval.Params("keypoints").kpt_oks_sigmas

@@ -27,7 +27,8 @@ import functools
 import gin
 import tensorflow as tf
 
-from rethink_tf.data import augment, schema
+from rethink_tf.data import schema
+from rethink_tf.data.input import augment
 from rethink_tf.ops import boxes as box_ops
 from rethink_tf.ops import keypoints as keypoint_ops
 from rethink_tf.ops import nms
@@ -123,7 +124,7 @@ class AugmentedPredictor:
             strategy: `tf.distribute.Strategy` that it was made under.
             augmentation: `TestTimeAugmentation`.
             jit_compile: bool, whether XLA compiles the prediction.
-            keypoints: `data.keypoints.KeypointLayout` of the data set, where there is a head for
+            keypoints: `records.keypoints.KeypointLayout` of the data set, where there is a head for
                 them.
         """
         self.strategy = strategy

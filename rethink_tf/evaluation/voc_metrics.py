@@ -1,7 +1,7 @@
 """PASCAL VOC's mean average precision, in NumPy, by the rule of 2007 or that of 2010 and later.
 
 The devkit adds 1 to each side of a box, for its pixels are counted from 1 and the last one belongs
-to the box. In continuous coordinates as `data.voc` makes them (x1 - 1, y1 - 1, x2, y2) the same
+to the box. In continuous coordinates as `sources.voc` makes them (x1 - 1, y1 - 1, x2, y2) the same
 numbers are the plain sides, and its overlap is the plain IoU.
 
 Letters: D detections, G objects of one class, I images, K categories.

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 from absl import logging
 
 from rethink_tf import console, files
-from rethink_tf.data import coco, voc
+from rethink_tf.data.sources import coco, voc
 from rethink_tf.own_data import layouts
 
 FOLDER = "records"

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from rethink_tf.data import records, splits, subsets
+from rethink_tf.data.records import splits, store, subsets
 
 # Of a single split so much is held out for evaluation, up to so many images.
 HELD_OUT_SHARE, MAX_HELD_OUT = 0.2, 1000
@@ -29,7 +29,7 @@ def measure(prepared):
         ValueError: if there are too few images, or no object.
     """
     directory = os.path.join(prepared.data_dir, prepared.train_split)
-    index, manifest = records.load_index(directory), records.load_manifest(directory)
+    index, manifest = store.load_index(directory), store.load_manifest(directory)
     num_objects = int(index.num_objects.sum())
     if len(index) < 2 or not num_objects:
         raise ValueError(
@@ -63,7 +63,7 @@ def _hold_out(image_ids):
 def _has(prepared, key):
     """Whether the manifests of all splits of a run say so."""
     names = filter(None, (prepared.train_split, prepared.evaluation_split))
-    manifests = [records.load_manifest(os.path.join(prepared.data_dir, name)) for name in names]
+    manifests = [store.load_manifest(os.path.join(prepared.data_dir, name)) for name in names]
     return all(bool(manifest.get(key)) for manifest in manifests)
 
 
@@ -81,13 +81,13 @@ def _object_sizes(directory, index):
 def without_objects(prepared):
     """Returns the names of the categories that no object of the training images is of."""
     directory = os.path.join(prepared.data_dir, prepared.train_split)
-    return [each["name"] for each in records.load_categories(directory) if not each["num_objects"]]
+    return [each["name"] for each in store.load_categories(directory) if not each["num_objects"]]
 
 
 def count_images(prepared):
     """Returns how many images there are now, those held out included."""
     directory = os.path.join(prepared.data_dir, prepared.train_split)
-    return len(records.load_index(directory))
+    return len(store.load_index(directory))
 
 
 def _round(value):

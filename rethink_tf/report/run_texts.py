@@ -8,7 +8,7 @@ from absl import logging
 
 import rethink_tf
 from rethink_tf import console
-from rethink_tf.data.splits import category_names
+from rethink_tf.data.records.splits import category_names
 
 # Columns of the table of evaluations, those of them that the metrics have.
 COLUMNS = "box/AP box/AP50 box/AP75 mask/AP mask/AP50 mask/AP75 keypoint/AP voc/mAP".split()
@@ -20,8 +20,8 @@ def log_header(splits, pipeline, model, strategy, plan, precision, model_dir):
     """Logs the header of a run.
 
     Args:
-        splits: {what it is for: `data.splits.Split`, or None}; "training" among them.
-        pipeline: `data.pipeline.Pipeline`.
+        splits: {what it is for: `records.splits.Split`, or None}; "training" among them.
+        pipeline: `input.pipeline.Pipeline`.
         model: the detector, its variables made.
         strategy: `tf.distribute.Strategy`.
         plan: the schedule, images a step, steps between evaluations (None for one at the end, 0

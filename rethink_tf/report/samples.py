@@ -7,7 +7,7 @@ import tensorflow as tf
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from rethink_tf.data.keypoints import read_keypoints
+from rethink_tf.data.records.keypoints import read_keypoints
 from rethink_tf.report import pictures
 
 # Detections below are not drawn: COCO's AP wants them, the eye does not.

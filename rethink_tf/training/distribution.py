@@ -112,7 +112,7 @@ def batch_spec(batches, replica_batch_size):
     """Returns the `batch_spec` of `TrainStep` and `Predictor`.
 
     Args:
-        batches: distributed data set, as of `data.pipeline`.
+        batches: distributed data set, as of `input.pipeline`.
         replica_batch_size: int, images of a batch of one replica. Over several workers TensorFlow
             leaves it open, for data sets whose last batch is smaller.
 

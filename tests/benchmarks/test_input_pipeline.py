@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import input_pipeline, photographs
-from rethink_tf.data import frames, records
-from rethink_tf.data.pipeline import Pipeline
+from rethink_tf.data.input.pipeline import Pipeline
+from rethink_tf.data.records import store, tfrecord_files
 
 # The photographs' own size, so that both sides leave it: they shrink in different ways.
 SHORT, LONG = 480, 640
@@ -23,26 +23,26 @@ def test_photographs_are_those_of_their_seed_and_like_cocos(drawn, tmp_path):
     again = photographs.make_records(tmp_path / "again", 6, 3, 1)
     other = photographs.make_records(tmp_path / "other", 6, 4, 1)
 
-    index = records.load_index(drawn)
-    shards = [pathlib.Path(records.load_index(each).paths[0]) for each in (drawn, again, other)]
+    index = store.load_index(drawn)
+    shards = [pathlib.Path(store.load_index(each).paths[0]) for each in (drawn, again, other)]
     assert shards[0].read_bytes() == shards[1].read_bytes() != shards[2].read_bytes()
     assert {*zip(index.height, index.width, strict=True)} <= set(photographs.SIZES)
     assert 120_000 < index.length.mean() < 220_000
     assert index.num_objects.min() >= 1
-    assert not records.load_manifest(drawn)["skipped"]
+    assert not store.load_manifest(drawn)["skipped"]
 
 
 def test_model_garden_reads_our_records_as_we_do(drawn):
     from official.vision.dataloaders import maskrcnn_input, tf_example_decoder
 
-    index = records.load_index(drawn)
+    index = store.load_index(drawn)
     row = int(np.flatnonzero(index.height < index.width)[0])
-    ids = [category["id"] for category in records.load_categories(drawn)]
+    ids = [category["id"] for category in store.load_categories(drawn)]
     # In the shape that Model Garden pads to.
     shapes = {"min_side": SHORT, "max_side": LONG, "buckets": [(512, LONG)]}
     pipeline = Pipeline(**shapes, flip_probability=0, parallel_records=2)
     ours = next(iter(pipeline.training(index.select([row]), ids, 1, seed=0)))
-    payload = dict(frames.read_frames(index.paths[0]))[index.offset[row]]
+    payload = dict(tfrecord_files.read_frames(index.paths[0]))[index.offset[row]]
 
     parser = maskrcnn_input.Parser([SHORT, LONG], 2, 6, 1, [0.5, 1.0, 2.0], 8.0, include_mask=True)
     decoder = tf_example_decoder.TfExampleDecoder(include_mask=True)

@@ -53,7 +53,7 @@ class CocoSource:
 
     def convert(self, output="records", num_shards=2, **options):
         """Returns (record directory, manifest)."""
-        from rethink_tf.data import coco
+        from rethink_tf.data.sources import coco
 
         self.write()
         output = str(self.root / output)

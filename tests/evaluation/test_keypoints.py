@@ -9,7 +9,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rethink_tf.data.keypoints import read_keypoints
+from rethink_tf.data.records.keypoints import read_keypoints
 from rethink_tf.evaluation import coco_metrics
 from rethink_tf.evaluation import keypoints as keypoint_lib
 

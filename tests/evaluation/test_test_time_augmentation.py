@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras
 
 from rethink_tf.data import schema
-from rethink_tf.data.keypoints import KeypointLayout
+from rethink_tf.data.records.keypoints import KeypointLayout
 from rethink_tf.evaluation import test_time_augmentation as tta
 from rethink_tf.models.box_head import BoxHead
 from rethink_tf.models.detector import MaskRCNN

@@ -10,7 +10,7 @@ import tensorflow as tf
 from experiment_runs import read_metrics
 
 from rethink_tf import config, config_record, experiment
-from rethink_tf.data import shapes
+from rethink_tf.data.sources import shapes
 from rethink_tf.own_data import deriving, preparing
 
 pytestmark = pytest.mark.usefixtures("fresh_tensorflow_settings")

@@ -1,0 +1,222 @@
+"""Reading one record at its offset, replacing it when it is corrupted, and reporting both.
+
+Damage is what TensorFlow refuses: a wrong checksum, an Example or an image that does not decode,
+sizes that differ from those stated. Such a record is skipped, counted and named in training; in
+evaluation, and when its stand-ins are corrupted too, it is an error. What is wrong with the data
+set as a whole (an unknown category, masks that are missing) is an error at once.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+
+import tensorflow as tf
+from absl import logging
+
+from rethink_tf.data import schema
+from rethink_tf.data.input import decode
+from rethink_tf.data.records.store import RecordIndex
+
+_REMOTE_READ_BYTES = 256 * 1024  # one request instead of two for most records
+_ALL_FAILED = -1
+
+
+class PipelineCounters:
+    """What a pipeline left out; safe to read while it runs, ahead of the model by its prefetch.
+
+    Attributes:
+        skipped_records: times that a corrupted record was skipped and replaced.
+        skipped_by_record: the same by (shard path, byte offset).
+        cut_objects: objects left out because their image, pasted ones included, has more than
+            `max_objects`.
+    """
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self.skipped_records = 0
+        self.skipped_by_record = Counter()
+        self.cut_objects = 0
+        self._cut_images = set()
+
+    def as_dict(self) -> dict[str, int]:
+        """The counts by name, for logs."""
+        return {"skipped_records": self.skipped_records, "cut_objects": self.cut_objects}
+
+    def add_skipped(self, path: str, offset: int, image_id: int) -> None:
+        """Counts a skipped record and warns of it the first time."""
+        with self._lock:
+            self.skipped_records += 1
+            self.skipped_by_record[path, offset] += 1
+            first = self.skipped_by_record[path, offset] == 1
+        if first:
+            logging.warning(
+                "Skipped a corrupted record: %s at byte %d (image %d), another image takes its "
+                "place. TensorFlow's warning before this one has the reason; copy the shard "
+                "again or convert the data set again.",
+                path,
+                offset,
+                image_id,
+            )
+
+    def add_cut(self, count: int, image_id: int, max_objects: int) -> None:
+        """Counts objects cut from an image and warns of it the first time."""
+        with self._lock:
+            self.cut_objects += count
+            first = image_id not in self._cut_images
+            self._cut_images.add(image_id)
+        if first:
+            logging.warning(
+                "Image %d has %d objects; the %d largest boxes are kept (Pipeline.max_objects).",
+                image_id,
+                count + max_objects,
+                max_objects,
+            )
+
+
+def read_slot(slot, paths, load, spec):
+    """A dataset of exactly one element: the first candidate of a slot that can be read.
+
+    Args:
+        slot: {"row": int64, -1 for a padding image, "shape": int32 [2], "places": dict of
+            [n, ...] tensors, one row a candidate}, as `slots` describes it.
+        paths: shard paths, which "shard" counts into.
+        load: (serialized, place, shape) to (element, notes); may fail.
+        spec: element spec of a batch.
+
+    Returns:
+        Dataset of (element, notes), for `Report.check`. Where no candidate could be read and for
+        a padding image the element is blank, and notes["candidate"] says which.
+    """
+    places, shape = slot["places"], slot["shape"]
+    is_padding = slot["row"] < 0
+    tried = {key: value[: tf.where(is_padding, 0, len(value))] for key, value in places.items()}
+    shards = tf.constant(paths)
+
+    def read(place):
+        path = tf.gather(shards, place["shard"])
+        frames = _records_from(path, place["offset"], any("://" in path for path in paths))
+        return frames.take(1).map(lambda serialized: (serialized, place))
+
+    def attempt(serialized, place):
+        element, notes = load(serialized, place, shape)
+        return element, notes | {"rows": places["row"], "candidate": place["candidate"]}
+
+    def give_up(_):
+        candidate = tf.where(is_padding, 0, _ALL_FAILED)
+        notes = decode.no_notes() | {"rows": places["row"], "candidate": candidate}
+        return _blank_element(spec, shape), notes
+
+    # After an error flat_map and map go on with the next candidate. The costly function is mapped
+    # here and not within `read`: TensorFlow optimises it once for all slots only if it is set up
+    # with the slot, else all first slots do it at the same time, a second each.
+    candidates = tf.data.Dataset.from_tensor_slices(tried).flat_map(read)
+    found = candidates.map(attempt).ignore_errors(log_warning=True)
+    last_resort = tf.data.Dataset.from_tensors(0).map(give_up)
+    return found.concatenate(last_resort).take(1)
+
+
+def _records_from(path, offset, is_remote):
+    """The records of a TFRecord file from a byte offset on.
+
+    `tf.data.TFRecordDataset` has no offset, but its op has.
+    """
+    variant = tf.raw_ops.TFRecordDatasetV2(
+        filenames=[path],
+        compression_type="",
+        buffer_size=_REMOTE_READ_BYTES if is_remote else 0,
+        byte_offsets=[offset],
+    )
+    return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
+
+
+def _blank_element(spec, shape):
+    """A black image of the padding id without objects, as one element of a batch of `spec`."""
+    height, width = tf.unstack(shape)
+    blank = {
+        key: tf.zeros(value.shape[1:], value.dtype)
+        for key, value in spec.items()
+        if key != schema.IMAGE
+    }
+    return blank | {
+        schema.IMAGE: tf.zeros([height, width, 3], tf.uint8),
+        schema.IMAGE_SIZE: tf.ones([2], tf.int32),
+        schema.ORIGINAL_SIZE: tf.ones([2], tf.int32),
+        schema.IMAGE_SCALE: tf.ones([2]),
+        schema.IMAGE_ID: tf.constant(schema.PADDING_IMAGE_ID, tf.int64),
+    }
+
+
+class Report:
+    """Takes the notes off each batch, and counts or raises what they say, in order."""
+
+    def __init__(
+        self,
+        index: RecordIndex,
+        category_ids: Sequence[int] = (),
+        max_objects: int = schema.MAX_OBJECTS,
+        counters: PipelineCounters | None = None,
+    ):
+        self._index = index
+        self._category_ids = category_ids
+        self._max_objects = max_objects
+        self._counters = counters or PipelineCounters()
+
+    def check(self, batch, *notes):
+        """Returns the batch without its notes; Python runs only for one with something to tell."""
+        for each in notes:
+            self._check(each)
+        return batch
+
+    def _check(self, notes):
+        tell = tf.reduce_any(
+            (notes["candidate"] != 0) | (notes["cut"] > 0) | (notes["problem"] > 0)
+        )
+        keys = ("rows", "candidate", "cut", "problem", "problem_value")
+        tf.cond(
+            tell,
+            lambda: tf.numpy_function(self._tell, [notes[key] for key in keys], tf.int64),
+            lambda: tf.constant(0, tf.int64),
+        )
+
+    def _tell(self, rows, candidates, cuts, problems, values):
+        for tried, candidate, cut, problem, value in zip(
+            rows, candidates, cuts, problems, values, strict=True
+        ):
+            if candidate == _ALL_FAILED:
+                raise ValueError(
+                    f"{' and '.join(self._name(row) for row in tried)} could not be read; "
+                    "TensorFlow's warnings before this have the reasons. Copy the shards again "
+                    "or convert the data set again"
+                )
+            for row in tried[:candidate]:
+                place = self._place(row)
+                self._counters.add_skipped(*place)
+            row = tried[candidate]
+            if problem == decode.UNKNOWN_CATEGORY:
+                raise ValueError(
+                    f"{self._name(row)} has category id {value}, which is none of the "
+                    f"{len(self._category_ids)} given ({self._category_ids[0]} to "
+                    f"{self._category_ids[-1]}); the records and the category table differ"
+                )
+            if problem == decode.MASKS_MISSING:
+                raise ValueError(
+                    f"{self._name(row)} has {value} masks, not one an object; bind "
+                    "Pipeline.include_masks = False to train on boxes alone"
+                )
+            if problem == decode.KEYPOINTS_MISSING:
+                raise ValueError(
+                    f"{self._name(row)} has {value} keypoints, not as many for each object as the "
+                    "manifest names; convert the data set again"
+                )
+            if cut:
+                image_id = int(self._index.image_id[row])
+                self._counters.add_cut(int(cut), image_id, self._max_objects)
+        return 0
+
+    def _place(self, row):
+        path = self._index.paths[self._index.shard[row]]
+        return path, int(self._index.offset[row]), int(self._index.image_id[row])
+
+    def _name(self, row):
+        path, offset, image_id = self._place(row)
+        return f"record {path} at byte {offset} (image {image_id})"

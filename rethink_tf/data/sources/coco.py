@@ -1,0 +1,98 @@
+"""COCO's form: images and one JSON file, checked and converted to a directory of TFRecords.
+
+Bad entries are skipped, counted and named in manifest.json; in strict mode the first one stops the
+conversion. See `records.store` for the layout of the directory.
+
+COCO's boxes (x, y, width, height) are the source's form; records store corners. Converters of other
+forms (`voc`) bring their data into COCO's and have it written by `writing`, too.
+"""
+
+import os
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from rethink_tf.data.records.skips import SkipLog
+from rethink_tf.data.sources import coco_checks, image_files, writing
+
+
+def convert(
+    images: str,
+    annotations: str,
+    output: str,
+    num_shards: int,
+    num_workers: int | None = None,
+    strict: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+    num_images: int | None = None,
+    exif: str = image_files.APPLY,
+    sixteen_bit: str | None = None,
+    flip_pairs: Sequence[str] | None = None,
+) -> dict:
+    """Converts COCO images and annotations to TFRecords.
+
+    Called from a script with workers, the script needs an `if __name__ == "__main__"` guard
+    (processes are spawned).
+
+    Args:
+        images: folder that the entries' "file_name" are relative to.
+        annotations: COCO JSON file.
+        output: folder to make. It is marked incomplete until all is written.
+        num_shards: number of record files, at most one an image.
+        num_workers: processes that read images; 0 reads them in this one; None: one a core.
+        strict: stop at the first bad entry instead of skipping it.
+        overwrite: replace finished records in `output`.
+        progress: show a progress bar.
+        num_images: write that many images, chosen by `subsets` from those whose entries are good;
+            None for all.
+        exif: "apply" for images annotated as they are shown, turned by their EXIF orientation;
+            "ignore" for images annotated in the pixels as stored.
+        sixteen_bit: how 16-bit images become 8-bit ones, "full" or "range"; see
+            `image_files.Options`. None leaves them out, with their range named.
+        flip_pairs: "NAME:NAME" each, keypoints that change places in a mirrored image and do not
+            tell it by their names; see `keypoints.KeypointLayout.from_names`.
+
+    Returns:
+        The manifest, as it is in `output`.
+
+    Raises:
+        coco_checks.BadEntryError: in strict mode, at the first bad entry.
+        ValueError: if the JSON is malformed, no image or, of those stated, no object is left of it,
+            its boxes are in another form than COCO's, it has fewer than `num_images` images, or an
+            argument is bad.
+        FileNotFoundError: if `annotations` or `images` is not there.
+        FileExistsError: if `output` holds finished records and not `overwrite`.
+        ChildProcessError: if a worker was killed.
+    """
+    options = image_files.Options(exif, sixteen_bit)
+    skips = SkipLog(strict)
+    checked = _read_source(images, annotations, skips, flip_pairs)
+    # Base names only: where the files lay is nobody's business later.
+    name = os.path.basename
+    source = {"images": name(os.path.normpath(images)), "annotations": name(annotations)}
+    return writing.write_records(
+        checked,
+        lambda image: images,
+        skips,
+        where=annotations,
+        source=source,
+        output=output,
+        num_shards=num_shards,
+        num_workers=num_workers,
+        overwrite=overwrite,
+        progress=progress,
+        num_images=num_images,
+        options=options,
+    )
+
+
+def _read_source(images, annotations, skips, flip_pairs) -> coco_checks.CheckedDataset:
+    """Reads and checks the JSON; raises what `convert` says before anything is written."""
+    if not tf.io.gfile.isdir(images):
+        raise FileNotFoundError(f"{images} (the folder of the images) is not a folder")
+    if not tf.io.gfile.exists(annotations) or tf.io.gfile.isdir(annotations):
+        raise FileNotFoundError(f"{annotations} (the COCO JSON file) is not a file")
+    with tf.io.gfile.GFile(annotations, "rb") as file:
+        dataset = coco_checks.read_json(file.read(), annotations)
+    return coco_checks.check_dataset(dataset, skips, flip_pairs=flip_pairs)

@@ -1,0 +1,136 @@
+"""Tests of rethink_tf/data/input/reading.py: corrupted records, on records spoilt here."""
+
+import io
+import itertools
+import logging
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from rethink_tf.data.input.pipeline import Pipeline
+from rethink_tf.data.input.reading import PipelineCounters
+from rethink_tf.data.records import store, tfrecord_files
+
+FRAME_HEADER_BYTES = 12
+
+
+def jpeg(image_id):
+    buffer = io.BytesIO()
+    Image.fromarray(np.full([20, 30, 3], image_id * 20, np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def example(image_id, **changes):
+    arguments = {
+        "image_id": image_id,
+        "filename": "a.jpg",
+        "encoded": jpeg(image_id),
+        "image_format": "jpeg",
+        "height": 20,
+        "width": 30,
+        "boxes": [[2, 3, 12, 13]],
+        "labels": [1],
+        "names": ["one"],
+        "is_crowd": [0],
+        "areas": [100.0],
+    }
+    return store.encode_example(**arguments | changes)
+
+
+def write(folder, examples):
+    path = str(folder / "records-00000-of-00001.tfrecord")
+    tfrecord_files.write_shard(path, examples)
+    return path, store.load_index(str(folder))
+
+
+def spoil_payload(path, index, row):
+    """Changes a byte in the middle of a record, so that its checksum is wrong."""
+    with open(path, "r+b") as file:
+        file.seek(index.offset[row] + FRAME_HEADER_BYTES + index.length[row] // 2)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 0xFF]))
+
+
+def training(index, counters, batch_size=3, start_step=0):
+    pipeline = Pipeline(
+        min_side=20, max_side=30, buckets=[(20, 30)], include_masks=False, parallel_records=2
+    )
+    return pipeline.training(
+        index, [1], batch_size, seed=0, start_step=start_step, counters=counters
+    )
+
+
+def ids_of(dataset, count):
+    return [batch["image_id"].numpy().tolist() for batch in itertools.islice(dataset, count)]
+
+
+BAD = {
+    "jpeg": {"encoded": jpeg(4)[:300]},
+    "other size": {"height": 21},
+}
+
+
+@pytest.mark.parametrize("fault", ["checksum", "not an Example", *BAD])
+def test_corrupted_record_is_replaced_counted_and_named(tmp_path, caplog, fault):
+    examples = [example(i) for i in range(1, 7)]
+    bad_id, row = 4, 3
+    path, whole = write(tmp_path, examples)
+    expected = ids_of(training(whole, PipelineCounters()), 2)
+    if fault in BAD:
+        examples[row] = example(bad_id, **BAD[fault])
+        path, index = write(tmp_path, examples)
+    elif fault == "checksum":
+        spoil_payload(path, whole, row)
+        index = whole
+    else:
+        examples[row] = b"\xff" * 40
+        offsets, lengths = tfrecord_files.write_shard(path, examples)
+        whole.offset[:], whole.length[:] = offsets, lengths
+        index = whole
+    counters = PipelineCounters()
+
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        found = ids_of(training(index, counters), 2)
+
+    # A third of six records is two: record 6 stands in for record 4.
+    assert found == [[6 if i == bad_id else i for i in batch] for batch in expected]
+    assert counters.skipped_records >= 1
+    assert list(counters.skipped_by_record) == [(path, index.offset[row])]
+    assert f"{path} at byte {index.offset[row]} (image 4)" in caplog.text
+    assert ids_of(training(index, PipelineCounters(), start_step=1), 1) == found[1:]
+
+
+def test_second_stand_in_takes_over(tmp_path):
+    path, index = write(tmp_path, [example(i) for i in range(1, 7)])
+    expected = ids_of(training(index, PipelineCounters()), 2)
+    for row in (3, 5):
+        spoil_payload(path, index, row)
+    counters = PipelineCounters()
+
+    found = ids_of(training(index, counters), 2)
+
+    # Record 4 falls to 6, which is bad too, and then to 2; 6 falls to 2.
+    assert found == [[2 if i in (4, 6) else i for i in batch] for batch in expected]
+    assert set(counters.skipped_by_record) == {(path, index.offset[3]), (path, index.offset[5])}
+
+
+def test_error_where_nothing_can_be_read(tmp_path):
+    path, index = write(tmp_path, [example(i) for i in range(1, 4)])
+    for row in range(3):
+        spoil_payload(path, index, row)
+
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"image 1\).*could not be read"):
+        ids_of(training(index, PipelineCounters()), 1)
+
+
+def test_evaluation_stops_at_a_corrupted_record(tmp_path):
+    path, index = write(tmp_path, [example(i) for i in range(1, 4)])
+    spoil_payload(path, index, 1)
+    dataset = Pipeline(min_side=20, max_side=30).evaluation(index, 1)
+
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        ids_of(dataset, 3)
+    assert f"{path} at byte {index.offset[1]} (image 2) could not be read" in str(caught.value)
