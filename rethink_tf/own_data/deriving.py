@@ -1,7 +1,6 @@
 """Binds the settings that a run's data ask for, before anything of the run is built."""
 
 import ast
-import functools
 
 from absl import logging
 
@@ -9,17 +8,6 @@ from rethink_tf import config, config_record, console
 from rethink_tf.own_data import preparing, settings, statistics
 
 _SETTINGS = settings.own_data_settings.__name__
-
-
-def settings_first(run):
-    """Has `bind_settings` called before a run: gin builds the run's arguments, and needs them."""
-
-    @functools.wraps(run)
-    def run_with_settings(**arguments):
-        bind_settings(is_training=arguments.get("mode") != "evaluate")
-        return run(**arguments)
-
-    return run_with_settings
 
 
 def bind_settings(is_training=True):

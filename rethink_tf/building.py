@@ -1,0 +1,292 @@
+"""Builds an experiment from its settings, from top to bottom.
+
+Strategy, data, detector and optimizer, weights (the run's own newest checkpoint, else
+`init_checkpoint`, else random), then the loops that train and evaluate them.
+"""
+
+import contextlib
+import dataclasses
+import os
+from typing import Any
+
+from rethink_tf import config, config_record
+from rethink_tf.data.input import reading
+from rethink_tf.data.records import categories, splits
+from rethink_tf.data.sources import shapes as _shapes  # noqa: F401  registered for gin files
+from rethink_tf.evaluation import inference
+from rethink_tf.evaluation import test_time_augmentation as tta
+from rethink_tf.evaluation import voc_metrics as _voc_metrics  # noqa: F401  registered for gin files
+from rethink_tf.models import cascade as _cascade  # noqa: F401  registered for gin files
+from rethink_tf.models import keypoint_head as _keypoint_head  # noqa: F401  registered for gin files
+from rethink_tf.models import vgg as _vgg  # noqa: F401  registered for gin files
+from rethink_tf.report import samples
+from rethink_tf.settings import Settings
+from rethink_tf.training import averaging as _averaging  # noqa: F401  registered for gin files
+from rethink_tf.training import checkpoints, distribution, step, workers
+from rethink_tf.training import schedules as _schedules  # noqa: F401  registered for gin files
+from rethink_tf.training.trainer import Trainer
+
+
+@dataclasses.dataclass
+class Experiment:
+    """What `build` made, with the weights that training or evaluation starts from.
+
+    Attributes:
+        settings: `Settings`.
+        strategy: `tf.distribute.Strategy`.
+        pipeline: `Pipeline`.
+        train_data: `Split` to train on, or None.
+        test_data: `Split` to evaluate, or None.
+        model: the detector.
+        optimizer: Keras optimizer, which counts the steps.
+        average: `WeightAverage`, or None.
+        checkpoint: `tf.train.Checkpoint` of the three.
+        is_compiled: bool, whether XLA compiles the step, for shapes that are static.
+        trainer: `Trainer`, where there is data to train on.
+        evaluator: `Evaluator` of plain predictions, or None.
+        augmented_evaluator: `Evaluator` by test augmentation, or None.
+    """
+
+    settings: Settings
+    strategy: Any
+    pipeline: Any
+    train_data: splits.Split | None
+    test_data: splits.Split | None
+    model: Any
+    optimizer: Any
+    average: Any
+    checkpoint: Any
+    is_compiled: bool
+    trainer: Trainer | None = None
+    evaluator: inference.Evaluator | None = None
+    augmented_evaluator: inference.Evaluator | None = None
+
+    @property
+    def step(self):
+        """The variable that counts the steps."""
+        return self.optimizer.iterations
+
+    @property
+    def is_chief(self):
+        """Whether this process writes for all workers."""
+        return checkpoints.is_chief(self.strategy)
+
+    @property
+    def shapes(self):
+        """What the pipeline must know of the program that its batches are for."""
+        return {"multiple": self.model.coarsest_stride, "is_compiled": self.is_compiled}
+
+
+def build(settings):
+    """Builds an experiment, and records it in its folder if it is to be trained.
+
+    Args:
+        settings: `Settings`.
+
+    Returns:
+        `Experiment`.
+
+    Raises:
+        ValueError: if a setting does not fit the others, the data or the weights.
+    """
+    if settings.mode != "evaluate":
+        config_record.compare(settings.model_dir)
+    cascade_from = step.cascade_start(settings.schedule, settings.cascade_steps)
+    strategy = _start_strategy(settings)
+    is_compiled = distribution.needs_static_shapes(strategy, settings.jit_compile)
+    pipeline, losses = settings.pipeline(), settings.losses()
+    views = settings.test_augmentation() if settings.test_augmentation else None
+    train_data, test_data = _open_data(settings, pipeline)
+
+    with strategy.scope():
+        model = _make_detector(settings, train_data or test_data, is_compiled)
+        optimizer = settings.optimizer(learning_rate=settings.schedule)
+        optimizer.build(model.trainable_variables)
+        average = settings.weight_average(model) if settings.weight_average else None
+    _check_heads(pipeline, model, [each for each in (train_data, test_data) if each])
+
+    experiment = Experiment(
+        settings=settings,
+        strategy=strategy,
+        pipeline=pipeline,
+        train_data=train_data,
+        test_data=test_data,
+        model=model,
+        optimizer=optimizer,
+        average=average,
+        checkpoint=checkpoints.make_checkpoint(model, optimizer, average),
+        is_compiled=is_compiled,
+    )
+    _load_weights(experiment)
+    if train_data:
+        experiment.trainer = _make_trainer(experiment, losses, cascade_from)
+    if test_data and views:
+        experiment.augmented_evaluator = _make_evaluator(experiment, views)
+    if test_data and not (views and settings.mode == "evaluate"):
+        experiment.evaluator = _make_evaluator(experiment)
+
+    config.check_all_used()
+    if experiment.is_chief and settings.mode != "evaluate":
+        config_record.write(settings.model_dir)
+        categories.write(settings.model_dir, train_data.categories)
+    return experiment
+
+
+def _start_strategy(settings):
+    """Returns the strategy, with TensorFlow set up for it and the sizes of batches checked."""
+    strategy = settings.strategy()
+    with strategy.scope():
+        distribution.set_up_tensorflow(
+            settings.seed, settings.precision, settings.jit_compile, settings.deterministic
+        )
+    size, parts = settings.batch_size, settings.accumulate_steps
+    distribution.check_batch_size(strategy, "batch_size", size, parts)
+    test_size = settings.evaluation_batch_size or size
+    distribution.check_batch_size(strategy, "evaluation_batch_size", test_size)
+    return strategy
+
+
+def _open_data(settings, pipeline):
+    """Returns the `Split`s to train on and to evaluate, checked against each other and the run."""
+    if settings.prepare_data:
+        settings.prepare_data(output=settings.data_dir)
+    found = splits.open_splits(
+        settings.mode,
+        settings.data_dir,
+        settings.train_split,
+        settings.evaluation_split,
+        pipeline,
+    )
+    opened = [each for each in found if each]
+    splits.check_splits(opened, needs_keypoints=pipeline.include_keypoints)
+    categories.check_run(
+        settings.model_dir,
+        opened[0].categories,
+        opened[0].directory,
+        settings.init_checkpoint,
+        settings.mode != "evaluate",
+    )
+    return found
+
+
+def _make_detector(settings, data, is_compiled):
+    """Returns the detector of a `Split`, with all variables."""
+    model = settings.detector(
+        num_classes=len(data.category_ids),
+        num_keypoints=len(data.keypoints.names) if data.keypoints else 0,
+        static_shapes=is_compiled,
+    )
+    if settings.cascade_steps is not None and len(model.box_head.stages) == 1:
+        raise ValueError(
+            f"run.cascade_steps = {settings.cascade_steps:,}, but the box head has one stage: "
+            "include base/cascade.gin, or leave cascade_steps out."
+        )
+    model.create_variables()
+    return model
+
+
+def _check_heads(pipeline, model, opened):
+    """Checks that pipeline and data have what the detector's heads need."""
+    has_keypoints = model.keypoint_head is not None
+    if pipeline.include_keypoints != has_keypoints:
+        head = "a keypoint head" if has_keypoints else "no keypoint head"
+        raise ValueError(
+            f"Pipeline.include_keypoints is {pipeline.include_keypoints}, and the detector has "
+            f"{head}: include 'base/keypoint_rcnn.gin', which sets both."
+        )
+    splits.check_splits(opened, needs_masks=model.mask_head is not None)
+
+
+def _load_weights(experiment):
+    settings = experiment.settings
+    checkpoints.load_weights(
+        experiment.checkpoint,
+        os.path.join(settings.model_dir, "checkpoints"),
+        settings.init_checkpoint,
+        required=settings.mode == "evaluate",
+        average=experiment.average,
+        workers=workers.of(experiment.strategy),
+    )
+
+
+def _make_trainer(experiment, losses, cascade_from):
+    """Returns the loop of training; cascade_from is the step of `step.cascade_start`."""
+    settings, strategy, data = experiment.settings, experiment.strategy, experiment.train_data
+    counters = reading.PipelineCounters()
+    start = int(experiment.step.numpy())
+
+    def make_dataset(context):
+        return experiment.pipeline.training(
+            data.index,
+            data.category_ids,
+            settings.batch_size,
+            settings.seed,
+            start,
+            context,
+            counters,
+            data.keypoints,
+            settings.accumulate_steps,
+            **experiment.shapes,
+        )
+
+    batches = strategy.distribute_datasets_from_function(make_dataset)
+    size = settings.batch_size // (strategy.num_replicas_in_sync * settings.accumulate_steps)
+    train_step = step.TrainStep(
+        experiment.model,
+        losses,
+        experiment.optimizer,
+        strategy,
+        settings.seed,
+        weight_decay=settings.weight_decay,
+        jit_compile=settings.jit_compile,
+        cascade_from=cascade_from,
+        accumulate_steps=settings.accumulate_steps,
+        clip_norm=settings.clip_norm,
+        average=experiment.average,
+        batch_spec=_batch_spec(experiment, batches, size),
+    )
+    num_steps = settings.schedule.num_steps
+    return Trainer(train_step, iter(batches), num_steps, settings.batch_size, counters.as_dict)
+
+
+def _make_evaluator(experiment, views=None):
+    """Returns the evaluator, of averaged weights where there are any, by test augmentation with
+    `views`."""
+    settings, strategy, data = experiment.settings, experiment.strategy, experiment.test_data
+    batch_size = settings.evaluation_batch_size or settings.batch_size
+    further_sizes = views.further_sizes if views else ()
+
+    def make_dataset(context):
+        return experiment.pipeline.evaluation(
+            data.index, batch_size, context, further_sizes, **experiment.shapes
+        )
+
+    batches = strategy.distribute_datasets_from_function(make_dataset)
+    if views:
+        predictor = tta.AugmentedPredictor(
+            experiment.model, strategy, views, settings.jit_compile, data.keypoints
+        )
+    else:
+        spec = _batch_spec(experiment, batches, batch_size // strategy.num_replicas_in_sync)
+        predictor = inference.Predictor(experiment.model, strategy, settings.jit_compile, spec)
+    ground_truth, average = data.ground_truth(), experiment.average
+    label = "-augmented" if views else ""
+    return inference.Evaluator(
+        predictor=predictor,
+        make_batches=lambda: views.group(batches) if views else batches,
+        num_batches=experiment.pipeline.num_evaluation_batches(data.index, batch_size),
+        ground_truth=ground_truth,
+        category_ids=data.category_ids,
+        model_dir=settings.model_dir,
+        step=experiment.step,
+        is_chief=experiment.is_chief,
+        pictures=samples.SamplePictures(ground_truth, settings.model_dir, experiment.step, label),
+        metrics=settings.metrics,
+        is_augmented=views is not None,
+        weights=average.in_use if average else contextlib.nullcontext,
+    )
+
+
+def _batch_spec(experiment, batches, size):
+    """Returns the spec of one program for all shapes; None where XLA makes one for each."""
+    return None if experiment.is_compiled else distribution.batch_spec(batches, size)
