@@ -6,13 +6,12 @@ and the check of what came out.
 
 import os
 
-import numpy as np
-
 from rethink_tf.weights.unpickler import (
     PLAIN_TYPES,
+    Array,
     ArrayUnpickler,
     RefusedPickleError,
-    Shell,
+    check_opcodes,
     describe,
 )
 
@@ -45,10 +44,12 @@ def load_arrays(path):
         _check_start(path, file.read(4))
         file.seek(0)
         try:
-            value = _finish(ArrayUnpickler(reader, reader.size).load())
+            check_opcodes(reader)
+            file.seek(0)
+            value = _finish(ArrayUnpickler(file, reader.size).load())
         except RefusedPickleError as error:
             raise RefusedPickleError(f"{path} is refused: {error}; {_ONLY}") from None
-        # A damaged pickle makes the machine fail in any way (the library's reference says so):
+        # A damaged pickle makes the unpickler fail in any way (the library's reference says so):
         # an empty stack is an IndexError, a wrong operand a TypeError, and so on.
         except Exception as error:
             raise ValueError(
@@ -85,10 +86,13 @@ class _BoundedReader:
         self.position = 0
         self.size = size
 
+    @property
+    def left(self):
+        return self.size - self.position
+
     def read(self, count):
-        left = self.size - self.position
-        if count > left:
-            raise EOFError(f"{count} more bytes are announced, {left} are left")
+        if count > self.left:
+            raise EOFError(f"{count} more bytes are announced, {self.left} are left")
         self.position += count
         return self._file.read(count)
 
@@ -99,17 +103,17 @@ class _BoundedReader:
 
 
 def _finish(value, depth=0, done=None):
-    """Returns a copy with arrays in place of shells, having checked the type of every value.
+    """Returns a copy with NumPy's arrays, having checked the type of every value and key.
 
     Args:
-        value: what the machine left.
+        value: what the unpickler made.
         depth: int, containers around it.
         done: {id: copy} of shared containers, each copied once; None while one is being copied.
     """
     done = {} if done is None else done
-    if type(value) in PLAIN_TYPES or type(value) is np.ndarray:
+    if type(value) in PLAIN_TYPES:
         return value
-    if type(value) is Shell and value.kind == "array":
+    if type(value) is Array:
         if value.value is None:
             raise ValueError("an array has no contents")
         return value.value
@@ -123,6 +127,9 @@ def _finish(value, depth=0, done=None):
         return done[id(value)]
     done[id(value)] = None
     if type(value) is dict:
+        for key in value:
+            if type(key) not in PLAIN_TYPES:
+                raise RefusedPickleError(f"it has {describe(key)} as the key of a dict")
         copy = {key: _finish(item, depth + 1, done) for key, item in value.items()}
     else:
         copy = type(value)([_finish(item, depth + 1, done) for item in value])

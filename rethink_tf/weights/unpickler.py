@@ -1,16 +1,14 @@
-"""A machine for pickles that reads arrays as data and never runs what the file asks for.
+"""Reads a pickle of arrays as data: Python's unpickler, with an allow-list in `find_class`.
 
-A pickle is a program: a list of opcodes for a small machine with a stack, some of which import and
-call anything by name. The machine here is Python's own, with three restrictions:
+A pickle is a program for a small stack machine, which can import and call anything by name. Three
+things keep a file from doing so:
 
-1. Only the opcodes in `_OPCODES` exist. There are none for instances of classes, persistent ids
-   and copyreg's extension registry (which the machine resolves from a cache, past `find_class`).
-2. A global is never imported. `find_class` answers the few names that NumPy's pickles need with
-   inert stand-ins; a call is made only to a stand-in, and NumPy's unpickling itself, which takes
-   shapes and dtypes on trust, is replaced by code that checks them.
-3. Opcodes that change an object (append, set item, build) first check that object's exact type,
-   so that no stand-in can be altered, and that a key is plain, since hashing a tuple nested a
-   million deep overflows C's stack.
+1. `check_opcodes` reads the program without running it. Opcodes that data do not need are refused:
+   instances of classes, persistent ids, and copyreg's extension registry, which the unpickler reads
+   without `find_class`. Sizes that the file cannot hold are refused before they are allocated.
+2. `find_class` imports nothing. For the few names that NumPy's pickles need it returns functions of
+   this module, which check shapes and dtypes; NumPy's own take them on trust.
+3. Arrays and dtypes are made as `Array` and `_Dtype`, whose `__setstate__` checks what a file sets.
 
 Memory: no array is larger than the bytes given for it, and all arrays together are bounded by the
 file's size, as is, up to a factor, all else on the stack.
@@ -18,8 +16,8 @@ file's size, as is, up to a factor, all else on the stack.
 
 import math
 import pickle
+import pickletools
 import re
-import struct
 
 import numpy as np
 
@@ -28,79 +26,97 @@ _DTYPE_PATTERN = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|[SU][1-9][0-9]{0,8}")
 # What a pickle may hold beside arrays and containers, and what may be a key.
 PLAIN_TYPES = (str, bytes, int, float, complex, bool, type(None))
 _MAX_DIMENSIONS = 32
+# Python hashes a tuple by recursion in C, where a tuple nested 100,000 deep overflows the stack. An
+# array needs four tuples, a checkpoint of ResNeXt-152 with its velocities 5,000.
+_MAX_TUPLES = 20_000
 
-_OPCODES = (
+_OPCODES = frozenset(
     "PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG "
     "LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 "
     "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BYTEARRAY8 TUPLE EMPTY_TUPLE TUPLE1 TUPLE2 "
     "TUPLE3 LIST EMPTY_LIST DICT EMPTY_DICT APPEND APPENDS SETITEM SETITEMS GET BINGET LONG_BINGET "
-    "PUT BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL REDUCE BUILD INST"
-).split()
+    "PUT BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL REDUCE BUILD".split()
+)
+_PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 
 
 class RefusedPickleError(ValueError):
     """The pickle holds something other than arrays, numbers, strings and containers."""
 
 
-class _StandIn:
-    """What a permitted global becomes on the stack: a name and a checked function."""
+def check_opcodes(reader):
+    """Reads a pickle to its end without running it.
 
-    __slots__ = ("function", "name")
+    Args:
+        reader: file-like, whose `read` fails before it allocates more than is left; has `left`.
 
-    def __init__(self, name, function):
-        self.name = name
-        self.function = function
-
-
-class Shell:
-    """An array or dtype between its making and its BUILD opcode."""
-
-    __slots__ = ("kind", "value")
-
-    def __init__(self, kind, value=None):
-        self.kind = kind
-        self.value = value
-
-
-class _Opcodes(dict):
-    """The table of opcodes; naming the opcode where it is not there."""
-
-    def __missing__(self, code):
-        for name, value in vars(pickle).items():
-            if value == bytes([code]) and name.isupper():
-                raise RefusedPickleError(f"it uses the opcode {name}")
-        raise ValueError(f"unknown opcode 0x{code:02x}")
+    Raises:
+        RefusedPickleError: if an opcode is not one of those that data need.
+        ValueError: if the file is not a pickle, or announces more than it holds.
+    """
+    num_tuples = 0
+    for number, (opcode, argument) in enumerate(_opcodes(reader)):
+        if opcode not in _OPCODES:
+            raise RefusedPickleError(f"it uses the opcode {opcode}")
+        if opcode == "FRAME" and argument > reader.left:
+            raise ValueError(f"a frame of {argument} bytes is announced, {reader.left} are left")
+        # The unpickler keeps a list as long as the highest of these numbers.
+        if opcode in _PUTS and argument > number:
+            raise ValueError(f"entry {argument} of the memo is not the next one")
+        num_tuples += opcode.startswith("TUPLE")
+        if num_tuples > _MAX_TUPLES:
+            raise RefusedPickleError(f"it has more than {_MAX_TUPLES:,} tuples")
 
 
-class ArrayUnpickler(pickle._Unpickler):
-    """Python's unpickler in Python (the one in C has no table of opcodes), restricted."""
+def _opcodes(reader):
+    """Yields (name, argument) up to STOP, as `pickletools.genops`, which takes ASCII texts only."""
+    while True:
+        code = reader.read(1)
+        opcode = pickletools.code2op.get(code.decode("latin1"))
+        if opcode is None:
+            raise ValueError(f"unknown opcode 0x{code.hex()}")
+        if opcode.name == "STRING":
+            argument = reader.readline()
+        else:
+            argument = opcode.arg and opcode.arg.reader(reader)
+        yield opcode.name, argument
+        if opcode.name == "STOP":
+            return
 
-    dispatch = _Opcodes(
-        (code, pickle._Unpickler.dispatch[code])
-        for code in (getattr(pickle, name)[0] for name in _OPCODES)
-    )
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Python's unpickler for a file that `check_opcodes` has read."""
 
     def __init__(self, file, size):
+        """Prepares to load.
+
+        Args:
+            file: binary file, at the pickle's first byte.
+            size: of the file, bytes.
+        """
         super().__init__(file, fix_imports=False, encoding="latin1")
         # A byte of an array stands in the file and is made twice at most: protocols below 3 write
         # it as text, which is encoded to bytes first. References to the same bytes or pairs from
         # many arrays or dicts, which no pickler writes, would let a small file take all memory.
         self._bytes_left = 2 * size
-        self._globals = {("numpy", "ndarray"): None, ("numpy", "dtype"): _make_dtype}
+        self._allowed = {
+            ("numpy", "ndarray"): None,
+            ("numpy", "dtype"): _make_dtype,
+            ("_codecs", "encode"): self._encode,
+            ("collections", "OrderedDict"): self._make_dict,
+            ("builtins", "bytes"): _make_empty_bytes,
+            ("__builtin__", "bytes"): _make_empty_bytes,
+        }
         for core in ("numpy.core", "numpy._core"):
-            self._globals[f"{core}.multiarray", "_reconstruct"] = _reconstruct
-            self._globals[f"{core}.multiarray", "scalar"] = self._make_scalar
-            self._globals[f"{core}.numeric", "_frombuffer"] = self._make_from_buffer
-        self._globals["_codecs", "encode"] = self._encode
-        self._globals["collections", "OrderedDict"] = self._make_dict
-        for builtins in ("builtins", "__builtin__"):
-            self._globals[builtins, "bytes"] = _make_empty_bytes
+            self._allowed[f"{core}.multiarray", "_reconstruct"] = self._reconstruct
+            self._allowed[f"{core}.multiarray", "scalar"] = self._make_scalar
+            self._allowed[f"{core}.numeric", "_frombuffer"] = self._make_from_buffer
 
     def find_class(self, module, name):
-        """Returns the stand-in of a permitted global; nothing is imported."""
-        if (module, name) not in self._globals:
+        """Returns the checked function of an allowed name; nothing is imported."""
+        if (module, name) not in self._allowed:
             raise RefusedPickleError(f"it names {f'{module}.{name}'[:200]!r}")
-        return _StandIn(f"{module}.{name}", self._globals[module, name])
+        return _Function(f"{module}.{name}", self._allowed[module, name])
 
     def _count_bytes(self, count):
         self._bytes_left -= count
@@ -113,9 +129,30 @@ class ArrayUnpickler(pickle._Unpickler):
         self._count_bytes(len(text))
         return text.encode("latin1")
 
+    def _reconstruct(self, subtype, shape, typecode):
+        """Stands for NumPy's, which makes an empty array to be filled by its state."""
+        del shape, typecode  # The state has them; NumPy would allocate these.
+        if type(subtype) is not _Function or subtype.name != "numpy.ndarray":
+            raise RefusedPickleError(f"it makes an array of type {describe(subtype)}")
+        return Array(self._make_array)
+
+    def _make_scalar(self, dtype, data):
+        return self._make_array((), dtype, data, "C").item()
+
+    def _make_from_buffer(self, data, dtype, shape, order, axis_order=None):
+        """NumPy's form in protocol 5; `axis_order` belongs to order "K"."""
+        known = type(order) is str and order in ("C", "F", "K")
+        if not known or (order == "K") != (axis_order is not None):
+            raise ValueError("an array has an unknown order of its axes")
+        array = self._make_array(shape, dtype, data, "F" if order == "F" else "C")
+        if axis_order is not None:
+            _check_shape(axis_order)
+            array = array.transpose(axis_order)
+        return Array(self._make_array, array)
+
     def _make_array(self, shape, dtype, data, order):
         """Returns a read-only array of bytes whose number fits its shape exactly."""
-        if type(dtype) is not Shell or dtype.kind != "dtype":
+        if type(dtype) is not _Dtype:
             raise RefusedPickleError("it has an array without a dtype")
         if type(data) is str:  # Python 2's bytes
             data = data.encode("latin1")
@@ -131,20 +168,6 @@ class ArrayUnpickler(pickle._Unpickler):
         array.flags.writeable = False
         return array
 
-    def _make_scalar(self, dtype, data):
-        return self._make_array((), dtype, data, "C").item()
-
-    def _make_from_buffer(self, data, dtype, shape, order, axis_order=None):
-        """NumPy's form in protocol 5; `axis_order` belongs to order "K"."""
-        known = type(order) is str and order in ("C", "F", "K")
-        if not known or (order == "K") != (axis_order is not None):
-            raise ValueError("an array has an unknown order of its axes")
-        array = self._make_array(shape, dtype, data, "F" if order == "F" else "C")
-        if axis_order is not None:
-            _check_shape(axis_order)
-            array = array.transpose(axis_order)
-        return array
-
     def _make_dict(self, pairs=()):
         """Stands for collections.OrderedDict; Python 2 gives the items as a list of pairs."""
         if type(pairs) is not list and pairs != ():
@@ -152,117 +175,68 @@ class ArrayUnpickler(pickle._Unpickler):
         self._count_bytes(2 * len(pairs))
         if any(type(pair) not in (list, tuple) or len(pair) != 2 for pair in pairs):
             raise ValueError("an OrderedDict is not made of pairs")
-        return _pair([part for pair in pairs for part in pair])
+        return dict(pairs)
 
-    def load_reduce(self):
-        """Calls a stand-in, and nothing but one, with a tuple of arguments."""
-        arguments = self.stack.pop()
-        function = self.stack.pop()
-        if type(function) is not _StandIn or function.function is None:
-            raise RefusedPickleError(f"it calls {describe(function)}")
-        if type(arguments) is not tuple:
-            raise ValueError("a call has no tuple of arguments")
-        self.append(function.function(*arguments))
 
-    dispatch[pickle.REDUCE[0]] = load_reduce
+class _Function:
+    """An allowed name: its function, which no file can alter."""
 
-    def load_build(self):
-        """Fills a shell with its checked state; anything else has no state to set."""
-        state = self.stack.pop()
-        shell = self.stack[-1]
-        if type(shell) is not Shell or type(state) is not tuple:
-            raise RefusedPickleError(f"it sets the state of {describe(shell)}")
-        if shell.kind == "dtype":
-            shell.value = _set_byte_order(shell.value, state)
-        elif shell.value is not None:
+    __slots__ = ("function", "name")
+
+    def __init__(self, name, function):
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "function", function)
+
+    def __call__(self, *arguments):
+        if self.function is None:
+            raise RefusedPickleError(f"it calls {self.name}")
+        return self.function(*arguments)
+
+    def __setstate__(self, state):
+        raise RefusedPickleError(f"it sets the state of {self.name}")
+
+    def __setattr__(self, name, value):
+        raise AttributeError(name)
+
+
+class Array:
+    """An array of a file; `value` is None until its state is set."""
+
+    __slots__ = ("_make", "value")
+
+    def __init__(self, make, value=None):
+        self._make, self.value = make, value
+
+    def __setstate__(self, state):
+        if self.value is not None:
             raise RefusedPickleError("it sets the state of an array twice")
-        else:
-            _, shape, dtype, is_fortran, data = state
-            order = "F" if type(is_fortran) in (bool, int) and is_fortran else "C"
-            shell.value = self._make_array(shape, dtype, data, order)
-
-    dispatch[pickle.BUILD[0]] = load_build
-
-    def load_inst(self):
-        """The old form of a call: refused, by the name of its global."""
-        module, name = (self.readline()[:-1].decode("utf-8") for _ in range(2))
-        self.find_class(module, name)
-        raise RefusedPickleError(f"it makes an instance of {module}.{name}")
-
-    dispatch[pickle.INST[0]] = load_inst
-
-    def load_bytearray8(self):
-        """As the original, but reads before it allocates."""
-        (length,) = struct.unpack("<Q", self.read(8))
-        self.append(bytearray(self.read(length)))
-
-    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
-
-    def _extend(self, items):
-        if type(self.stack[-1]) is not list:
-            raise RefusedPickleError(f"it appends to {describe(self.stack[-1])}")
-        self.stack[-1].extend(items)
-
-    def load_append(self):
-        """Appends one value to a list."""
-        self._extend([self.stack.pop()])
-
-    dispatch[pickle.APPEND[0]] = load_append
-
-    def load_appends(self):
-        """Appends the values since the mark to a list."""
-        self._extend(self.pop_mark())
-
-    dispatch[pickle.APPENDS[0]] = load_appends
-
-    def _update(self, items):
-        if type(self.stack[-1]) is not dict:
-            raise RefusedPickleError(f"it sets an item of {describe(self.stack[-1])}")
-        self.stack[-1].update(_pair(items))
-
-    def load_setitem(self):
-        """Sets one item of a dict."""
-        value = self.stack.pop()
-        self._update([self.stack.pop(), value])
-
-    dispatch[pickle.SETITEM[0]] = load_setitem
-
-    def load_setitems(self):
-        """Sets the items since the mark in a dict."""
-        self._update(self.pop_mark())
-
-    dispatch[pickle.SETITEMS[0]] = load_setitems
-
-    def load_dict(self):
-        """Makes a dict of the keys and values since the mark."""
-        items = self.pop_mark()  # before `self.append` is looked up: it changes the stack
-        self.append(_pair(items))
-
-    dispatch[pickle.DICT[0]] = load_dict
+        _, shape, dtype, is_fortran, data = state
+        order = "F" if type(is_fortran) in (bool, int) and is_fortran else "C"
+        self.value = self._make(shape, dtype, data, order)
 
 
-def _pair(items):
-    """Returns the dict of alternating keys and values, with plain keys only."""
-    keys = items[::2]
-    for key in keys:
-        if type(key) not in PLAIN_TYPES:
-            raise RefusedPickleError(f"it has {describe(key)} as the key of a dict")
-    return dict(zip(keys, items[1::2], strict=True))
+class _Dtype:
+    """A dtype of a file; `value` is NumPy's."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value):
+        self.value = value
+
+    def __setstate__(self, state):
+        """Takes (version, byte order, subarray, names, fields, sizes, ...)."""
+        if type(state) is not tuple or len(state) < 5 or any(p is not None for p in state[2:5]):
+            raise RefusedPickleError("it has an array of records")
+        if type(state[1]) is not str or state[1] not in ("<", ">", "|", "="):
+            raise ValueError("a dtype has an unknown byte order")
+        self.value = self.value.newbyteorder(state[1])
 
 
 def describe(value):
     """Names a value of a hostile file without formatting the value itself."""
-    if type(value) is _StandIn:
+    if type(value) is _Function:
         return value.name
-    return f"a value of type {value.kind if type(value) is Shell else type(value).__name__}"
-
-
-def _reconstruct(subtype, shape, typecode):
-    """Stands for NumPy's, which makes an empty array to be filled by BUILD."""
-    del shape, typecode  # Overwritten by the state; NumPy would allocate them.
-    if type(subtype) is not _StandIn or subtype.name != "numpy.ndarray":
-        raise RefusedPickleError(f"it makes an array of type {describe(subtype)}")
-    return Shell("array")
+    return f"a value of type {type(value).__name__.strip('_')}"
 
 
 def _make_dtype(typecode, align=False, copy=False):
@@ -271,16 +245,7 @@ def _make_dtype(typecode, align=False, copy=False):
     if type(typecode) is not str or not _DTYPE_PATTERN.fullmatch(typecode):
         shown = typecode[:50] if type(typecode) is str else describe(typecode)
         raise RefusedPickleError(f"it has an array of dtype {shown!r}")
-    return Shell("dtype", np.dtype(typecode))
-
-
-def _set_byte_order(dtype, state):
-    """Applies a dtype's state: (version, byte order, subarray, names, fields, sizes, ...)."""
-    if len(state) < 5 or any(part is not None for part in state[2:5]):
-        raise RefusedPickleError("it has an array of records")
-    if type(state[1]) is not str or state[1] not in ("<", ">", "|", "="):
-        raise ValueError("a dtype has an unknown byte order")
-    return dtype.newbyteorder(state[1])
+    return _Dtype(np.dtype(typecode))
 
 
 def _make_empty_bytes():
