@@ -16,6 +16,22 @@ def test_text_and_bytes_replace_what_was_there(tmp_path):
     assert os.listdir(path.parent) == ["file"]
 
 
+def test_a_remote_file_is_replaced_and_removed():
+    import tensorflow as tf
+
+    path = "ram://files/new/file"
+    for content in ("old", b"\0\xff"):
+        files.write_whole(path, content)
+    with tf.io.gfile.GFile(path, "rb") as file:
+        assert file.read() == b"\0\xff"
+    with pytest.raises(TypeError):
+        files.write_whole(path, 3)
+    assert tf.io.gfile.listdir("ram://files/new") == ["file"]
+    for _ in range(2):
+        files.remove_if_there(path)
+    assert not tf.io.gfile.exists(path)
+
+
 def test_what_cannot_be_written_leaves_the_old_file_alone(tmp_path):
     path = tmp_path / "file"
     files.write_whole(path, "old")

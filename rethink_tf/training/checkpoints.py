@@ -10,6 +10,7 @@ import tempfile
 import tensorflow as tf
 from absl import logging
 
+from rethink_tf import files
 from rethink_tf.training import averaging, checkpoint_files, checkpoint_shapes
 
 AVERAGES = "averages"  # what a checkpoint calls the averages of the weights
@@ -291,8 +292,5 @@ class BestKeeper:
         self._best = score
         self._manager.save(checkpoint_number=step, check_interval=False)
         if self._is_chief:
-            temporary = self._path + ".tmp"
-            with tf.io.gfile.GFile(temporary, "w") as file:
-                json.dump({"score": score, "step": step}, file)
-            tf.io.gfile.rename(temporary, self._path, overwrite=True)
+            files.write_whole(self._path, json.dumps({"score": score, "step": step}))
         return True

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 from absl import logging
 
-from rethink_tf.data.records.tfrecord_files import write_file
+from rethink_tf import files
 
 FILE = "categories.json"
 _SHOWN = 10
@@ -125,7 +125,7 @@ def write(model_dir: str, entries: Sequence[dict]) -> None:
     tf.io.gfile.makedirs(model_dir)
     kept = [{"id": entry["id"], "name": entry["name"]} for entry in entries]
     text = json.dumps({"version": 1, "categories": kept}, indent=1)
-    write_file(os.path.join(model_dir, FILE), text + "\n")
+    files.write_whole(os.path.join(model_dir, FILE), text + "\n")
 
 
 def _beside_checkpoint(checkpoint):

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from rethink_tf import files
 from rethink_tf.data.records.examples import encode_example as encode_example  # of this interface
-from rethink_tf.data.records.tfrecord_files import read_frames, remove_if_there, write_file
+from rethink_tf.data.records.tfrecord_files import read_frames
 from rethink_tf.data.records.tfrecord_files import (
     write_shard as write_shard,  # part of this module's interface
 )
@@ -132,7 +133,7 @@ def begin_directory(directory: str, overwrite: bool) -> None:
             f"{directory} holds records that no conversion of this package left there "
             f"({os.path.basename(min(others or own))}); choose another output"
         )
-    write_file(marker, "A conversion into this folder is running or was interrupted.\n")
+    files.write_whole(marker, "A conversion into this folder is running or was interrupted.\n")
     names = (MANIFEST_FILE, INDEX_FILE, GROUND_TRUTH_FILE)
     stale = [
         path
@@ -140,20 +141,20 @@ def begin_directory(directory: str, overwrite: bool) -> None:
         for path in tf.io.gfile.glob(os.path.join(directory, f".{name}.*.tmp"))
     ]
     for path in [os.path.join(directory, name) for name in names] + own + stale:
-        remove_if_there(path)
+        files.remove_if_there(path)
 
 
 def write_index(index: RecordIndex) -> None:
     """Writes `index.npz` into the index's directory."""
     buffer = io.BytesIO()
     np.savez(buffer, **{name: getattr(index, name) for name in _ROW_DTYPES})
-    write_file(os.path.join(index.directory, INDEX_FILE), buffer.getvalue())
+    files.write_whole(os.path.join(index.directory, INDEX_FILE), buffer.getvalue())
 
 
 def write_manifest(directory: str, manifest: dict) -> None:
     """Writes `manifest.json` and so declares the directory finished: call it last."""
-    write_file(os.path.join(directory, MANIFEST_FILE), json.dumps(manifest, indent=1) + "\n")
-    remove_if_there(os.path.join(directory, INCOMPLETE_FILE))
+    files.write_whole(os.path.join(directory, MANIFEST_FILE), json.dumps(manifest, indent=1) + "\n")
+    files.remove_if_there(os.path.join(directory, INCOMPLETE_FILE))
 
 
 def load_manifest(directory: str) -> dict:

@@ -4,12 +4,13 @@ A frame is: uint64 length, uint32 masked CRC-32C of the length, payload, uint32 
 the payload, all little-endian. Every path may be one of `tf.io.gfile` (gs:// and so on).
 """
 
-import os
 import struct
-import uuid
 from collections.abc import Iterable, Iterator
 
+import google_crc32c
 import tensorflow as tf
+
+from rethink_tf import files
 
 FRAME_HEADER_BYTES = 12  # uint64 length + uint32 CRC of the length
 FRAME_OVERHEAD_BYTES = 16  # the header + uint32 CRC of the payload
@@ -28,40 +29,20 @@ def write_shard(path: str, examples: Iterable[bytes]) -> tuple[list[int], list[i
     Returns:
         (offsets, lengths): bytes, one each a record, as in `RecordIndex`.
     """
-    path = os.fspath(path)
     offsets, lengths, position = [], [], 0
-    temporary = _temporary_name(path)
-    try:
-        with tf.io.TFRecordWriter(temporary) as writer:
-            for example in examples:
-                writer.write(example)
-                offsets.append(position)
-                lengths.append(len(example))
-                position += len(example) + FRAME_OVERHEAD_BYTES
-        _publish(temporary, path)
-    except BaseException:
-        remove_if_there(temporary)
-        raise
+    with files.replacing(path) as temporary, tf.io.TFRecordWriter(temporary) as writer:
+        for example in examples:
+            writer.write(example)
+            offsets.append(position)
+            lengths.append(len(example))
+            position += len(example) + FRAME_OVERHEAD_BYTES
     return offsets, lengths
-
-
-def write_file(path: str, content: bytes | str) -> None:
-    """Writes a small file whole or not at all; `tf.io.gfile` paths work."""
-    path = os.fspath(path)
-    temporary = _temporary_name(path)
-    try:
-        with tf.io.gfile.GFile(temporary, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        _publish(temporary, path)
-    except BaseException:
-        remove_if_there(temporary)
-        raise
 
 
 def read_frames(path: str) -> Iterator[tuple[int, bytes]]:
     """Yields (offset of the frame, payload) of every record of a TFRecord file.
 
-    The CRC of each length is checked; that of the payload is not (plain Python is too slow).
+    The CRC of each length is checked; that of the payload is when it is decoded (`reading`).
 
     Raises:
         ValueError: if the file is truncated or not a TFRecord file, naming file and byte.
@@ -91,42 +72,6 @@ def read_frames(path: str) -> Iterator[tuple[int, bytes]]:
 
 
 def masked_crc32c(data: bytes) -> int:
-    """TFRecord's checksum in plain Python, for a few bytes (about 5 MB/s)."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _CRC32C_TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    crc ^= 0xFFFFFFFF
+    """TFRecord's checksum: CRC-32C, rotated and shifted by a constant."""
+    crc = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def _crc32c_table() -> list[int]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return table
-
-
-_CRC32C_TABLE = _crc32c_table()
-
-
-def _temporary_name(path: str) -> str:
-    """A name in the same folder that no pattern for finished files matches."""
-    folder, name = os.path.split(path)
-    return os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
-
-
-def _publish(temporary: str, path: str) -> None:
-    """Renames a finished temporary file; on a local disk its bytes are on the disk before."""
-    if "://" in path:
-        tf.io.gfile.rename(temporary, path, overwrite=True)
-        return
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def remove_if_there(path: str) -> None:
-    if tf.io.gfile.exists(path):
-        tf.io.gfile.remove(path)

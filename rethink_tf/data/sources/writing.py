@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 import tqdm
 from absl import logging
 
+from rethink_tf import files
 from rethink_tf.data.records import keypoints, store, subsets, tfrecord_files
 from rethink_tf.data.records.skips import SkipLog
 from rethink_tf.data.sources import coco_checks, coco_images, decode_check, image_files, manifests
@@ -84,7 +85,7 @@ def write_records(
         logging.warning("%s", summary)
     manifest = manifests.make_manifest(checked, kept, shards, skips, options)
     manifest |= {"subset": subset, "source": source}
-    tfrecord_files.write_file(
+    files.write_whole(
         os.path.join(output, store.GROUND_TRUTH_FILE),
         json.dumps(manifests.make_ground_truth(checked, kept)),
     )
