@@ -95,48 +95,14 @@ class ResNet(tf_keras.layers.Layer):
                 its own, or freeze_at is not one of the above.
         """
         super().__init__(**kwargs)
-        if depth not in DEPTHS:
-            raise ValueError(f"ResNet: depth must be one of {sorted(DEPTHS)}, got {depth}.")
-        if groups < 1 or width_per_group < 1:
-            raise ValueError(
-                f"ResNet: groups = {groups} and width_per_group = {width_per_group} must be at "
-                "least 1."
-            )
+        _check(depth, groups, width_per_group, blocks_per_stage)
         counts, bottleneck = DEPTHS[depth]
-        if blocks_per_stage is not None:
-            counts = blocks_per_stage
-            if len(counts) != 4 or min(counts) < 1:
-                raise ValueError(
-                    f"ResNet: blocks_per_stage = {counts}: give four numbers of at least 1."
-                )
-        if not bottleneck and (groups, width_per_group) != (1, STEM_WIDTH):
-            raise ValueError(
-                f"ResNet: depth {depth} has no bottlenecks, which groups = {groups} and "
-                f"width_per_group = {width_per_group} are for; take a depth of 50 or more."
-            )
+        counts = counts if blocks_per_stage is None else blocks_per_stage
         self.stem = conv.ConvNorm(STEM_WIDTH, 7, 2, normalizer, relu=False, name="stem")
-        self.stages = []
-        for index, count in enumerate(counts):
-            width = groups * width_per_group * 2**index
-            channels = STEM_WIDTH * 2**index * (BOTTLENECK_EXPANSION if bottleneck else 1)
-            blocks = []
-            for block in range(count):
-                # The first stage keeps the stem's stride; its blocks widen only as bottlenecks.
-                strides = 2 if block == 0 and index > 0 else 1
-                project = block == 0 and (bottleneck or index > 0)
-                blocks.append(
-                    _Block(
-                        channels,
-                        width,
-                        groups,
-                        strides,
-                        bottleneck,
-                        project,
-                        normalizer,
-                        name=f"stage{index + 2}_block{block}",
-                    )
-                )
-            self.stages.append(blocks)
+        self.stages = [
+            _make_stage(index, count, groups, width_per_group, bottleneck, normalizer)
+            for index, count in enumerate(counts)
+        ]
         self.freeze_at = freeze_at
         conv.freeze("ResNet", [[self.stem], *self.stages], freeze_at)
 
@@ -178,3 +144,39 @@ def _pool(outputs, content):
     outputs = tf.nn.relu(tf.nn.max_pool2d(outputs, 3, 2, "VALID"))
     # The first maximum beyond the content sees its last cells.
     return content.keep(outputs) if content else outputs
+
+
+def _make_stage(index, count, groups, width_per_group, bottleneck, normalizer):
+    """Returns the blocks of one of the four stages, index 0 to 3."""
+    width = groups * width_per_group * 2**index
+    channels = STEM_WIDTH * 2**index * (BOTTLENECK_EXPANSION if bottleneck else 1)
+    blocks = []
+    for block in range(count):
+        # The first stage keeps the stem's stride; its blocks widen only as bottlenecks.
+        strides = 2 if block == 0 and index > 0 else 1
+        project = block == 0 and (bottleneck or index > 0)
+        name = f"stage{index + 2}_block{block}"
+        blocks.append(
+            _Block(channels, width, groups, strides, bottleneck, project, normalizer, name=name)
+        )
+    return blocks
+
+
+def _check(depth, groups, width_per_group, blocks_per_stage):
+    """Raises ValueError where arguments of `ResNet` do not fit."""
+    if depth not in DEPTHS:
+        raise ValueError(f"ResNet: depth must be one of {sorted(DEPTHS)}, got {depth}.")
+    if groups < 1 or width_per_group < 1:
+        raise ValueError(
+            f"ResNet: groups = {groups} and width_per_group = {width_per_group} must be at least 1."
+        )
+    if blocks_per_stage is not None and (len(blocks_per_stage) != 4 or min(blocks_per_stage) < 1):
+        raise ValueError(
+            f"ResNet: blocks_per_stage = {blocks_per_stage}: give four numbers of at least 1."
+        )
+    _, bottleneck = DEPTHS[depth]
+    if not bottleneck and (groups, width_per_group) != (1, STEM_WIDTH):
+        raise ValueError(
+            f"ResNet: depth {depth} has no bottlenecks, which groups = {groups} and "
+            f"width_per_group = {width_per_group} are for; take a depth of 50 or more."
+        )

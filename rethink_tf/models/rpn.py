@@ -65,36 +65,24 @@ class RPN(tf_keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         if num_convs < 1:
             raise ValueError(f"RPN: num_convs must be at least 1, got {num_convs}.")
+        if len({len(sizes) for sizes in anchor_sizes}) != 1:
+            raise ValueError(f"RPN: every level needs as many anchor sizes, got {anchor_sizes}.")
         self.levels = tuple(range(min_level, min_level + len(anchor_sizes)))
         self.anchor_sizes = tuple(
             tuple(anchor_scale * size for size in sizes) for sizes in anchor_sizes
         )
         self.aspect_ratios = tuple(aspect_ratios)
-        per_cell = {len(sizes) * len(self.aspect_ratios) for sizes in self.anchor_sizes}
-        if len(per_cell) != 1:
-            raise ValueError(f"RPN: every level needs as many anchor sizes, got {anchor_sizes}.")
-        num_anchors = self._num_anchors = per_cell.pop()
+        num_anchors = self._num_anchors = len(anchor_sizes[0]) * len(self.aspect_ratios)
         self.negative_below, self.positive_from = negative_below, positive_from
         self.num_samples, self.positive_fraction = num_samples, positive_fraction
         self.pre_nms = {True: train_pre_nms, False: test_pre_nms}
         self.num_proposals = {True: train_proposals, False: test_proposals}
         self.nms_threshold = nms_threshold
 
-        def layer(filters, size, name, activation=None):
-            return conv.Conv2D(
-                filters,
-                size,
-                kernel_initializer=conv.normal(0.01),
-                activation=activation,
-                name=name,
-            )
-
-        self.conv = layer(channels, 3, "conv", "relu")
-        self.further_convs = [
-            layer(channels, 3, f"conv{place}", "relu") for place in range(1, num_convs)
-        ]
-        self.objectness = layer(num_anchors, 1, "objectness")
-        self.deltas = layer(num_anchors * 4, 1, "deltas")
+        self.conv = _layer(channels, 3, "conv", "relu")
+        self.further_convs = [_layer(channels, 3, f"conv{k}", "relu") for k in range(1, num_convs)]
+        self.objectness = _layer(num_anchors, 1, "objectness")
+        self.deltas = _layer(num_anchors * 4, 1, "deltas")
 
     @property
     def convs(self):
@@ -328,3 +316,10 @@ def _dense(layer, inputs):
     """Applies a convolution's kernel and bias to flattened neighbourhoods [..., h * w * C]."""
     kernel = tf.cast(tf.reshape(layer.kernel, [-1, layer.filters]), inputs.dtype)
     return tf.linalg.matmul(inputs, kernel) + tf.cast(layer.bias, inputs.dtype)
+
+
+def _layer(filters, size, name, activation=None):
+    initializer = conv.normal(0.01)
+    return conv.Conv2D(
+        filters, size, kernel_initializer=initializer, activation=activation, name=name
+    )

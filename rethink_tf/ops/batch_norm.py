@@ -57,10 +57,8 @@ def batch_norm(inputs, gamma, beta, epsilon, total, mask=None, correct=None):
         def gradient(upstream, *_):
             upstream = keep(tf.cast(upstream, tf.float32))
             normalized = (tf.cast(inputs, tf.float32) - mean) * inverse
-            along, d_beta = (
-                tf.reduce_sum(upstream * normalized, axes),
-                tf.reduce_sum(upstream, axes),
-            )
+            along = tf.reduce_sum(upstream * normalized, axes)
+            d_beta = tf.reduce_sum(upstream, axes)
             d_gamma = along * factor + d_beta * offset
             # The statistics made every replica's outputs depend on every replica's inputs.
             along, constant = tf.unstack(total(tf.stack([along, d_beta])) / count)

@@ -5,12 +5,13 @@ checksums checked), decoded and augmented in parallel, and the order of the plan
 batches are a pure function of the records, the settings, the seed and the step.
 
 A slot is one place of a batch. In training it has three candidates: its record, and two stand-ins
-in case its record is corrupted (`reading`). With copy-paste it has a
-second slot inside, of the image whose objects are pasted.
+in case its record is corrupted (`reading`). With copy-paste it has a second slot inside, of the
+image whose objects are pasted.
 
 Letters: G images of a global batch, P of it in one input pipeline, B in one replica.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 
@@ -35,109 +36,98 @@ from rethink_tf.data.records.keypoints import KeypointLayout
 
 
 @gin.register
+@dataclasses.dataclass(eq=False)
 class Pipeline:
-    """Settings of the input, and the data sets made with them."""
+    """Settings of the input, and the data sets made with them; nothing is read before.
 
-    def __init__(
-        self,
-        min_side: int | Sequence[int] = 800,
-        max_side: int = 1333,
-        buckets: Sequence[Sequence[int]] | None = None,
-        max_shapes: int = 8,
-        max_objects: int = schema.MAX_OBJECTS,
-        include_masks: bool = True,
-        mask_size: int = schema.MASK_SIZE,
-        include_keypoints: bool = False,
-        flip_probability: float = 0.5,
-        keep_empty: bool = True,
-        num_images: int | None = None,
-        evaluation_min_side: int | None = None,
-        parallel_records: int = 16,
-        include_difficult: bool = True,
-        evaluation_num_images: int | None = None,
-        min_side_sampling: str | None = None,
-        jitter: resizing.LargeScaleJitter | None = None,
-        copy_paste: bool = False,
-        held_out: float = 0.0,
-    ):
-        """Checks the settings; nothing is read yet.
+    Attributes:
+        min_side: shorter side after resizing, pixels; of several, one is drawn an image, as
+            min_side_sampling says.
+        max_side: longest side after resizing, pixels; wins over min_side.
+        buckets: (H, W) each, pixels, the fixed shapes of batches, and the one that holds all
+            of them; an image that none holds is shrunk. None for shapes as tight as the images
+            of each batch allow or, where a compiler wants a few, for those that
+            `batch_shapes.choose_shapes` finds.
+        max_shapes: how many those are at most.
+        max_objects: object rows an image; more are cut by area.
+        include_masks: whether training batches have masks; False for data without.
+        mask_size: side of a mask crop.
+        include_keypoints: whether training batches have keypoints. As in Detectron, images
+            without a labelled keypoint are then not trained on.
+        flip_probability: of mirroring a training image left and right.
+        keep_empty: whether images without an object, or with crowds alone, are trained on.
+        num_images: train on that many images, chosen by `subsets`; None for all. With
+            include_keypoints they are chosen from the images with a labelled keypoint.
+        evaluation_min_side: shorter side in evaluation; None for the largest min_side.
+        parallel_records: records in work at a time in one input pipeline.
+        include_difficult: whether to train on objects marked as difficult (PASCAL VOC), as
+            Detectron2 does; Detectron leaves them out. For keep_empty they are objects in any
+            case; what they count in evaluation is for the metric to say.
+        evaluation_num_images: evaluate that many images, chosen as `num_images` are; None for
+            all, whatever is trained on.
+        min_side_sampling: for a min_side of several: "choice" draws one of them, "range" any
+            length from the first to the second.
+        jitter: resizes and crops training images in place of min_side, max_side and buckets,
+            which are those of evaluation then; or None.
+        copy_paste: whether objects of a second image are pasted onto each training image.
+        held_out: for data of one split: images of a hash (`subsets`) below this share of all
+            hashes are evaluated alone, the others trained on alone.
 
-        Args:
-            min_side: shorter side after resizing, pixels; of several, one is drawn an image, as
-                min_side_sampling says.
-            max_side: longest side after resizing, pixels; wins over min_side.
-            buckets: (H, W) each, pixels, the fixed shapes of batches, and the one that holds all
-                of them; an image that none holds is shrunk. None for shapes as tight as the images
-                of each batch allow or, where a compiler wants a few, for those that
-                `batch_shapes.choose_shapes` finds.
-            max_shapes: how many those are at most.
-            max_objects: object rows an image; more are cut by area.
-            include_masks: whether training batches have masks; False for data without.
-            mask_size: side of a mask crop.
-            include_keypoints: whether training batches have keypoints. As in Detectron, images
-                without a labelled keypoint are then not trained on.
-            flip_probability: of mirroring a training image left and right.
-            keep_empty: whether images without an object, or with crowds alone, are trained on.
-            num_images: train on that many images, chosen by `subsets`; None for all. With
-                include_keypoints they are chosen from the images with a labelled keypoint.
-            evaluation_min_side: shorter side in evaluation; None for the largest min_side.
-            parallel_records: records in work at a time in one input pipeline.
-            include_difficult: whether to train on objects marked as difficult (PASCAL VOC), as
-                Detectron2 does; Detectron leaves them out. For keep_empty they are objects in any
-                case; what they count in evaluation is for the metric to say.
-            evaluation_num_images: evaluate that many images, chosen as `num_images` are; None for
-                all, whatever is trained on.
-            min_side_sampling: for a min_side of several: "choice" draws one of them, "range" any
-                length from the first to the second.
-            jitter: resizes and crops training images in place of min_side, max_side and buckets,
-                which are those of evaluation then; or None.
-            copy_paste: whether objects of a second image are pasted onto each training image.
-            held_out: for data of one split: images of a hash (`subsets`) below this share of all
-                hashes are evaluated alone, the others trained on alone.
+    Raises:
+        ValueError: if a number is out of its range, or a setting does not fit another.
+    """
 
-        Raises:
-            ValueError: if a number is out of its range, or a setting does not fit another.
-        """
-        self.shorter_side = resizing.ShorterSide(min_side, min_side_sampling, max_side)
-        self.evaluation_min_side = evaluation_min_side or max(self.shorter_side.sides)
-        self._evaluation_side = resizing.ShorterSide(self.evaluation_min_side, None, max_side)
-        if jitter and len(self.shorter_side.sides) > 1:
+    min_side: int | Sequence[int] = 800
+    max_side: int = 1333
+    buckets: Sequence[Sequence[int]] | None = None
+    max_shapes: int = 8
+    max_objects: int = schema.MAX_OBJECTS
+    include_masks: bool = True
+    mask_size: int = schema.MASK_SIZE
+    include_keypoints: bool = False
+    flip_probability: float = 0.5
+    keep_empty: bool = True
+    num_images: int | None = None
+    evaluation_min_side: int | None = None
+    parallel_records: int = 16
+    include_difficult: bool = True
+    evaluation_num_images: int | None = None
+    min_side_sampling: str | None = None
+    jitter: resizing.LargeScaleJitter | None = None
+    copy_paste: bool = False
+    held_out: float = 0.0
+
+    def __post_init__(self):
+        self._check()
+        sampling = self.min_side_sampling
+        self.shorter_side = resizing.ShorterSide(self.min_side, sampling, self.max_side)
+        sides = self.shorter_side.sides
+        if self.jitter and len(sides) > 1:
             raise ValueError(
-                f"min_side is {min_side} beside a jitter, which draws the sizes of training: give "
-                "the one side of evaluation, or bind Pipeline.jitter = None"
+                f"min_side is {self.min_side} beside a jitter, which draws the sizes of training: "
+                "give the one side of evaluation, or bind Pipeline.jitter = None"
             )
-        if copy_paste and include_keypoints:
+        self.evaluation_min_side = self.evaluation_min_side or max(sides)
+        self._evaluation_side = resizing.ShorterSide(self.evaluation_min_side, None, self.max_side)
+        self.buckets = self.buckets and [tuple(bucket) for bucket in self.buckets]
+        self.mask_size = self.mask_size if self.include_masks else None
+
+    def _check(self):
+        if self.copy_paste and self.include_keypoints:
             raise ValueError(
                 "copy_paste and include_keypoints are both set, and keypoints that a pasted object "
                 "hides are not found out: bind Pipeline.copy_paste = False"
             )
-        if copy_paste and not include_masks:
+        if self.copy_paste and not self.include_masks:
             raise ValueError(
                 "copy_paste needs masks, and include_masks is False: take a detector and data with "
                 "masks, or bind Pipeline.copy_paste = False"
             )
-        self.max_side = max_side
-        if not 0 <= flip_probability <= 1:
-            raise ValueError(f"flip_probability is {flip_probability}, must be within 0..1")
-        if min(max_objects, mask_size, parallel_records, max_shapes) < 1:
-            raise ValueError(
-                f"max_objects {max_objects}, mask_size {mask_size}, parallel_records "
-                f"{parallel_records} and max_shapes {max_shapes} must be at least 1"
-            )
-        self.buckets = buckets and [tuple(bucket) for bucket in buckets]
-        self.max_shapes = max_shapes
-        self.jitter = jitter
-        self.copy_paste = copy_paste
-        self.max_objects = max_objects
-        self.mask_size = mask_size if include_masks else None
-        self.include_keypoints = include_keypoints
-        self.flip_probability = flip_probability
-        self.keep_empty = keep_empty
-        self.num_images = num_images
-        self.parallel_records = parallel_records
-        self.include_difficult = include_difficult
-        self.evaluation_num_images = evaluation_num_images
-        self.held_out = held_out
+        if not 0 <= self.flip_probability <= 1:
+            raise ValueError(f"flip_probability is {self.flip_probability}, must be within 0..1")
+        for name in ("max_objects", "mask_size", "parallel_records", "max_shapes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
 
     def selected_index(self, source: str | store.RecordIndex) -> store.RecordIndex:
         """The records of a directory or an index, or the `num_images` chosen from them."""
@@ -209,12 +199,31 @@ class Pipeline:
         index = self.training_index(source)
         share = worker_share.Share(global_batch_size, input_context, accumulate_steps)
         ids = sorted(set(category_ids))
-        if not ids:
+        self._check_contents(index, ids, keypoints)
+        flip_order = keypoints.flip_order if self.include_keypoints else None
+        num_keypoints = flip_order and len(flip_order)
+        drawn, shapes = self._training_slots(index, seed, multiple, is_compiled)
+        plan = order.TrainingPlan(len(index), global_batch_size, seed, drawn.sizes, shapes)
+
+        def make_slots():
+            for _, rows, passes in plan.batches(start_step):
+                yield drawn.draw(rows, passes, share, shapes)
+
+        rows = self.max_objects, self.mask_size, num_keypoints
+        spec = schema.training_spec(share.replica_batch_size, shapes.only, *rows)
+        read = self._reader(index, tf.constant(ids, tf.int64), spec, flip_order)
+        report = reading.Report(index, ids, self.max_objects, counters)
+        return self._dataset(make_slots, read, share, spec, report, is_compiled)
+
+    def _check_contents(self, index, category_ids, keypoints):
+        if not category_ids:
             raise ValueError(f"{index.directory}: no categories, so there is nothing to learn")
         if self.include_keypoints and keypoints is None:
             raise ValueError(f"{index.directory}: Pipeline.include_keypoints needs their layout")
-        flip_order = keypoints.flip_order if self.include_keypoints else None
-        training_slots = slots.TrainingSlots(
+
+    def _training_slots(self, index, seed, multiple, is_compiled):
+        """Returns what draws the slots of a step, and the shapes of batches."""
+        drawn = slots.TrainingSlots(
             index,
             self.jitter or self.shorter_side,
             self.flip_probability,
@@ -225,33 +234,14 @@ class Pipeline:
             None if self.jitter else self.buckets,
             multiple,
             self.max_shapes if is_compiled else None,
-            training_slots.expected_sizes,
+            drawn.expected_sizes,
         )
-        training_plan = order.TrainingPlan(
-            len(index), global_batch_size, seed, training_slots.sizes, shapes
-        )
-
-        def make_slots():
-            for _, rows, passes in training_plan.batches(start_step):
-                yield training_slots.draw(rows, passes, share, shapes)
-
-        spec = schema.training_spec(
-            share.replica_batch_size,
-            shapes.only,
-            self.max_objects,
-            self.mask_size,
-            flip_order and len(flip_order),
-        )
-        category_ids = tf.constant(ids, tf.int64)
-        if self.copy_paste:
-            read = self._pasting_reader(index, category_ids, spec)
-        else:
-            read = self._reader(index, category_ids, spec, flip_order)
-        report = reading.Report(index, ids, self.max_objects, counters)
-        return self._dataset(make_slots, read, share, spec, report, is_compiled)
+        return drawn, shapes
 
     def _reader(self, index, category_ids, spec, flip_order):
         """Returns the function from a slot to its data set of one training element and notes."""
+        if self.copy_paste:
+            return self._pasting_reader(index, category_ids, spec)
 
         def load(serialized, place, shape):
             """Decodes one record for its place in the batch."""

@@ -1,4 +1,9 @@
-"""One image and its objects as a serialized `tf.train.Example`, in Model Garden's schema."""
+"""One image and its objects as a serialized `tf.train.Example`, in Model Garden's schema.
+
+Source: the schema of Model Garden's `tf_example_decoder`, which passes over keypoints and
+"has_mask"; "difficult" and the names of keypoints are of the object detection API before it, whose
+records are the same else.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,43 +30,36 @@ def encode_example(
     difficult: Sequence[int] | None = None,
     keypoints: Any = None,
 ) -> bytes:
-    """Serializes one image and its N objects; the same input gives the same bytes.
+    """Returns one image and its N objects as a serialized `tf.train.Example`.
+
+    The same input gives the same bytes.
 
     Args:
         image_id: int64, unique in the data set.
         filename: base name of the image, for people.
         encoded: JPEG or PNG bytes that decode to three channels.
         image_format: "jpeg" or "png".
-        height, width: pixels.
-        boxes: float [N, 4], (y1, x1, y2, x2), pixels of the stored image.
-        labels: N category ids of the data set (not contiguous class numbers).
-        names, is_crowd: N category names, and N values of 0 or 1.
-        areas: N areas in square pixels.
+        height, width: of the stored image, pixels.
+        boxes: float [N, 4], (y1, x1, y2, x2), its pixels.
+        labels, names: N category ids of the data set (no contiguous numbers), and their names.
+        is_crowd: N values of 0 or 1.
+        areas: N areas, square pixels.
         masks: N PNGs of [height, width] with values 0 and 1, or None for a data set without.
-        has_mask: N values, whether an object has a mask; the PNG of one that has none is of zeros,
-            so that Model Garden's decoder reads it. None for all of them. The feature is left out
-            of records in which every object has one.
+        has_mask: N values, whether an object has a mask; None for all of them, which records do not
+            say. The PNG of an object without is of zeros, for Model Garden's decoder to read.
         difficult: N values of 0 or 1 (PASCAL VOC), or None for a data set without.
-        keypoints: float [N, K, 3], (y, x, visibility), pixels of the stored image, or None for a
-            data set without.
-
-    Returns:
-        The serialized `tf.train.Example`.
+        keypoints: float [N, K, 3], (y, x, visibility), pixels, or None for a data set without.
 
     Raises:
         ValueError: if the lists differ in length.
-
-    Source: the schema of Model Garden's `tf_example_decoder`, which passes over keypoints and
-    "has_mask"; "difficult" and the names of keypoints are of the object detection API before it,
-    whose records are the same else.
     """
-    normalised = np.asarray(boxes, np.float64).reshape(-1, 4) / [height, width, height, width]
-    lists = {"labels": labels, "names": names, "is_crowd": is_crowd, "areas": areas}
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    required = {"labels": labels, "names": names, "is_crowd": is_crowd, "areas": areas}
     given = {"masks": masks, "has_mask": has_mask, "difficult": difficult, "keypoints": keypoints}
-    lists |= {name: values for name, values in given.items() if values is not None}
-    for name, values in lists.items():
-        if len(values) != len(normalised):
-            raise ValueError(f"image {image_id}: {len(normalised)} boxes but {len(values)} {name}")
+    given = {name: values for name, values in given.items() if values is not None}
+    for name, values in (required | given).items():
+        if len(values) != len(boxes):
+            raise ValueError(f"image {image_id}: {len(boxes)} boxes but {len(values)} {name}")
     features = {
         "image/encoded": _bytes_feature([encoded]),
         "image/format": _bytes_feature([image_format.encode()]),
@@ -69,13 +67,31 @@ def encode_example(
         "image/width": _int_feature([width]),
         "image/source_id": _bytes_feature([str(int(image_id)).encode()]),
         "image/filename": _bytes_feature([filename.encode("utf-8", "surrogateescape")]),
+    }
+    boxes = boxes / [height, width, height, width]
+    features |= _required_features(boxes, **required) | _optional_features(height, width, **given)
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return example.SerializeToString(deterministic=True)  # else in any order of the keys
+
+
+def _required_features(boxes, labels, names, is_crowd, areas) -> dict:
+    """What every object has; boxes are parts of the image's sides."""
+    features = {
         "image/object/class/label": _int_feature(labels),
         "image/object/class/text": _bytes_feature([name.encode() for name in names]),
         "image/object/is_crowd": _int_feature(is_crowd),
         "image/object/area": _float_feature(areas),
     }
     for column, side in enumerate(("ymin", "xmin", "ymax", "xmax")):
-        features[f"image/object/bbox/{side}"] = _float_feature(normalised[:, column])
+        features[f"image/object/bbox/{side}"] = _float_feature(boxes[:, column])
+    return features
+
+
+def _optional_features(
+    height, width, masks=None, has_mask=None, difficult=None, keypoints=None
+) -> dict:
+    """What the objects of some data sets have."""
+    features = {}
     if masks is not None:
         features["image/object/mask"] = _bytes_feature(masks)
         if has_mask is not None and not all(has_mask):
@@ -88,8 +104,7 @@ def encode_example(
         features["image/object/keypoint/x"] = _float_feature(x.ravel() / width)
         features["image/object/keypoint/visibility"] = _int_feature(visibility.ravel())
         features["image/object/keypoint/num"] = _int_feature((visibility > 0).sum(-1))
-    example = tf.train.Example(features=tf.train.Features(feature=features))
-    return example.SerializeToString(deterministic=True)  # else in any order of the keys
+    return features
 
 
 def _bytes_feature(values) -> tf.train.Feature:

@@ -32,15 +32,13 @@ def convert(
 ) -> dict:
     """Converts COCO images and annotations to TFRecords.
 
-    Called from a script with workers, the script needs an `if __name__ == "__main__"` guard
-    (processes are spawned).
-
     Args:
         images: folder that the entries' "file_name" are relative to.
         annotations: COCO JSON file.
         output: folder to make. It is marked incomplete until all is written.
         num_shards: number of record files, at most one an image.
-        num_workers: processes that read images; 0 reads them in this one; None: one a core.
+        num_workers: processes that read images; 0 reads them in this one; None: one a core. They
+            are spawned: a script that calls this needs an `if __name__ == "__main__"` guard.
         strict: stop at the first bad entry instead of skipping it.
         overwrite: replace finished records in `output`.
         progress: show a progress bar.
@@ -69,22 +67,15 @@ def convert(
     skips = SkipLog(strict)
     checked = _read_source(images, annotations, skips, flip_pairs)
     # Base names only: where the files lay is nobody's business later.
-    name = os.path.basename
-    source = {"images": name(os.path.normpath(images)), "annotations": name(annotations)}
+    source = {"images": _base_name(images), "annotations": _base_name(annotations)}
+    target = writing.Target(output, num_shards, num_workers, overwrite, progress, num_images)
     return writing.write_records(
-        checked,
-        lambda image: images,
-        skips,
-        where=annotations,
-        source=source,
-        output=output,
-        num_shards=num_shards,
-        num_workers=num_workers,
-        overwrite=overwrite,
-        progress=progress,
-        num_images=num_images,
-        options=options,
+        checked, lambda image: images, skips, annotations, source, target, options
     )
+
+
+def _base_name(path):
+    return os.path.basename(os.path.normpath(path))
 
 
 def _read_source(images, annotations, skips, flip_pairs) -> coco_checks.CheckedDataset:

@@ -138,24 +138,9 @@ def write_shapes(
         folder = os.path.join(output, "images", split)
         path = os.path.join(output, "annotations", f"instances_{split}.json")
         os.makedirs(folder, exist_ok=True)
-        dataset = {
-            "info": {"description": f"shapes drawn from seed {seed}"},
-            "categories": [
-                {"id": i, "name": name, "keypoints": list(KEYPOINTS)}
-                for i, name in enumerate(CATEGORIES, start=1)
-            ],
-            "images": [],
-            "annotations": [],
-        }
-        for image_id in range(_FIRST_IMAGE_ID[split], _FIRST_IMAGE_ID[split] + num_images):
-            pixels, labels, masks = draw_image(seed, image_id, image_size, max_objects)
-            name = f"{image_id:07d}.jpg"
-            with open(os.path.join(folder, name), "wb") as file:
-                file.write(_encode_jpeg(pixels))
-            dataset["images"].append(
-                {"id": image_id, "file_name": name, "height": image_size, "width": image_size}
-            )
-            dataset["annotations"] += _annotations(image_id, labels, masks)
+        first = _FIRST_IMAGE_ID[split]
+        ids = range(first, first + num_images)
+        dataset = _draw_images(folder, ids, seed, image_size, max_objects)
         with open(path, "w", encoding="utf-8") as file:
             json.dump(dataset, file)
         coco.convert(
@@ -169,6 +154,29 @@ def write_shapes(
         )
     with open(os.path.join(output, PARAMETERS_FILE), "w", encoding="utf-8") as file:
         json.dump({"version": FORMAT_VERSION} | arguments, file, indent=1)
+
+
+def _draw_images(folder, ids, seed, image_size, max_objects):
+    """Draws images into a folder and returns their data set in COCO form."""
+    dataset = {
+        "info": {"description": f"shapes drawn from seed {seed}"},
+        "categories": [
+            {"id": i, "name": name, "keypoints": list(KEYPOINTS)}
+            for i, name in enumerate(CATEGORIES, start=1)
+        ],
+        "images": [],
+        "annotations": [],
+    }
+    for image_id in ids:
+        pixels, labels, masks = draw_image(seed, image_id, image_size, max_objects)
+        name = f"{image_id:07d}.jpg"
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(_encode_jpeg(pixels))
+        dataset["images"].append(
+            {"id": image_id, "file_name": name, "height": image_size, "width": image_size}
+        )
+        dataset["annotations"] += _annotations(image_id, labels, masks)
+    return dataset
 
 
 def draw_image(

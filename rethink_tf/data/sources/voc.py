@@ -80,18 +80,14 @@ def convert(
         for name in tqdm.tqdm(names, "annotations", unit="image", disable=not progress):
             reader.read(folder, split, name)
     checked = coco_checks.check_dataset(reader.dataset, skips, reader.object_names)
+    target = writing.Target(output, num_shards, num_workers, overwrite, progress, num_images)
     return writing.write_records(
         checked,
         lambda image: reader.parents[image["id"]],
         skips,
         where=", ".join(sets),
         source={"sets": [f"{os.path.basename(folder)}:{split}" for folder, split in places]},
-        output=output,
-        num_shards=num_shards,
-        num_workers=num_workers,
-        overwrite=overwrite,
-        progress=progress,
-        num_images=num_images,
+        target=target,
         options=options,
     )
 

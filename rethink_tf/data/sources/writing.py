@@ -26,18 +26,25 @@ from rethink_tf.data.sources import coco_checks, coco_images, decode_check, imag
 _JOBS_AHEAD = 8  # per worker: images prepared before they are asked for
 
 
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Where records are written and how; the attributes are arguments of `coco.convert`."""
+
+    output: str
+    num_shards: int
+    num_workers: int | None
+    overwrite: bool
+    progress: bool
+    num_images: int | None
+
+
 def write_records(
     checked: coco_checks.CheckedDataset,
     folder_of: Callable[[dict], str],
     skips: SkipLog,
     where: str,
     source: dict,
-    output: str,
-    num_shards: int,
-    num_workers: int | None,
-    overwrite: bool,
-    progress: bool,
-    num_images: int | None,
+    target: Target,
     options: image_files.Options,
 ) -> dict:
     """Writes the record directory of a data set whose entries were checked.
@@ -48,33 +55,30 @@ def write_records(
         skips: told of what turns out to be unusable.
         where: what errors call the data set.
         source: what the manifest says of where the data came from.
-        output, num_shards, num_workers, overwrite, progress, num_images: as in `coco.convert`.
+        target: where the records go.
         options: how image files are read.
 
     Returns:
-        The manifest, as it is in `output`.
+        The manifest, as it is in the output.
 
     Raises:
         As `coco.convert`, but for what is about its files.
     """
-    if num_workers is not None and num_workers < 0:
-        raise ValueError(f"num_workers is {num_workers}; give 0 or more")
+    if target.num_workers is not None and target.num_workers < 0:
+        raise ValueError(f"num_workers is {target.num_workers}; give 0 or more")
     stated = _count_stated(checked, skips)
     if not checked.images:
         raise ValueError(f"{where}: no image is left to convert{_why(skips)}")
     if stated["objects"] and not _count_objects(itertools.chain(*checked.annotations.values())):
         raise ValueError(_nothing_left(where, checked, skips))
-    checked, subset = _take_subset(checked, num_images, where)
-    if not 1 <= num_shards <= len(checked.images):
+    checked, subset = _take_subset(checked, target.num_images, where)
+    if not 1 <= target.num_shards <= len(checked.images):
         raise ValueError(
-            f"num_shards is {num_shards}; give at least 1 and at most one an image "
+            f"num_shards is {target.num_shards}; give at least 1 and at most one an image "
             f"({where} has {len(checked.images)} that can be used)"
         )
-    store.begin_directory(output, overwrite)
-    workers = os.cpu_count() if num_workers is None else num_workers
-    rows, shards, kept = _write_images(
-        checked, folder_of, skips, options, output, num_shards, workers, progress
-    )
+    store.begin_directory(target.output, target.overwrite)
+    rows, shards, kept = _write_images(checked, folder_of, skips, options, target)
     skips.log()
     if not kept:
         raise ValueError(f"{where}: no image could be used{_why(skips)}")
@@ -86,27 +90,28 @@ def write_records(
     manifest = manifests.make_manifest(checked, kept, shards, skips, options)
     manifest |= {"subset": subset, "source": source}
     files.write_whole(
-        os.path.join(output, store.GROUND_TRUTH_FILE),
+        os.path.join(target.output, store.GROUND_TRUTH_FILE),
         json.dumps(manifests.make_ground_truth(checked, kept)),
     )
-    paths = [os.path.join(output, entry["file"]) for entry in shards]
-    store.write_index(store.RecordIndex.from_rows(output, paths, rows))
-    store.write_manifest(output, manifest)
+    paths = [os.path.join(target.output, entry["file"]) for entry in shards]
+    store.write_index(store.RecordIndex.from_rows(target.output, paths, rows))
+    store.write_manifest(target.output, manifest)
     return manifest
 
 
-def _write_images(checked, folder_of, skips, options, output, num_shards, num_workers, progress):
-    """Reads, checks and writes all images; arguments and returns as of `_write_shards`."""
+def _write_images(checked, folder_of, skips, options, target):
+    """Reads, checks and writes all images; returns what `_write_shards` does."""
+    num_workers = os.cpu_count() if target.num_workers is None else target.num_workers
     jobs = (
         (folder_of(image), image, checked.annotations[image["id"]], checked.has_masks, options)
         for image in checked.images
     )
     prepared = _prepare_all(jobs, num_workers)
     decoded = decode_check.check_all(prepared)
-    bar = tqdm.tqdm(decoded, total=len(checked.images), unit="image", disable=not progress)
+    bar = tqdm.tqdm(decoded, total=len(checked.images), unit="image", disable=not target.progress)
     with contextlib.closing(prepared), contextlib.closing(decoded), bar:
         images_done = iter(bar)
-        written = _write_shards(output, num_shards, images_done, checked, skips)
+        written = _write_shards(target.output, target.num_shards, images_done, checked, skips)
         next(images_done, None)  # lets the bar reach its end
     return written
 
@@ -215,19 +220,7 @@ def _write_shards(output, num_shards, prepared, checked, skips):
                     "num_keypoints": manifests.count_labelled(item.annotations, checked.keypoints),
                 }
             )
-            # Not the copies that came from the worker: COCO's polygons fill a gigabyte.
-            originals = {a["id"]: a for a in checked.annotations[item.image["id"]]}
-            annotations = [originals[a["id"]] for a in item.annotations]
-            for original, annotation in zip(annotations, item.annotations, strict=True):
-                original.setdefault("area", annotation["area"])
-                if annotation.get("segmentation") != original.get("segmentation"):
-                    original["segmentation"] = annotation["segmentation"]
-            item.loaded.encoded = b""
-            kept.append(
-                coco_images.PreparedImage(
-                    item.image, annotations, [], loaded=item.loaded, has_mask=item.has_mask
-                )
-            )
+            kept.append(_without_bytes(item, checked.annotations[item.image["id"]]))
 
     for shard in range(num_shards):
         start, stop = (len(checked.images) * k // num_shards for k in (shard, shard + 1))
@@ -240,6 +233,24 @@ def _write_shards(output, num_shards, prepared, checked, skips):
         num_bytes = sum(lengths) + tfrecord_files.FRAME_OVERHEAD_BYTES * len(lengths)
         shards.append({"file": name, "records": len(lengths), "bytes": num_bytes})
     return rows, shards, kept
+
+
+def _without_bytes(item, originals):
+    """Returns a `PreparedImage` as it is kept: without image and masks.
+
+    Its annotations are the data set's own and not the copies that came from the worker: COCO's
+    polygons fill a gigabyte.
+    """
+    originals = {annotation["id"]: annotation for annotation in originals}
+    annotations = [originals[a["id"]] for a in item.annotations]
+    for original, annotation in zip(annotations, item.annotations, strict=True):
+        original.setdefault("area", annotation["area"])
+        if annotation.get("segmentation") != original.get("segmentation"):
+            original["segmentation"] = annotation["segmentation"]
+    item.loaded.encoded = b""
+    return coco_images.PreparedImage(
+        item.image, annotations, [], loaded=item.loaded, has_mask=item.has_mask
+    )
 
 
 def _encode(
