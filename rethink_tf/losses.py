@@ -1,9 +1,9 @@
-"""The losses of Mask R-CNN and Keypoint R-CNN, by name.
+"""The losses of the detector by name: the RPN's, the box head's, and the sums of the other heads'.
 
 Each is a sum over its samples divided by a normalizer. The step chooses the normalizers so that the
 sum of the replicas' losses is the mean over the global batch; see `training.step`.
 
-Letters: B images, K anchors, R RoIs, P positives, S side of a mask.
+Letters: B images, K anchors, R RoIs.
 """
 
 import gin
@@ -51,17 +51,16 @@ class DetectionLosses:
                 anchors were found.
 
         Returns:
-            dict of float32 scalars: rpn (anchors), rois (one a stage), masks, keypoints. Detectron
-            too divides by the labelled keypoints, each device by its own.
+            dict of float32 scalars: rpn (anchors), rois (one a stage), and by the name of each head
+            its samples that count, such as mask and keypoint. Detectron too divides by the labelled
+            keypoints, each device by its own.
         """
         images = tf.cast(tf.shape(outputs["rpn_labels"])[0], tf.float32)
         counts = {"rpn": images * num_rpn_samples}
         for stage in box_stages(outputs):
             counts["rois" + stage] = _count(outputs["class_targets" + stage] >= 0)
-        if "mask_valid" in outputs:
-            counts["masks"] = _count(outputs["mask_valid"])
-        if "keypoint_valid" in outputs:
-            counts["keypoints"] = _count(outputs["keypoint_valid"])
+        for head in head_names(outputs):
+            counts[head] = _count(outputs[f"{head}_valid"])
         return counts
 
     def __call__(self, outputs, normalizers):
@@ -74,7 +73,7 @@ class DetectionLosses:
 
         Returns:
             dict of float32 scalars: rpn_objectness, rpn_box, box_class, box_regression (of later
-            stages box_class_stage2, ...), with a mask head mask, and with a keypoint head keypoint.
+            stages box_class_stage2, ...), and one of each head's name, such as mask and keypoint.
         """
         divisor = {key: tf.where(value > 0.0, value, 1.0) for key, value in normalizers.items()}
         labels = outputs["rpn_labels"]
@@ -90,20 +89,9 @@ class DetectionLosses:
         }
         for stage in box_stages(outputs):
             losses |= self._box_losses(outputs, stage, divisor["rois" + stage])
-        if "mask_logits" in outputs:
-            per_pixel = tf.nn.sigmoid_cross_entropy_with_logits(
-                outputs["mask_targets"], outputs["mask_logits"]
-            )
-            per_mask = tf.reduce_mean(per_pixel, axis=[1, 2])
-            losses["mask"] = _masked_sum(per_mask, outputs["mask_valid"]) / divisor["masks"]
-        if "keypoint_logits" in outputs:
-            logits, cells = outputs["keypoint_logits"], outputs["keypoint_targets"]
-            cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(
-                cells, tf.reshape(logits, [-1, logits.shape[1], logits.shape[2] * logits.shape[3]])
-            )
-            losses["keypoint"] = (
-                _masked_sum(cross_entropy, outputs["keypoint_valid"]) / divisor["keypoints"]
-            )
+        for head in head_names(outputs):
+            total = _masked_sum(outputs[f"{head}_losses"], outputs[f"{head}_valid"])
+            losses[head] = total / divisor[head]
         return losses
 
     def _box_losses(self, outputs, stage, divisor):
@@ -131,6 +119,16 @@ def box_stages(outputs):
     """
     prefix = "class_targets"
     return sorted(key.removeprefix(prefix) for key in outputs if key.startswith(prefix))
+
+
+def head_names(outputs):
+    """Returns the `loss_name` of each head beside the box head that the outputs are of.
+
+    Args:
+        outputs: of `MaskRCNN` in training.
+    """
+    ending = "_losses"
+    return [key.removesuffix(ending) for key in outputs if key.endswith(ending)]
 
 
 def _count(mask):

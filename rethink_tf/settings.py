@@ -48,8 +48,8 @@ class Settings:
         cascade_steps: int, how many of the schedule's last steps train the later stages of a
             cascade, by the schedule's rule (`PaperSchedule` counts them for 16 images); None for
             all steps.
-        metrics: callable taking ground_truth, has_masks and has_keypoints, returns what measures
-            detections: `CocoMetrics` or `VocMetrics`.
+        metrics: callable taking ground_truth and fields (what detections have beside boxes),
+            returns what measures detections: `CocoMetrics` or `VocMetrics`.
         test_augmentation: callable without arguments, returns a `TestTimeAugmentation`, or None.
             "train_and_evaluate" uses it once, after the last of the plain evaluations, which alone
             choose the best checkpoint; "evaluate" uses it alone.

@@ -7,8 +7,10 @@ import pytest
 import tensorflow as tf
 
 from rethink_tf.losses import DetectionLosses, smooth_l1
+from rethink_tf.models.keypoint_head import keypoint_losses
+from rethink_tf.models.mask_head import mask_losses
 
-ONE = {"rpn": 1.0, "rois": 1.0, "masks": 1.0}
+ONE = {"rpn": 1.0, "rois": 1.0, "mask": 1.0}
 
 
 def make_outputs(rpn_labels=((1, 0, -1),), class_targets=((2, 0, -1),), mask_valid=(True, False)):
@@ -16,6 +18,7 @@ def make_outputs(rpn_labels=((1, 0, -1),), class_targets=((2, 0, -1),), mask_val
 
     What stands in empty places is far off, so that a loss which took it in would show it.
     """
+    mask_logits = tf.constant([[[0.0, 0], [0, math.log(3.0)]], [[50.0, 50], [50, 50]]])
     return {
         "rpn_labels": tf.constant(rpn_labels),
         "rpn_logits": tf.constant([[0.0, math.log(3.0), 50.0]]),
@@ -25,8 +28,7 @@ def make_outputs(rpn_labels=((1, 0, -1),), class_targets=((2, 0, -1),), mask_val
         "class_logits": tf.constant([[[0.0, 0, 0], [0, 50, 0], [50, 0, 0]]]),
         "box_deltas": tf.constant([[[3.0, 0, 0.5, 0], [7] * 4, [99] * 4]]),
         "box_delta_targets": tf.constant([[[1.0, 0, 0, 0], [0] * 4, [0] * 4]]),
-        "mask_logits": tf.constant([[[0.0, 0], [0, math.log(3.0)]], [[50.0, 50], [50, 50]]]),
-        "mask_targets": tf.zeros([2, 2, 2]),
+        "mask_losses": mask_losses(mask_logits, tf.zeros([2, 2, 2])),
         "mask_valid": tf.constant(mask_valid),
     }
 
@@ -80,7 +82,7 @@ def test_detectron2s_betas_give_l1():
 
 def test_each_loss_is_divided_by_its_normalizer():
     outputs = make_outputs()
-    normalizers = {"rpn": tf.constant(8.0), "rois": tf.constant(5.0), "masks": tf.constant(2.0)}
+    normalizers = {"rpn": tf.constant(8.0), "rois": tf.constant(5.0), "mask": tf.constant(2.0)}
     plain = as_floats(DetectionLosses()(outputs, ONE))
     divided = as_floats(DetectionLosses()(outputs, normalizers))
     for name, divisor in [
@@ -96,9 +98,9 @@ def test_each_loss_is_divided_by_its_normalizer():
 def test_counts():
     counts = DetectionLosses.counts(make_outputs(), 256)
     # The RPN's is the number wanted, as in Detectron; the others are those that are there.
-    assert as_floats(counts) == {"rpn": 256.0, "rois": 2.0, "masks": 1.0}
+    assert as_floats(counts) == {"rpn": 256.0, "rois": 2.0, "mask": 1.0}
     outputs = make_outputs()
-    del outputs["mask_valid"]
+    del outputs["mask_losses"], outputs["mask_valid"]
     assert set(DetectionLosses.counts(outputs, 256)) == {"rpn", "rois"}
 
 
@@ -131,40 +133,39 @@ def test_background_alone_has_classification_losses_only():
 def keypoint_outputs():
     """Two positives, two keypoints, heatmaps of 1 x 2; one keypoint of the second is not valid."""
     logits = [[[[0.0, 0.0]], [[0.0, math.log(3.0)]]], [[[math.log(3.0), 0.0]], [[50.0, 0.0]]]]
+    cells = tf.constant([[0, 1], [1, 0]])
     return make_outputs() | {
-        "keypoint_logits": tf.constant(logits),
-        "keypoint_targets": tf.constant([[0, 1], [1, 0]]),
+        "keypoint_losses": keypoint_losses(tf.constant(logits), cells),
         "keypoint_valid": tf.constant([[True, True], [True, False]]),
     }
 
 
 def test_the_keypoint_loss_by_hand():
     outputs = keypoint_outputs()
-    losses = as_floats(DetectionLosses()(outputs, ONE | {"keypoints": 1.0}))
+    losses = as_floats(DetectionLosses()(outputs, ONE | {"keypoint": 1.0}))
     # The target's cell at p = 1/2, 3/4 and 1/4.
     assert losses["keypoint"] == pytest.approx(
         math.log(2) + math.log(4 / 3) + math.log(4), rel=1e-5
     )
     counts = DetectionLosses.counts(outputs, 256)
-    assert float(counts["keypoints"]) == 3.0
+    assert float(counts["keypoint"]) == 3.0
     mean = as_floats(DetectionLosses()(outputs, counts))
     assert mean["keypoint"] == pytest.approx(losses["keypoint"] / 3, rel=1e-5)
 
 
 def test_no_keypoint_is_0_with_finite_gradients():
     outputs = keypoint_outputs() | {"keypoint_valid": tf.zeros([2, 2], tf.bool)}
-    logits = outputs["keypoint_logits"]
+    losses = outputs["keypoint_losses"]
     with tf.GradientTape() as tape:
-        tape.watch(logits)
+        tape.watch(losses)
         loss = DetectionLosses()(outputs, DetectionLosses.counts(outputs, 256))["keypoint"]
-    assert float(loss) == 0.0 and not np.any(tape.gradient(loss, logits))
+    assert float(loss) == 0.0 and not np.any(tape.gradient(loss, losses))
 
 
 def test_no_masks_at_all():
     """What a step without positives has, where shapes follow the data."""
     outputs = make_outputs() | {
-        "mask_logits": tf.zeros([0, 28, 28]),
-        "mask_targets": tf.zeros([0, 28, 28]),
+        "mask_losses": mask_losses(tf.zeros([0, 28, 28]), tf.zeros([0, 28, 28])),
         "mask_valid": tf.zeros([0], tf.bool),
     }
     losses = DetectionLosses()(outputs, DetectionLosses.counts(outputs, 256))
@@ -178,7 +179,7 @@ def test_the_stages_of_a_cascade_each_have_their_losses():
     # Two of the three have become background: only they differ.
     outputs["class_targets_stage2"] = tf.constant([[0, 0, 0]])
     counts = DetectionLosses.counts(outputs, 256)
-    assert as_floats(counts) == {"rpn": 256.0, "rois": 2.0, "rois_stage2": 3.0, "masks": 1.0}
+    assert as_floats(counts) == {"rpn": 256.0, "rois": 2.0, "rois_stage2": 3.0, "mask": 1.0}
     losses = as_floats(DetectionLosses()(outputs, counts))
     assert losses["box_class"] == pytest.approx((math.log(3) + 50) / 2, rel=1e-5)
     assert losses["box_regression"] == pytest.approx((1.5 + 0.125) / 2, rel=1e-5)

@@ -18,7 +18,6 @@ from absl import logging
 
 from rethink_tf import files
 from rethink_tf.evaluation import coco_columns, coco_engines, unmasked
-from rethink_tf.evaluation import keypoints as keypoint_lib
 
 # The order of pycocotools' `COCOeval.stats`. AP is over IoU 0.50:0.05:0.95; s, m and l are objects
 # below 32^2, below 96^2 and from 96^2 pixels on; AR1, AR10, AR100 allow that many detections.
@@ -28,6 +27,8 @@ METRIC_NAMES = tuple("AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl".split
 KEYPOINT_METRIC_NAMES = tuple("AP AP50 AP75 APm APl AR AR50 AR75 ARm ARl".split())
 # pycocotools' names of what is compared, and ours.
 METRIC_PREFIXES = {"bbox": "box", "segm": "mask", "keypoints": "keypoints"}
+# What is compared of the heads' fields, the last one the headline.
+IOU_TYPES = {"masks": "segm", "keypoints": "keypoints"}
 _PER_CLASS = "AP_per_class"
 _TABLE_COLUMNS = 3
 _LABEL_WIDTH = 9
@@ -42,20 +43,18 @@ class CocoMetrics:
             detector finds last, keypoints, else masks, else boxes.
     """
 
-    def __init__(self, ground_truth, has_masks, has_keypoints=False):
+    def __init__(self, ground_truth, fields=()):
         """Takes the ground truth.
 
         Args:
             ground_truth: dict in COCO form, of exactly the images to evaluate.
-            has_masks: bool, whether detections have masks.
-            has_keypoints: bool, whether they have keypoints.
+            fields: strs, what detections have beside boxes; of these masks and keypoints count.
 
         Raises:
             ValueError: if the ground truth is not in COCO form.
         """
         self._truth = coco_columns.GroundTruth(ground_truth)
-        found = {"bbox": True, "segm": has_masks, "keypoints": has_keypoints}
-        self._iou_types = [iou_type for iou_type, is_found in found.items() if is_found]
+        self._iou_types = ["bbox", *(IOU_TYPES[field] for field in IOU_TYPES if field in fields)]
         self.headline = f"{METRIC_PREFIXES[self._iou_types[-1]]}/{METRIC_NAMES[0]}"
 
     def evaluate(self, results):
@@ -72,7 +71,7 @@ def metric_names(iou_type):
     return KEYPOINT_METRIC_NAMES if iou_type == "keypoints" else METRIC_NAMES
 
 
-def detections_to_coco(image_id, boxes, scores, category_ids, rles=None, keypoints=None):
+def detections_to_coco(image_id, boxes, scores, category_ids, **further):
     """Converts one image's detections to COCO's result form.
 
     Args:
@@ -80,8 +79,7 @@ def detections_to_coco(image_id, boxes, scores, category_ids, rles=None, keypoin
         boxes: float [N, 4], (y1, x1, y2, x2), pixels of the original image. N may be 0.
         scores: float [N], 0 to 1.
         category_ids: int [N], the data set's own category ids.
-        rles: None, or N compressed run lengths as `pasting.encode_mask` returns them.
-        keypoints: None, or float [N, K, 3], (y, x, score), pixels of the original image.
+        **further: N values each of what else results have, as of `forms`: segmentation, keypoints.
 
     Returns:
         A list of N dicts of plain Python values, ready for JSON.
@@ -93,13 +91,12 @@ def detections_to_coco(image_id, boxes, scores, category_ids, rles=None, keypoin
     scores = np.asarray(scores, np.float64).reshape([-1])
     category_ids = np.asarray(category_ids).reshape([-1])
     lengths = [len(boxes), len(scores), len(category_ids)]
-    lengths += [len(each) for each in (rles, keypoints) if each is not None]
+    lengths += [len(values) for values in further.values()]
     if len(set(lengths)) > 1:
         raise ValueError(
-            f"image {image_id}: boxes, scores, category ids (and masks, keypoints) must have one "
+            f"image {image_id}: boxes, scores, category ids and {list(further)} must have one "
             f"length, found {lengths}"
         )
-    flat = None if keypoints is None else keypoint_lib.to_coco(keypoints)
     results = []
     for row, (y1, x1, y2, x2) in enumerate(boxes.tolist()):
         result = {
@@ -108,11 +105,7 @@ def detections_to_coco(image_id, boxes, scores, category_ids, rles=None, keypoin
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "score": float(scores[row]),
         }
-        if rles is not None:
-            result["segmentation"] = rles[row]
-        if flat is not None:
-            result["keypoints"] = flat[row]
-        results.append(result)
+        results.append(result | {key: values[row] for key, values in further.items()})
     return results
 
 

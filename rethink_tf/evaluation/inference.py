@@ -2,7 +2,7 @@
 
 While a batch is predicted, a thread pastes and encodes the masks of the one before.
 
-Letters: B images, D detections an image, S side of a mask.
+Letters: B images, D detections an image, N of them that are no padding.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from absl import logging
 
 from rethink_tf import console
 from rethink_tf.data import schema
-from rethink_tf.evaluation import coco_metrics, overlap, pasting
+from rethink_tf.evaluation import coco_metrics, forms, overlap
 from rethink_tf.ops.content import split_padding
 
 
@@ -40,8 +40,7 @@ class Predictor:
                 a program for each shape, as XLA wants it.
         """
         self.strategy = strategy
-        self.has_masks = detector.mask_head is not None
-        self.has_keypoints = detector.keypoint_head is not None
+        self.fields = tuple(head.field for head in detector.heads)
         self._detector = detector
         self._run = {
             padded: tf.function(
@@ -122,8 +121,9 @@ class Evaluator(orbit.AbstractEvaluator):
             pictures: callable or None, called for the first images of each evaluation with the
                 image's id, its resized pixels uint8 [h, w, 3], and a dict of detections in those
                 pixels: boxes, scores, category_ids, keypoints and an iterator over masks [h, w].
-            metrics: callable taking ground_truth, has_masks and has_keypoints, returns an object
-                with `evaluate`, `format_table` and `headline`, such as `CocoMetrics`.
+            metrics: callable taking ground_truth and fields, what detections have beside boxes,
+                returns an object with `evaluate`, `format_table` and `headline`, such as
+                `CocoMetrics`.
             is_augmented: bool, whether the predictor is one of `test_time_augmentation`. Its lines
                 of `metrics.jsonl` then have "test_augmentation": true, its results' file another
                 name, and its summaries another prefix, for they are no later values of the same.
@@ -134,11 +134,8 @@ class Evaluator(orbit.AbstractEvaluator):
         self._num_batches, self._num_images = num_batches, len(ground_truth["images"])
         # The object keeps the ground truth: Orbit's base class would wrap every list and dict of it
         # here, and pycocotools takes plain ones only.
-        self._measure = metrics(
-            ground_truth=ground_truth,
-            has_masks=predictor.has_masks,
-            has_keypoints=predictor.has_keypoints,
-        )
+        self._measure = metrics(ground_truth=ground_truth, fields=predictor.fields)
+        self._forms = {field: forms.of(field) for field in predictor.fields}
         self._category_ids = np.asarray(sorted(category_ids))
         self._model_dir, self._step, self._is_chief = model_dir, step, is_chief
         self.pictures, self._is_augmented, self._weights = pictures, is_augmented, weights
@@ -196,19 +193,16 @@ class Evaluator(orbit.AbstractEvaluator):
         image_id = int(outputs[schema.IMAGE_ID][row])
         height, width = outputs[schema.ORIGINAL_SIZE][row].tolist()
         found = self._detections(outputs, row, height, width, outputs[schema.IMAGE_SCALE][row])
-        rles = None
-        if self._predictor.has_masks:
-            try:
-                rles = pasting.paste_and_encode(found["masks"], found["boxes"], height, width)
-            except ValueError as error:
-                raise ValueError(f"Detections of image {image_id}: {error}") from error
+        boxes = found["boxes"]
+        try:
+            further = {
+                form.key: form.to_coco(found[field], boxes, height, width)
+                for field, form in self._forms.items()
+            }
+        except ValueError as error:
+            raise ValueError(f"Detections of image {image_id}: {error}") from error
         return coco_metrics.detections_to_coco(
-            image_id,
-            found["boxes"],
-            found["scores"],
-            found["category_ids"],
-            rles,
-            found.get("keypoints"),
+            image_id, boxes, found["scores"], found["category_ids"], **further
         )
 
     def _detections(self, outputs, row, height, width, scale):
@@ -223,8 +217,7 @@ class Evaluator(orbit.AbstractEvaluator):
 
         Returns:
             dict: boxes float [N, 4], clipped to the image, scores float [N], category_ids int [N]
-            and, with a mask head, masks float [N, S, S], in their boxes, with a keypoint head
-            keypoints float [N, K, 3], (y, x, score).
+            and the heads' fields, as of `forms`.
         """
         valid = outputs["classes"][row] > 0
         boxes = outputs["boxes"][row][valid] / np.tile(scale, 2)
@@ -233,10 +226,8 @@ class Evaluator(orbit.AbstractEvaluator):
             "scores": outputs["scores"][row][valid],
             "category_ids": self._category_ids[outputs["classes"][row][valid] - 1],
         }
-        if self._predictor.has_masks:
-            found["masks"] = outputs["masks"][row][valid]
-        if self._predictor.has_keypoints:
-            found["keypoints"] = outputs["keypoints"][row][valid] / [*scale, 1]
+        for field, form in self._forms.items():
+            found[field] = form.in_image(outputs[field][row][valid], scale)
         return found
 
     def _show(self, batch, outputs):
@@ -249,11 +240,9 @@ class Evaluator(orbit.AbstractEvaluator):
             if image_id == schema.PADDING_IMAGE_ID:
                 continue
             found = self._detections(outputs, row, height, width, np.ones(2))
-            if "masks" in found:
-                # One at a time: a hundred masks of a large photograph need not be held at once.
-                found["masks"] = (
-                    pasting.paste_mask(mask, box, int(height), int(width))
-                    for mask, box in zip(found["masks"], found["boxes"], strict=True)
+            for field, form in self._forms.items():
+                found[field] = form.to_picture(
+                    found[field], found["boxes"], int(height), int(width)
                 )
             self.pictures(image_id, image[:height, :width], found)
 

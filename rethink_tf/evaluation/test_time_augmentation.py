@@ -30,7 +30,6 @@ import tensorflow as tf
 from rethink_tf.data import schema
 from rethink_tf.data.input import augment
 from rethink_tf.ops import boxes as box_ops
-from rethink_tf.ops import keypoints as keypoint_ops
 from rethink_tf.ops import nms
 from rethink_tf.ops.content import split_padding
 
@@ -129,13 +128,14 @@ class AugmentedPredictor:
         """
         self.strategy = strategy
         self._flip_order = keypoints.flip_order if keypoints else []
-        self.has_masks = detector.mask_head is not None
-        self.has_keypoints = detector.keypoint_head is not None
+        self.fields = tuple(head.field for head in detector.heads)
         self._detector, self._augmentation = detector, augmentation
 
         self._jit_compile, self._programs = jit_compile, {}
         self._unite = self._make_program(self._unite_views)
-        self._place_keypoints = self._make_program(_place_keypoints)
+        self._place = self._make_program(
+            lambda detections: detections | detector.place(detections, detections)
+        )
         self._gather = tf.function(
             lambda outputs: {key: strategy.gather(each, axis=0) for key, each in outputs.items()},
             autograph=False,
@@ -162,12 +162,11 @@ class AugmentedPredictor:
             for size, padded, view, flip in views
         ]
         detections = self._unite(found)
-        if self.has_masks or self.has_keypoints:
+        if self.fields:
             for size, padded, view, flip in views:
                 describe = self._program(self._describe_in_view, size, padded)
                 detections = describe(view, flip, frame, detections)
-        if self.has_keypoints:
-            detections = self._place_keypoints(detections)
+            detections = self._place(detections)
         keys = (schema.IMAGE_ID, schema.ORIGINAL_SIZE, schema.IMAGE_SCALE)
         outputs = self._gather(detections | {key: batch[key] for key in keys})
         return {key: value.numpy() for key, value in outputs.items()}
@@ -200,7 +199,7 @@ class AugmentedPredictor:
         return found | {"boxes": boxes}
 
     def _unite_views(self, found):
-        """Returns the detections of all views' candidates, with masks and heatmaps of zeros."""
+        """Returns the detections of all views' candidates, with zeros for what the heads say."""
         united = {key: tf.concat([each[key] for each in found], axis=1) for key in found[0]}
         count = min(MAX_UNITED, united["scores"].shape[1])
         _, order = tf.math.top_k(united["scores"], count)
@@ -214,14 +213,10 @@ class AugmentedPredictor:
             united["classes"],
             self._augmentation.vote_iou,
         )
-        mask_head, keypoint_head = self._detector.mask_head, self._detector.keypoint_head
-        if self.has_masks:
-            side = 2 * mask_head.roi_size
-            detections["masks"] = tf.zeros([*detections["classes"].shape, side, side])
-        if self.has_keypoints:
-            sides = [keypoint_head.num_keypoints, keypoint_head.size, keypoint_head.size]
-            detections["heatmaps"] = tf.zeros([*detections["classes"].shape, *sides])
-        return detections
+        rows = detections["classes"].shape
+        return detections | {
+            head.field: tf.zeros([*rows, *head.described_shape]) for head in self._detector.heads
+        }
 
     def _describe_in_view(self, view, flip, frame, detections, padded):
         """Adds what the heads say of the detections in one view, a share of the mean."""
@@ -230,27 +225,12 @@ class AugmentedPredictor:
             "classes": detections["classes"],
         }
         described = self._detector.describe(_turn(view, flip), there, padded)
-        mirrored = {}
-        if self.has_masks:
-            mirrored["masks"] = described["masks"][..., ::-1]
-        if self.has_keypoints:
-            mirrored["heatmaps"] = keypoint_ops.mirror_heatmaps(
-                described["heatmaps"], self._flip_order
-            )
-        return detections | {
-            key: detections[key]
-            + tf.where(flip, mirrored[key], each) / self._augmentation.num_views
-            for key, each in described.items()
-        }
-
-
-def _place_keypoints(detections):
-    """Returns the detections with keypoints in place of heatmaps."""
-    others = {key: each for key, each in detections.items() if key != "heatmaps"}
-    keypoints = keypoint_ops.place(
-        detections["heatmaps"], detections["boxes"], detections["classes"]
-    )
-    return others | {"keypoints": keypoints}
+        added = {}
+        for head in self._detector.heads:
+            found = described[head.field]
+            found = tf.where(flip, head.mirror(found, self._flip_order), found)
+            added[head.field] = detections[head.field] + found / self._augmentation.num_views
+        return detections | added
 
 
 def from_view(boxes, view, flip, frame):

@@ -31,22 +31,19 @@ class VocMetrics:
 
     headline = HEADLINE
 
-    def __init__(
-        self, ground_truth, has_masks=False, has_keypoints=False, rule=AREA, iou_threshold=0.5
-    ):
+    def __init__(self, ground_truth, fields=(), rule=AREA, iou_threshold=0.5):
         """Takes the ground truth.
 
         Args:
             ground_truth: dict in COCO form; see `evaluate`.
-            has_masks: bool, whether detections have masks; VOC's mAP is of boxes, with or without.
-            has_keypoints: bool, whether they have keypoints; likewise.
+            fields: strs, what detections have beside boxes, which VOC's mAP is of alone.
             rule: "area" or "11_points"; see `average_precision`.
             iou_threshold: float, the least IoU of a match.
 
         Raises:
             ValueError: if the rule or the threshold is none, or the ground truth not in COCO form.
         """
-        del has_masks, has_keypoints
+        del fields
         _check(rule, iou_threshold)
         self._truth = coco_columns.GroundTruth(ground_truth)
         self._rule, self._iou_threshold = rule, iou_threshold

@@ -1,7 +1,6 @@
-"""Mask R-CNN: wires backbone, FPN if any, RPN, box head, mask head and keypoint head.
+"""Mask R-CNN: wires backbone, FPN if any, RPN, box head, and the heads that say more of an object.
 
-Shapes: B images, M objects, R RoIs an image, C object classes, D detections, P positives, K
-keypoints.
+Shapes: B images, M objects, R RoIs an image, C object classes, D detections.
 """
 
 import gin
@@ -11,13 +10,12 @@ import tf_keras
 from rethink_tf.models.box_head import BoxHead
 from rethink_tf.models.fpn import FPN
 from rethink_tf.models.mask_head import MaskHead
+from rethink_tf.models.object_head import Positives
 from rethink_tf.models.resnet import ResNet
 from rethink_tf.models.rpn import RPN
-from rethink_tf.ops import convolution, draws, matching, ordering
-from rethink_tf.ops import keypoints as keypoint_ops
-from rethink_tf.ops import masks as mask_ops
+from rethink_tf.ops import draws, matching, ordering
 from rethink_tf.ops import pixels as pixel_ops
-from rethink_tf.ops.content import Content, Rows
+from rethink_tf.ops.content import Content
 from rethink_tf.ops.roi_align import RoIAlign
 
 # Detectron2's mean and deviation of ImageNet's pixels, RGB. Detectron's mean is 122.7717 115.9465
@@ -46,6 +44,7 @@ class MaskRCNN(tf_keras.Model):
         pixel_mean=PIXEL_MEAN,
         pixel_std=PIXEL_STD,
         static_shapes=False,
+        further_heads=(),
         **kwargs,
     ):
         """Builds the parts.
@@ -62,27 +61,27 @@ class MaskRCNN(tf_keras.Model):
             num_keypoints: int K, of the data set; COCO's persons have 17.
             pixel_mean: three floats, RGB, subtracted from the pixels.
             pixel_std: three floats, RGB; the rest is divided by them.
-            static_shapes: bool; True (XLA, TPU) runs the mask and keypoint heads on a fixed number
-                of RoIs, False on those that need it. The numbers are the same.
+            static_shapes: bool; True (XLA, TPU) runs the heads of objects on a fixed number of
+                RoIs, False on those that need it. The numbers are the same.
+            further_heads: callables taking num_classes, make further `ObjectHead`s.
             **kwargs: of the Keras model.
-
-        Raises:
-            ValueError: if there is a keypoint head and the data has no keypoints.
         """
         super().__init__(autocast=False, **kwargs)
-        if keypoint_head and not num_keypoints:
-            raise ValueError(
-                "The detector has a keypoint head, and the data no keypoints: convert a file with "
-                "keypoints (person_keypoints_*.json), or bind MaskRCNN.keypoint_head = None."
-            )
         self.backbone, self.rpn = backbone(), rpn()
         self.fpn = fpn() if fpn else None
         self.box_head = box_head(num_classes=num_classes)
         self.mask_head = mask_head(num_classes=num_classes) if mask_head else None
         self.keypoint_head = keypoint_head(num_keypoints=num_keypoints) if keypoint_head else None
+        self.further_heads = [head(num_classes=num_classes) for head in further_heads]
         self.num_classes = num_classes
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
         self.static_shapes = static_shapes
+
+    @property
+    def heads(self):
+        """The heads beside the box head, `ObjectHead`s."""
+        heads = [self.mask_head, self.keypoint_head, *self.further_heads]
+        return [head for head in heads if head is not None]
 
     def create_variables(self):
         """Creates every variable, by running each part once on as little as it takes."""
@@ -93,10 +92,8 @@ class MaskRCNN(tf_keras.Model):
         pool, roi = self._roi_align(features), tf.zeros([1, 1, 4])
         for stage in self.box_head.stages:
             stage(pool(roi, stage.roi_size))
-        if self.mask_head:
-            self.mask_head(pool(roi, self.mask_head.roi_size)[0], tf.ones([1], tf.int32))
-        if self.keypoint_head:
-            self.keypoint_head(pool(roi, self.keypoint_head.roi_size)[0])
+        for head in self.heads:
+            head.create_variables(pool(roi, head.roi_size)[0])
 
     def call(self, batch, training=False, seed=None, num_stages=None, padded=True):
         """Predicts, or in training computes what the losses need.
@@ -115,11 +112,11 @@ class MaskRCNN(tf_keras.Model):
 
         Returns:
             In training a dict of the RPN's and the heads' sampled outputs and targets (see
-            `RPN.sample`, `BoxHead.sample` and `train`, `_train_masks` and `_train_keypoints`).
-            Otherwise a dict: boxes float32 [B, D, 4] in pixels of the input image, scores float32
-            [B, D], classes int32 [B, D] (0 is padding) and, with a mask head, masks float32
-            [B, D, S, S], probabilities, with a keypoint head keypoints float32 [B, D, K, 3],
-            (y, x, score), pixels of the input image (both 0 for padding).
+            `RPN.sample`, `BoxHead.sample` and `train`; of `ObjectHead.train` after the head's name,
+            such as mask_losses). Otherwise a dict: boxes float32 [B, D, 4] in pixels of the input
+            image, scores float32 [B, D], classes int32 [B, D] (0 is padding) and each head's field
+            (0 for padding): masks float32 [B, D, S, S], probabilities, or keypoints float32
+            [B, D, K, 3], (y, x, score), pixels of the input image.
         """
         content = self._content(batch["image_size"], padded)
         features = self.features(batch["image"], batch["image_size"], training, content)
@@ -143,7 +140,7 @@ class MaskRCNN(tf_keras.Model):
         return self._find_candidates(features, pool, batch["image_size"], content)
 
     def describe(self, batch, detections, padded=True):
-        """Runs the heads that say more of an object than its box, on boxes that are given.
+        """Runs the heads of objects on boxes that are given.
 
         Args:
             batch: dict as of `call`, without training.
@@ -152,8 +149,7 @@ class MaskRCNN(tf_keras.Model):
             padded: bool, as of `call`.
 
         Returns:
-            dict: with a mask head, masks as of `call`; with a keypoint head, heatmaps float32
-            [B, D, K, S, S], logits.
+            dict by field of what `ObjectHead.describe` returns.
         """
         content = self._content(batch["image_size"], padded)
         features = self.features(batch["image"], batch["image_size"], content=content)
@@ -236,7 +232,6 @@ class MaskRCNN(tf_keras.Model):
 
     def _train(self, features, batch, seed, num_stages, content):
         image_size, boxes, classes = batch["image_size"], batch["boxes"], batch["classes"]
-        masks, has_mask = batch.get("masks"), batch.get("has_mask")
         if not self.static_shapes:
             # Padding rows cost time in the matching of every anchor.
             used = tf.maximum(tf.reduce_max(tf.reduce_sum(tf.cast(classes > 0, tf.int32), 1)), 1)
@@ -260,13 +255,11 @@ class MaskRCNN(tf_keras.Model):
         outputs |= sampled
         pool = self._roi_align(features, content)
         pooled = pool(sampled["rois"], self.box_head.roi_size)
-        if self.mask_head:
-            outputs |= self._train_masks(pool, sampled, boxes, masks, has_mask)
-        if self.keypoint_head:
-            outputs |= self._train_keypoints(pool, sampled, batch["keypoints"])
-        for key in ("rpn_logits", "rpn_deltas", "mask_logits", "keypoint_logits"):
-            if key in outputs:
-                outputs[key], pooled = ordering.in_turn(outputs[key], pooled)
+        for head in self.heads:
+            found = head.train(pool, self._positives(sampled), batch, self.static_shapes)
+            outputs |= {f"{head.loss_name}_{key}": value for key, value in found.items()}
+        for key in ["rpn_logits", "rpn_deltas", *(f"{h.loss_name}_losses" for h in self.heads)]:
+            outputs[key], pooled = ordering.in_turn(outputs[key], pooled)
         return outputs | self.box_head.train(
             pooled,
             sampled,
@@ -290,12 +283,7 @@ class MaskRCNN(tf_keras.Model):
         return filled
 
     def _positives(self, sampled):
-        """Cuts a sample to its positives, which come first among the RoIs.
-
-        Returns:
-            rois float32 [B, N, 4], class_targets int32 [B, N] and roi_matches int32 [B, N]; an
-            image with fewer than N positives has other RoIs behind them, of class 0 or -1.
-        """
+        """Returns the `Positives` of a sample, which come first among the RoIs."""
         limit = int(self.box_head.num_samples * self.box_head.positive_fraction)
         rois, classes = sampled["rois"][:, :limit], sampled["class_targets"][:, :limit]
         matches = sampled["roi_matches"][:, :limit]
@@ -304,78 +292,21 @@ class MaskRCNN(tf_keras.Model):
             used = tf.reduce_max(tf.reduce_sum(tf.cast(classes > 0, tf.int32), axis=1))
             used = tf.maximum(used, 1)
             rois, classes, matches = rois[:, :used], classes[:, :used], matches[:, :used]
-        return rois, classes, matches
-
-    def _train_masks(self, pool, sampled, boxes, masks, has_mask):
-        """Runs the mask head on the positives whose object has a mask.
-
-        Returns:
-            dict: mask_logits and mask_targets float32 [P, S, S], mask_valid bool [P].
-        """
-        head = self.mask_head
-        rois, classes, matches = self._positives(sampled)
-        pooled = pool(rois, head.roi_size)
-        pooled = tf.reshape(pooled, [-1, *pooled.shape[2:]])
-        flat_boxes, flat_classes = tf.reshape(rois, [-1, 4]), tf.reshape(classes, [-1])
-        object_boxes = tf.reshape(tf.gather(boxes, matches, batch_dims=1), [-1, 4])
-        valid = flat_classes > 0
-        if has_mask is not None:
-            valid &= tf.reshape(tf.gather(has_mask, matches, batch_dims=1), [-1])
-        size = 2 * head.roi_size
-        crops = tf.gather(masks, matches, batch_dims=1)
-        crops = tf.reshape(crops, [-1, *masks.shape[2:]])
-        if not self.static_shapes:
-            keep = convolution.never_none(valid)
-            pooled, flat_boxes, flat_classes, object_boxes, crops, valid = (
-                tf.boolean_mask(value, keep)
-                for value in (pooled, flat_boxes, flat_classes, object_boxes, crops, valid)
-            )
-        return {
-            "mask_logits": head(pooled, flat_classes, training=True, rows=Rows(valid)),
-            "mask_targets": mask_ops.crop_targets(crops, object_boxes, flat_boxes, size),
-            "mask_valid": valid,
-        }
-
-    def _train_keypoints(self, pool, sampled, keypoints):
-        """Runs the keypoint head on the positives with a labelled keypoint inside of them.
-
-        Args:
-            pool: `RoIAlign`.
-            sampled: of `BoxHead.sample`.
-            keypoints: float32 [B, M, K, 3], as in `data.schema`.
-
-        Returns:
-            dict: keypoint_logits float32 [P, K, S, S], keypoint_targets int32 [P, K], cells as of
-            `ops.keypoints.encode`, keypoint_valid bool [P, K].
-        """
-        head = self.keypoint_head
-        rois, classes, matches = self._positives(sampled)
-        pooled = pool(rois, head.roi_size)
-        pooled = tf.reshape(pooled, [-1, *pooled.shape[2:]])
-        matched = tf.gather(keypoints, matches, batch_dims=1)
-        matched = tf.reshape(matched, [-1, *keypoints.shape[2:]])
-        targets, valid = keypoint_ops.encode(matched, tf.reshape(rois, [-1, 4]), head.size)
-        valid &= tf.reshape(classes, [-1, 1]) > 0
-        if not self.static_shapes:
-            keep = convolution.never_none(tf.reduce_any(valid, axis=-1))
-            pooled, targets, valid = (
-                tf.boolean_mask(value, keep) for value in (pooled, targets, valid)
-            )
-        return {
-            "keypoint_logits": head(pooled, training=True, rows=Rows(tf.reduce_any(valid, -1))),
-            "keypoint_targets": targets,
-            "keypoint_valid": valid,
-        }
+        return Positives(rois, classes, matches)
 
     def _predict(self, features, batch, content):
         pool = self._roi_align(features, content)
         candidates = self._find_candidates(features, pool, batch["image_size"], content)
         detections = self.box_head.suppress(candidates)
-        detections |= self._describe(pool, detections)
-        if self.keypoint_head:
-            heatmaps, classes = detections.pop("heatmaps"), detections["classes"]
-            detections["keypoints"] = keypoint_ops.place(heatmaps, detections["boxes"], classes)
-        return detections
+        described = self._describe(pool, detections)
+        return detections | self.place(described, detections)
+
+    def place(self, described, detections):
+        """Returns the heads' fields of detections, given what `describe` returned of them."""
+        boxes, classes = detections["boxes"], detections["classes"]
+        return {
+            head.field: head.place(described[head.field], boxes, classes) for head in self.heads
+        }
 
     def _find_candidates(self, features, pool, image_size, content):
         head = self.rpn(features, content)
@@ -383,39 +314,8 @@ class MaskRCNN(tf_keras.Model):
         return self.box_head.candidates(pool, proposals, valid, image_size)
 
     def _describe(self, pool, detections):
-        described = {}
-        if self.mask_head:
-            described["masks"] = self._predict_masks(pool, detections)
-        if self.keypoint_head:
-            described["heatmaps"] = self._predict_heatmaps(pool, detections)
-        return described
-
-    def _predict_masks(self, pool, detections):
-        """Returns the mask probabilities of the detections, float32 [B, D, S, S]."""
-        head, boxes, classes = self.mask_head, detections["boxes"], detections["classes"]
-        pooled = pool(boxes, head.roi_size)
-        pooled = tf.reshape(pooled, [-1, *pooled.shape[2:]])
-        classes = tf.reshape(classes, [-1])
-        size = 2 * head.roi_size
-        if self.static_shapes:
-            masks = tf.sigmoid(head(pooled, classes))
-            masks = tf.where((classes > 0)[:, tf.newaxis, tf.newaxis], masks, 0.0)
-        else:
-            rows = tf.where(classes > 0)
-            masks = tf.sigmoid(head(tf.gather_nd(pooled, rows), tf.gather_nd(classes, rows)))
-            shape = tf.stack([tf.shape(classes, tf.int64)[0], size, size])
-            masks = tf.scatter_nd(rows, masks, shape)
-        return tf.reshape(masks, [-1, boxes.shape[1], size, size])
-
-    def _predict_heatmaps(self, pool, detections):
-        """Returns the heatmaps of the detections, logits, float32 [B, D, K, S, S]."""
-        head, boxes, classes = self.keypoint_head, detections["boxes"], detections["classes"]
-        pooled = pool(boxes, head.roi_size)
-        pooled = tf.reshape(pooled, [-1, *pooled.shape[2:]])
-        if self.static_shapes:
-            heatmaps = head(pooled)
-        else:
-            rows = tf.where(convolution.never_none(tf.reshape(classes > 0, [-1])))
-            shape = [tf.shape(pooled, tf.int64)[0], head.num_keypoints, head.size, head.size]
-            heatmaps = tf.scatter_nd(rows, head(tf.gather_nd(pooled, rows)), tf.stack(shape))
-        return tf.reshape(heatmaps, [-1, boxes.shape[1], head.num_keypoints, head.size, head.size])
+        boxes, classes = detections["boxes"], detections["classes"]
+        return {
+            head.field: head.describe(pool, boxes, classes, self.static_shapes)
+            for head in self.heads
+        }

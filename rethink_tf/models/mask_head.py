@@ -9,15 +9,19 @@ predictor is normal with a deviation of 0.001, that of Detectron's files MSRAFil
 
 import gin
 import tensorflow as tf
-import tf_keras
 
 from rethink_tf.layers import conv
+from rethink_tf.models.object_head import ObjectHead, flatten, keep
 from rethink_tf.ops import convolution, ordering
+from rethink_tf.ops import masks as mask_ops
+from rethink_tf.ops.content import Rows
 
 
 @gin.register
-class MaskHead(tf_keras.layers.Layer):
+class MaskHead(ObjectHead):
     """Convolutions, a 2x2 deconvolution, and one mask a class."""
+
+    loss_name, field = "mask", "masks"
 
     def __init__(
         self, num_classes, num_convs=4, channels=256, normalizer="gn", roi_size=14, **kwargs
@@ -34,6 +38,8 @@ class MaskHead(tf_keras.layers.Layer):
         """
         super().__init__(autocast=False, **kwargs)
         self.num_classes, self.roi_size, self.channels = num_classes, roi_size, channels
+        self.size = 2 * roi_size
+        self.described_shape = (self.size, self.size)
         self.convs = [
             conv.ConvNorm(channels, 3, 1, normalizer, name=f"conv{i + 1}") for i in range(num_convs)
         ]
@@ -69,6 +75,42 @@ class MaskHead(tf_keras.layers.Layer):
         logits = tf.cast(logits, tf.float32)
         logits += tf.reshape(tf.cast(bias, tf.float32), [-1, 1, 1, 1])
         return tf.squeeze(tf.nn.depth_to_space(logits, 2), axis=-1)
+
+    def train(self, pool, positives, batch, static_shapes):
+        """Runs the head on the positives whose object has a mask; see `ObjectHead.train`.
+
+        Returns:
+            dict: losses float32 [P], valid bool [P]; logits and targets float32 [P, S, S].
+        """
+        rois, boxes = flatten(pool(positives.boxes, self.roi_size)), flatten(positives.boxes)
+        classes = tf.reshape(positives.classes, [-1])
+        valid = classes > 0
+        if "has_mask" in batch:  # without it, every object has one
+            valid &= positives.of_objects(batch["has_mask"])
+        crops, crop_boxes = (positives.of_objects(batch[key]) for key in ("masks", "boxes"))
+        if not static_shapes:
+            rois, boxes, classes, crops, crop_boxes, valid = keep(
+                valid, rois, boxes, classes, crops, crop_boxes, valid
+            )
+        logits = self(rois, classes, training=True, rows=Rows(valid))
+        targets = mask_ops.crop_targets(crops, crop_boxes, boxes, self.size)
+        losses = mask_losses(logits, targets)
+        return {"losses": losses, "valid": valid, "logits": logits, "targets": targets}
+
+    def describe_rois(self, rois, classes):
+        """Returns the masks of RoIs, probabilities, float32 [P, S, S]."""
+        return tf.sigmoid(self(rois, classes))
+
+    def mirror(self, described, flip_order):
+        """Returns masks [B, D, S, S] of a mirrored image as those of the image."""
+        del flip_order
+        return described[..., ::-1]
+
+
+def mask_losses(logits, targets):
+    """Returns the mean cross-entropy of each mask, float32 [P], of logits and targets [P, S, S]."""
+    per_pixel = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
+    return tf.reduce_mean(per_pixel, axis=[1, 2])
 
 
 def _predict(features, upsample_kernel, upsample_bias, kernel):

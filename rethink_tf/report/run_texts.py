@@ -13,7 +13,6 @@ from rethink_tf.data.records.splits import category_names
 # Columns of the table of evaluations, those of them that the metrics have.
 COLUMNS = "box/AP box/AP50 box/AP75 mask/AP mask/AP50 mask/AP75 keypoint/AP voc/mAP".split()
 MAX_NAMES = 12
-_PARTS = "backbone fpn rpn box_head mask_head keypoint_head".split()
 
 
 def log_header(splits, pipeline, model, strategy, plan, precision, model_dir):
@@ -105,7 +104,7 @@ def _list_names(names):
 
 
 def _describe_model(model):
-    parts = [getattr(model, name, None) for name in _PARTS]
+    parts = [model.backbone, model.fpn, model.rpn, model.box_head, *model.heads]
     names = ", ".join(type(part).__name__ for part in parts if part is not None)
     total, trained = _count(model.variables), _count(model.trainable_variables)
     return f"{names}: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M of them trained"

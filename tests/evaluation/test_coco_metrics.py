@@ -36,7 +36,11 @@ def annotation(number, image_id, category_id, y1, x1, y2, x2, **more):
 
 def detection(image_id, category_id, y1, x1, y2, x2, score=0.9):
     return coco_metrics.detections_to_coco(
-        image_id, [[y1, x1, y2, x2]], [score], [category_id], [square(y1, x1, y2, x2)]
+        image_id,
+        [[y1, x1, y2, x2]],
+        [score],
+        [category_id],
+        segmentation=[square(y1, x1, y2, x2)],
     )[0]
 
 
@@ -249,7 +253,7 @@ def test_detections_to_coco():
         {"image_id": 9, "category_id": 90, "bbox": [0.25, 0.5, 2.75, 0.5], "score": 0.25},
     ]
     assert json.loads(json.dumps(results)) == results
-    assert coco_metrics.detections_to_coco(1, np.zeros([0, 4]), [], [], []) == []
+    assert coco_metrics.detections_to_coco(1, np.zeros([0, 4]), [], [], segmentation=[]) == []
     with pytest.raises(ValueError, match=r"image 1: .*\[2, 1, 2\]"):
         coco_metrics.detections_to_coco(1, boxes, [0.5], [1, 2])
 

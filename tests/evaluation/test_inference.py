@@ -18,8 +18,7 @@ BATCH, DETECTIONS, SIDE = 2, 6, 14
 class FixedPredictor:
     """Gives a batch's own arrays back, as a detector's outputs."""
 
-    has_masks = True
-    has_keypoints = False
+    fields = ("masks",)
     strategy = tf.distribute.get_strategy()
 
     def __call__(self, batch):
@@ -95,7 +94,7 @@ def expected_results(batches):
                     [box],
                     [batch["scores"][row][k]],
                     [sorted(CATEGORY_IDS)[batch["classes"][row][k] - 1]],
-                    [pasting.encode_mask(mask)],
+                    segmentation=[pasting.encode_mask(mask)],
                 )
     return results
 
@@ -148,7 +147,7 @@ def test_an_error_in_the_background_names_the_image(tmp_path):
 
 def test_a_detector_without_masks(tmp_path):
     class BoxPredictor(FixedPredictor):
-        has_masks = False
+        fields = ()
 
     batches = make_batches()
     evaluator = make_evaluator(tmp_path, batches, BoxPredictor())
@@ -160,7 +159,7 @@ def test_a_detector_without_masks(tmp_path):
 
 def test_keypoints_are_brought_into_the_stored_image(tmp_path):
     class KeypointPredictor(FixedPredictor):
-        has_masks, has_keypoints = False, True
+        fields = ("keypoints",)
 
     batches = make_batches()
     generator = np.random.default_rng(1)

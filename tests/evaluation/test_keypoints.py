@@ -153,7 +153,7 @@ def test_the_ground_truth_itself_scores_1_and_boxes_besides():
             np.stack([y, x, y + height, x + width], -1),
             scores,
             [a["category_id"] for a in near],
-            keypoints=keypoints,
+            keypoints=keypoint_lib.to_coco(keypoints),
         )
     assert set(results[0]) == {"image_id", "category_id", "bbox", "score", "keypoints"}
     first = next(a for a in truth["annotations"] if not a["iscrowd"] and a["num_keypoints"])
@@ -170,22 +170,24 @@ def test_the_ground_truth_itself_scores_1_and_boxes_besides():
 
 
 @pytest.mark.parametrize(
-    ("has_masks", "has_keypoints", "headline"),
+    ("fields", "headline"),
     [
-        (False, False, "box/AP"),
-        (True, False, "mask/AP"),
-        (False, True, "keypoints/AP"),
-        (True, True, "keypoints/AP"),
+        ((), "box/AP"),
+        (("masks",), "mask/AP"),
+        (("keypoints",), "keypoints/AP"),
+        (("keypoints", "masks"), "keypoints/AP"),
+        (("ages",), "box/AP"),
     ],
 )
-def test_the_best_checkpoint_is_chosen_by_what_is_found_last(has_masks, has_keypoints, headline):
+def test_the_best_checkpoint_is_chosen_by_what_is_found_last(fields, headline):
     truth = make_truth(3)
     for each in truth["annotations"]:
         each["segmentation"] = [[0, 0, 9, 0, 9, 9]]
-    measure = coco_metrics.CocoMetrics(truth, has_masks, has_keypoints)
+    measure = coco_metrics.CocoMetrics(truth, fields)
     metrics = measure.evaluate([])
     assert measure.headline == headline and metrics[headline] == 0.0
-    assert ("mask/AP" in metrics, "keypoints/AP" in metrics) == (has_masks, has_keypoints)
+    assert ("mask/AP" in metrics) == ("masks" in fields)
+    assert ("keypoints/AP" in metrics) == ("keypoints" in fields)
 
 
 def test_a_ground_truth_without_keypoints(caplog):

@@ -1,7 +1,6 @@
 """Test-time augmentation by hand, with a detector that sees a bright rectangle, and a real one."""
 
 import functools
-import types
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from rethink_tf.evaluation import test_time_augmentation as tta
 from rethink_tf.models.box_head import BoxHead
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.models.fpn import FPN
+from rethink_tf.models.keypoint_head import KeypointHead
 from rethink_tf.models.mask_head import MaskHead
 from rethink_tf.models.resnet import ResNet
 from rethink_tf.models.rpn import RPN
@@ -38,8 +38,7 @@ class RectangleDetector:
 
     def __init__(self):
         self.box_head = BoxHead(2, max_detections=3)
-        self.mask_head = types.SimpleNamespace(roi_size=SIDE // 2)
-        self.keypoint_head = types.SimpleNamespace(num_keypoints=2, size=HEATMAP_SIDE)
+        self.heads = [MaskHead(2, roi_size=SIDE // 2), KeypointHead(2, roi_size=HEATMAP_SIDE // 4)]
         self.traced = []
 
     @staticmethod
@@ -86,8 +85,11 @@ class RectangleDetector:
         peaks *= tf.one_hot(3, HEATMAP_SIDE)[:, tf.newaxis]  # in row 3
         return {
             "masks": value * tf.tile([left], [SIDE, 1]),
-            "heatmaps": 10 * value[..., tf.newaxis] * peaks,
+            "keypoints": 10 * value[..., tf.newaxis] * peaks,
         }
+
+    def place(self, described, detections):
+        return MaskRCNN.place(self, described, detections)
 
 
 def rectangle_batch(scale, bucket, image_ids):

@@ -258,7 +258,7 @@ def test_bad_input_is_one_clear_error(options, message):
 
 def test_the_object_for_the_evaluator():
     truth = {"images": IMAGES, "categories": CATEGORIES, "annotations": [annotation(1, 5, BOX)]}
-    metrics = voc_metrics.VocMetrics(ground_truth=truth, has_masks=True, rule="11_points")
+    metrics = voc_metrics.VocMetrics(ground_truth=truth, fields=("masks",), rule="11_points")
     found = metrics.evaluate([detection(1, 5, BOX, 0.5)])
     assert found[metrics.headline] == 1
     lines = metrics.format_table(found).splitlines()
