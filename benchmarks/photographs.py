@@ -79,7 +79,7 @@ def make_records(directory, num_images, seed, num_shards=4, num_objects=OBJECTS_
         picture.save(folder / name, "JPEG", quality=JPEG_QUALITY)
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
         for outline in outlines:
-            annotations.append(describe(len(annotations) + 1, image_id, outline, generator))
+            annotations.append(make_annotation(len(annotations) + 1, image_id, outline, generator))
     names = [{"id": k, "name": f"category {k}"} for k in range(1, NUM_CATEGORIES + 1)]
     dataset = {"images": images, "annotations": annotations, "categories": names}
     instances = directory / "instances.json"
@@ -144,7 +144,7 @@ def paint(generator, height, width, outlines):
     return Image.fromarray(np.clip(np.asarray(picture) + grain, 0, 255).astype(np.uint8))
 
 
-def describe(annotation_id, image_id, outline, generator):
+def make_annotation(annotation_id, image_id, outline, generator):
     """Returns COCO's entry of an object; its category is drawn."""
     low, high = outline.min(0), outline.max(0)
     x, y = outline.T

@@ -72,5 +72,5 @@ def run_with_flags(converter: Callable[..., dict], argv: list[str], **source) ->
         sys.exit(f"error: {error}")
     from rethink_tf.data.sources import manifests  # only now, as it imports TensorFlow
 
-    for line in manifests.describe(values.output, manifest):
+    for line in manifests.summary_lines(values.output, manifest):
         print(line)

@@ -37,7 +37,7 @@ class Predictor:
             jit_compile: bool, whether XLA compiles the prediction.
             batch_spec: element spec of the distributed batches, without `ops.content.PADDING`. What
                 is open in it, H and W, is open in the program, which serves all shapes. None makes
-                a program for each shape, as XLA wants it.
+                a program for each shape, which XLA needs.
         """
         self.strategy = strategy
         self.fields = tuple(head.field for head in detector.heads)
@@ -105,7 +105,7 @@ class Evaluator(orbit.AbstractEvaluator):
         is_augmented=False,
         weights=contextlib.nullcontext,
     ):
-        """Takes the parts.
+        """Sets up the evaluation; the predictor and the metrics are made before.
 
         Args:
             predictor: `Predictor`.

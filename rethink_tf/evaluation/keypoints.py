@@ -12,7 +12,7 @@ from rethink_tf.data.records.keypoints import HALF_PIXEL
 
 # COCO's standard deviations of a person's 17 keypoints, as parts of the object's scale.
 COCO_SIGMAS = cocoeval.Params("keypoints").kpt_oks_sigmas
-# For other numbers of keypoints, of which nobody measured how far annotators differ: between COCO's
+# For other numbers of keypoints, for which annotators were not compared: between COCO's
 # ears and wrists.
 DEFAULT_SIGMA = 0.05
 

@@ -122,7 +122,7 @@ class CascadeBoxHead(tf_keras.layers.Layer):
                 pooled = pool(sampled["rois"], head.roi_size)
                 # The last stage goes back first, so that gradients of one at a time are held.
                 logits = outputs["class_logits" + suffix]
-                outputs["class_logits" + suffix], pooled = ordering.in_turn(logits, pooled)
+                outputs["class_logits" + suffix], pooled = ordering.order_backward(logits, pooled)
                 suffix = f"_stage{number}"
                 for key in ("class_targets", "box_delta_targets"):
                     outputs[key + suffix] = sampled[key]

@@ -84,7 +84,7 @@ class MaskRCNN(tf_keras.Model):
         return [head for head in heads if head is not None]
 
     def create_variables(self):
-        """Creates every variable, by running each part once on as little as it takes."""
+        """Creates every variable, by running each part once on the smallest input that it takes."""
         side = 2 ** (max(self.rpn.levels) + 1)
         image, size = tf.zeros([1, side, side, 3], tf.uint8), tf.constant([[side, side]])
         features = self.features(image, size)
@@ -172,7 +172,7 @@ class MaskRCNN(tf_keras.Model):
         features (VGG-16), these.
         """
         parts = {"backbone": self.backbone}
-        if self.backbone.classifier_goes_on:
+        if self.backbone.shares_fcs:
             parts["fcs"] = self.box_head.stages[0].fcs
         return parts
 
@@ -259,7 +259,7 @@ class MaskRCNN(tf_keras.Model):
             found = head.train(pool, self._positives(sampled), batch, self.static_shapes)
             outputs |= {f"{head.loss_name}_{key}": value for key, value in found.items()}
         for key in ["rpn_logits", "rpn_deltas", *(f"{h.loss_name}_losses" for h in self.heads)]:
-            outputs[key], pooled = ordering.in_turn(outputs[key], pooled)
+            outputs[key], pooled = ordering.order_backward(outputs[key], pooled)
         return outputs | self.box_head.train(
             pooled,
             sampled,

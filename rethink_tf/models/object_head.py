@@ -96,7 +96,7 @@ class ObjectHead(tf_keras.layers.Layer):
         if static_shapes:
             found = self.describe_rois(pooled, flat)
         else:
-            rows = tf.where(convolution.never_none(flat > 0))
+            rows = tf.where(convolution.keep_one_row(flat > 0))
             found = self.describe_rois(tf.gather_nd(pooled, rows), tf.gather_nd(flat, rows))
             shape = [tf.shape(pooled, tf.int64)[0], *self.described_shape]
             found = tf.scatter_nd(rows, found, tf.stack(shape))
@@ -140,5 +140,5 @@ def keep(rows, *values):
         rows: bool [P].
         *values: [P, ...].
     """
-    rows = convolution.never_none(rows)
+    rows = convolution.keep_one_row(rows)
     return [tf.boolean_mask(each, rows) for each in values]

@@ -59,7 +59,7 @@ class _Block(tf_keras.layers.Layer):
 class ResNet(tf_keras.layers.Layer):
     """The backbone, with groups ResNeXt."""
 
-    classifier_goes_on = False  # A classifier averages the features and has one layer more.
+    shares_fcs = False  # A classifier averages the features and has one layer more.
     coarsest_stride = 32  # Pixels.
 
     def __init__(

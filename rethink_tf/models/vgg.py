@@ -26,7 +26,7 @@ class VGG16(tf_keras.layers.Layer):
     """
 
     # The fully connected layers of the box head, fc6 and fc7, are a classifier's too.
-    classifier_goes_on = True
+    shares_fcs = True
     coarsest_stride = 2**LEVEL  # Pixels.
 
     def __init__(self, normalizer="none", freeze_at=0, **kwargs):

@@ -15,7 +15,7 @@ each group is a convolution of its own.
 
 Copies of the inputs (padded, shifted) are made anew for the backward pass and only when it gets
 there. TensorFlow would make them as soon as the inputs exist, and hold them all the while; that is
-what `ordering.late` prevents.
+what `ordering.run_after` prevents.
 """
 
 import functools
@@ -80,7 +80,7 @@ def gradients(inputs, kernel, strides, upstream):
     groups = _groups(inputs, kernel)
     if groups > 1 and _on_cpu() and not _has_grouped_gradients(_gradient_dtype(upstream.dtype)):
         return _gradients_by_group(inputs, kernel, strides, upstream, groups)
-    inputs = ordering.late(inputs, upstream)
+    inputs = ordering.run_after(inputs, upstream)
     if _spectra_are_faster(inputs, kernel, strides):
         return fourier.gradients(inputs, kernel, upstream)
     padded = _pad(inputs, kernel, strides)
@@ -91,9 +91,11 @@ def gradients(inputs, kernel, strides, upstream):
             input=padded, filter_sizes=tf.shape(kernel)
         )
     # Before the backward pass goes on: it may run ahead, and all that this needs would be held.
-    upstream = ordering.late(upstream, d_kernel)
+    upstream = ordering.run_after(upstream, d_kernel)
     if strides == 1 and groups == 1 and _on_cpu():
-        turned = tf.transpose(tf.reverse(ordering.late(kernel, upstream), [0, 1]), [0, 1, 3, 2])
+        turned = tf.transpose(
+            tf.reverse(ordering.run_after(kernel, upstream), [0, 1]), [0, 1, 3, 2]
+        )
         d_inputs = tf.nn.conv2d(upstream, turned, 1, "SAME")
     else:
         d_inputs = _backward(tf.raw_ops.Conv2DBackpropInput, strides, upstream)(
@@ -120,7 +122,7 @@ def multiply(inputs, kernel):
 
     def gradient(upstream):
         d_kernel = tf.matmul(inputs, upstream, transpose_a=True)
-        upstream = ordering.late(upstream, d_kernel)
+        upstream = ordering.run_after(upstream, d_kernel)
         return tf.matmul(upstream, kernel, transpose_b=True), d_kernel
 
     return tf.matmul(inputs, kernel), gradient
@@ -292,11 +294,11 @@ def _kernel_gradient(inputs, upstream):
     return tf.reshape(tf.stack(products), [3, 3, channels, filters])
 
 
-def never_none(rows):
+def keep_one_row(rows):
     """Returns which maps to convolve: the given ones, or the first where there is none.
 
-    Of nothing, oneDNN's convolutions that change the number of channels have a wrong shape, and so
-    has its gradient of a deconvolution, which stops the step.
+    oneDNN returns a wrong shape for an empty batch where a convolution changes the number of
+    channels, and from the gradient of a deconvolution, which fails the step. Keep at least one row.
 
     Args:
         rows: bool [P].

@@ -2,8 +2,8 @@
 
 The maps of RoIs are small enough for a discrete Fourier transform to be a few matrix products, and
 so many that the transform of the kernel does not count. A map of S x S is padded to N = S + 1: the
-spectrum's convolution is circular, and wraps the result's first row and column, which nobody asked
-for, onto the last. The product of two complex numbers takes three of real ones (Karatsuba), whose
+convolution of a spectrum is circular and adds the first row and column to the last ones, which the
+padding leaves free. The product of two complex numbers takes three of real ones (Karatsuba), whose
 sums become rows of the transforms. What is left is a bilinear algorithm in real numbers,
 
     outputs = synthesis ((analysis inputs) (weights kernel)),
@@ -79,10 +79,10 @@ def gradients(inputs, kernel, upstream):
         d_products = _to_spectrum(algorithm.synthesis, upstream)
         d_spectrum = []
         for group, (factors, d_factors) in enumerate(zip(spectrum, d_products, strict=True)):
-            factors = ordering.late(factors, *d_spectrum[-1:])
+            factors = ordering.run_after(factors, *d_spectrum[-1:])
             d_kernel = weights.transpose(group, tf.matmul(factors, d_factors, transpose_a=True))
             d_kernels.append(tf.cast(d_kernel, tf.float32))
-            d_factors = ordering.late(d_factors, d_kernel)
+            d_factors = ordering.run_after(d_factors, d_kernel)
             transformed = weights.of(group, after=[d_kernel])
             d_spectrum.append(tf.matmul(d_factors, transformed, transpose_b=True))
         return _from_spectrum(algorithm.analysis, d_spectrum)
@@ -106,7 +106,7 @@ class _Weights:
     def of(self, group, after):
         """Returns the weights of a group, [products of the group, C, K], no sooner than tensors."""
         if group not in self._made:
-            kernel = tf.reshape(ordering.late(self._kernel, *after), [9, -1])
+            kernel = tf.reshape(ordering.run_after(self._kernel, *after), [9, -1])
             transformed = tf.matmul(tf.constant(self._matrices[group], kernel.dtype), kernel)
             self._made[group] = tf.reshape(transformed, [-1, *self._kernel.shape[2:]])
         return self._made[group]

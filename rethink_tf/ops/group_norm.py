@@ -143,7 +143,7 @@ def convolve_group_norm(inputs, kernel, strides, norm, before=None):
         normalization = _Normalization(outputs, norm._replace(gamma=gamma, beta=beta))
 
         def gradient(upstream):
-            again = activation.again(upstream) if before else ordering.late(inputs, upstream)
+            again = activation.again(upstream) if before else ordering.run_after(inputs, upstream)
             outputs = convolution.convolve(again, kernel, strides)
             d_outputs, d_gamma, d_beta = normalization.of(outputs).gradients(upstream)
             d_values, d_kernel = convolution.gradients(again, kernel, strides, d_outputs)
@@ -167,7 +167,7 @@ class _Activation:
 
     def again(self, upstream):
         """Computes the values anew, once the upstream gradient is there."""
-        return tf.nn.relu(self._norm.of(ordering.late(self._norm.inputs, upstream)).apply())
+        return tf.nn.relu(self._norm.of(ordering.run_after(self._norm.inputs, upstream)).apply())
 
     def gradients(self, values, upstream):
         """Returns the gradients of the inputs, gamma and beta, given the values and theirs."""

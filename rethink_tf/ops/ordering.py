@@ -1,13 +1,14 @@
-"""When parts of a graph run.
+"""Sets the order in which parts of a graph run, to bound the memory of their buffers.
 
-TensorFlow starts everything that has its inputs, and holds the results until they are needed.
+TensorFlow starts every operation as soon as its inputs are there, and holds the results until they
+are used. Operations that could run in parallel are put one after the other here.
 """
 
 import tensorflow as tf
 
 
-def late(values, *before):
-    """Returns the values, but not before the other tensors are there; copies nothing.
+def run_after(values, *before):
+    """Returns the values once the other tensors are computed; copies nothing.
 
     Args:
         values: tensor.
@@ -21,10 +22,10 @@ def late(values, *before):
 
 
 @tf.custom_gradient
-def in_turn(outputs, inputs):
+def order_backward(outputs, inputs):
     """Runs a part of the model after another one, and its backward pass before the other's.
 
-    Side by side, both would hold what they need for a while only.
+    In parallel, both would hold their temporary buffers at the same time.
 
     Args:
         outputs: tensor, of the part that comes first.
@@ -35,9 +36,9 @@ def in_turn(outputs, inputs):
     """
 
     def gradient(d_outputs, d_inputs):
-        return late(d_outputs, d_inputs), d_inputs
+        return run_after(d_outputs, d_inputs), d_inputs
 
-    return (tf.identity(outputs), late(inputs, outputs)), gradient
+    return (tf.identity(outputs), run_after(inputs, outputs)), gradient
 
 
 def in_parts(function, num_rows, *inputs):
@@ -57,7 +58,7 @@ def in_parts(function, num_rows, *inputs):
     sizes = [min(num_rows, count - start) for start in range(0, count, num_rows)]
     outputs = []
     for parts in zip(*(tf.split(each, sizes) for each in inputs), strict=True):
-        outputs.append(function(*(late(part, *outputs[-1:]) for part in parts)))
+        outputs.append(function(*(run_after(part, *outputs[-1:]) for part in parts)))
     return tf.concat(outputs, axis=0)
 
 
@@ -78,7 +79,7 @@ def recompute(function, *tensors):
     @tf.custom_gradient
     def compute(*tensors):
         def gradient(upstream):
-            again = [late(each, upstream) for each in tensors]
+            again = [run_after(each, upstream) for each in tensors]
             with tf.GradientTape() as tape:
                 tape.watch(again)
                 outputs = function(*again)

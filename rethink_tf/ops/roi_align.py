@@ -158,7 +158,7 @@ def _mean_of_crops(images, all_corners, index, size):
     def sum_in_turn(compute):
         total = compute(all_corners[0])
         for corners in all_corners[1:]:
-            total += compute(ordering.late(corners, total))
+            total += compute(ordering.run_after(corners, total))
         return total
 
     @tf.custom_gradient

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from rethink_tf.data.records.keypoints import read_keypoints
 from rethink_tf.report import pictures
 
-# Detections below are not drawn: COCO's AP wants them, the eye does not.
+# Detections below are not drawn: most are wrong, and COCO's AP needs them all the same.
 MIN_SCORE = 0.5
 MAX_PICTURES = 4
 
@@ -19,7 +19,7 @@ class SamplePictures:
     """Draws the images it is called with, up to a few an evaluation."""
 
     def __init__(self, ground_truth, model_dir, step, label=""):
-        """Takes what the pictures need.
+        """Prepares names and annotations for drawing.
 
         Args:
             ground_truth: dict in COCO form.

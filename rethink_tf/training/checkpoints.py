@@ -46,7 +46,7 @@ def make_manager(checkpoint, directory, strategy, step, interval=None, keep=3):
     """Returns a checkpoint manager that writes where this worker may.
 
     Every worker must save, because variables may be gathered over the replicas; all but the chief
-    do it in a temporary folder that nobody reads and that goes with the process.
+    write to a temporary folder, which no run reads and which is removed when the process ends.
 
     Args:
         checkpoint: `tf.train.Checkpoint`.
@@ -263,7 +263,7 @@ class BestKeeper:
     """Keeps the checkpoints of the highest score."""
 
     def __init__(self, manager, directory, is_chief=True):
-        """Takes up the best score of an earlier start.
+        """Reads the best score of an earlier start of the run, if there was one.
 
         Args:
             manager: of `make_manager`, for a folder of its own.

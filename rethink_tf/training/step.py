@@ -63,7 +63,7 @@ class TrainStep:
             average: `WeightAverage` that follows the weights, or None.
             batch_spec: element spec of the distributed batches, without `ops.content.PADDING`. What
                 is open in it, H and W, is open in the step's program, which serves all shapes.
-                None makes a program for each shape, as XLA wants it.
+                None makes a program for each shape, which XLA needs.
 
         Raises:
             ValueError: if clip_norm is not above 0.

@@ -29,7 +29,7 @@ class Trainer(orbit.AbstractTrainer):
     """
 
     def __init__(self, step_fn, batches, total_steps, images_per_step, data_counts=dict):
-        """Takes the parts.
+        """Sets up the loop; nothing is trained yet.
 
         Args:
             step_fn: `TrainStep`.

@@ -12,7 +12,7 @@ from rethink_tf.weights.unpickler import (
     ArrayUnpickler,
     RefusedPickleError,
     check_opcodes,
-    describe,
+    name_of,
 )
 
 _ONLY = "only arrays, numbers, strings and containers are read, and nothing of it was executed"
@@ -118,7 +118,7 @@ def _finish(value, depth=0, done=None):
             raise ValueError("an array has no contents")
         return value.value
     if type(value) not in (dict, list, tuple):
-        raise RefusedPickleError(f"it holds {describe(value)}")
+        raise RefusedPickleError(f"it holds {name_of(value)}")
     if depth >= _MAX_DEPTH:
         raise RefusedPickleError(f"its containers are nested deeper than {_MAX_DEPTH}")
     if id(value) in done:
@@ -129,7 +129,7 @@ def _finish(value, depth=0, done=None):
     if type(value) is dict:
         for key in value:
             if type(key) not in PLAIN_TYPES:
-                raise RefusedPickleError(f"it has {describe(key)} as the key of a dict")
+                raise RefusedPickleError(f"it has {name_of(key)} as the key of a dict")
         copy = {key: _finish(item, depth + 1, done) for key, item in value.items()}
     else:
         copy = type(value)([_finish(item, depth + 1, done) for item in value])

@@ -133,7 +133,7 @@ class ArrayUnpickler(pickle.Unpickler):
         """Stands for NumPy's, which makes an empty array to be filled by its state."""
         del shape, typecode  # The state has them; NumPy would allocate these.
         if type(subtype) is not _Function or subtype.name != "numpy.ndarray":
-            raise RefusedPickleError(f"it makes an array of type {describe(subtype)}")
+            raise RefusedPickleError(f"it makes an array of type {name_of(subtype)}")
         return Array(self._make_array)
 
     def _make_scalar(self, dtype, data):
@@ -232,7 +232,7 @@ class _Dtype:
         self.value = self.value.newbyteorder(state[1])
 
 
-def describe(value):
+def name_of(value):
     """Names a value of a hostile file without formatting the value itself."""
     if type(value) is _Function:
         return value.name
@@ -243,7 +243,7 @@ def _make_dtype(typecode, align=False, copy=False):
     """Stands for numpy.dtype, for the types that `_DTYPE_PATTERN` permits."""
     del align, copy
     if type(typecode) is not str or not _DTYPE_PATTERN.fullmatch(typecode):
-        shown = typecode[:50] if type(typecode) is str else describe(typecode)
+        shown = typecode[:50] if type(typecode) is str else name_of(typecode)
         raise RefusedPickleError(f"it has an array of dtype {shown!r}")
     return _Dtype(np.dtype(typecode))
 

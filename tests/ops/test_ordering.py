@@ -30,7 +30,7 @@ def test_parts_in_turn_keep_their_values_and_gradients():
     first, second = tf.constant(2.0), tf.constant(5.0)
     with tf.GradientTape() as tape:
         tape.watch([first, second])
-        one, two = ordering.in_turn(3.0 * first, second)
+        one, two = ordering.order_backward(3.0 * first, second)
         total = one + 7.0 * two
     assert float(total) == 41.0
     assert [float(each) for each in tape.gradient(total, [first, second])] == [3.0, 7.0]

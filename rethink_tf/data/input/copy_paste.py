@@ -147,7 +147,7 @@ def _cover(objects, held, bucket):
 
 
 def _hide(objects, held, cover, mask_size):
-    """Takes what is covered from each object, and removes those of which nothing is left."""
+    """Removes the covered pixels from each object, and objects without a visible pixel."""
 
     def hide(inputs):
         """Returns the crop and the box of what is seen of an object, and whether anything is."""

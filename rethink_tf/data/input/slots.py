@@ -12,7 +12,7 @@ from rethink_tf.data.input import copy_paste, order, resizing
 from rethink_tf.data.records.store import RecordIndex
 
 
-def describe(
+def slot_arrays(
     index: RecordIndex, rows, candidates, shapes, is_padded, flip, size_and_view: dict
 ) -> dict:
     """All that tf.data must know of P slots.
@@ -60,7 +60,7 @@ def stored_sizes(index: RecordIndex, rows) -> np.ndarray:
 
 
 def evaluate(index: RecordIndex, rows, sizes, batch_shapes, share) -> dict:
-    """What `describe` returns for this input pipeline's slots of a global batch of evaluation.
+    """What `slot_arrays` returns for this input pipeline's slots of a global batch of evaluation.
 
     Args:
         index: of the N images.
@@ -76,14 +76,14 @@ def evaluate(index: RecordIndex, rows, sizes, batch_shapes, share) -> dict:
     rows, sizes = share.of(rows), share.of(sizes)
     flip = np.zeros([len(rows), 1], bool)
     shapes, is_padded = np.repeat([shape], len(rows), 0), np.repeat(is_padded, len(rows))
-    return describe(index, rows, rows[:, np.newaxis], shapes, is_padded, flip, {"size": sizes})
+    return slot_arrays(index, rows, rows[:, np.newaxis], shapes, is_padded, flip, {"size": sizes})
 
 
 class TrainingSlots:
     """Draws the slots of training batches: stateless, by the seed, the epoch and the image."""
 
     def __init__(self, index, resizing, flip_probability, seed, paste_rows=None):
-        """Takes the parts.
+        """Sets up the draws; none is made yet.
 
         Args:
             index: `RecordIndex` of the training images.
@@ -118,7 +118,7 @@ class TrainingSlots:
         return self.sizes(rows[some], passes[some]), largest.max(0)
 
     def draw(self, rows, passes, share, batch_shapes) -> dict:
-        """Returns what `describe` does for this input pipeline's slots of a step.
+        """Returns what `slot_arrays` does for this input pipeline's slots of a step.
 
         Each micro-batch has the shape of its own images, over all replicas and workers.
 
@@ -172,7 +172,7 @@ class TrainingSlots:
         rows = share.of(layer.rows)
         candidates = np.column_stack([rows, self._stand_ins.of(rows)])
         flip = np.broadcast_to(share.of(layer.flip), candidates.shape)
-        return describe(self._index, rows, candidates, shapes, is_padded, flip, place)
+        return slot_arrays(self._index, rows, candidates, shapes, is_padded, flip, place)
 
 
 class _Layer(NamedTuple):

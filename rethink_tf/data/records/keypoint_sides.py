@@ -94,7 +94,7 @@ def read_pairs(stated: Sequence[str], names: Sequence[str]) -> list[tuple[int, i
     return pairs
 
 
-def describe(names: Sequence[str], pairs: Sequence[tuple[int, int]]) -> str:
+def summary_line(names: Sequence[str], pairs: Sequence[tuple[int, int]]) -> str:
     """Says in one line what was paired, and what looks one-sided."""
     paired = ", ".join(f"{names[a]} and {names[b]}" for a, b in pairs) or "none"
     line = f"keypoints that change places in a mirrored image: {paired}"

@@ -66,7 +66,7 @@ def convert(
     options = image_files.Options(exif, sixteen_bit)
     skips = SkipLog(strict)
     checked = _read_source(images, annotations, skips, flip_pairs)
-    # Base names only: where the files lay is nobody's business later.
+    # Base names only: the manifest must not tell where the files were on this machine.
     source = {"images": _base_name(images), "annotations": _base_name(annotations)}
     target = writing.Target(output, num_shards, num_workers, overwrite, progress, num_images)
     return writing.write_records(

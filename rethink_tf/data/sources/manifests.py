@@ -78,7 +78,7 @@ def _image_facts(kept, options):
     }
 
 
-def describe(output: str, manifest: dict):
+def summary_lines(output: str, manifest: dict):
     """Yields lines on what was written into the directory `output`."""
     labelled = f", {manifest['num_keypoints']} keypoints" if manifest["keypoints"] else ""
     masks = manifest["num_masks"], manifest["num_objects"]
@@ -93,7 +93,7 @@ def describe(output: str, manifest: dict):
         yield f"kept otherwise than stated: {manifest['noted']}"
     if manifest["keypoints"]:
         layout = manifest["keypoints"]
-        yield keypoint_sides.describe(layout["names"], layout["flip_pairs"])
+        yield keypoint_sides.summary_line(layout["names"], layout["flip_pairs"])
     images = manifest["images"]
     if images["num_by_orientation"]:
         done = "turned by" if images["exif"] == image_files.APPLY else "not turned by"

@@ -32,7 +32,8 @@ FORMAT_VERSION = 2  # raise it when the same seed gives other images or annotati
 MIN_IMAGE_SIZE = 48  # below it, the smallest shapes have too few pixels to be told apart
 # Diameter of a shape's circumscribed circle, as a part of the image's side.
 MIN_DIAMETER, MAX_DIAMETER = 0.14, 0.45
-# A shape that is more hidden than this is not drawn: nobody could name it.
+# A shape of which less than this share, or fewer pixels, can be seen is not drawn: it could not be
+# recognized.
 MIN_VISIBLE_PART, MIN_VISIBLE_PIXELS = 0.25, 12
 # Euclidean distance of RGB colours in 0..1 (black to white: 1.73), from the background's two
 # colours and from the other shapes of the image.

@@ -64,7 +64,7 @@ def test_what_looks_one_sided_is_said():
     names = ["L_Eye", "R_Eye", "tail_l", "bl", "nose", "rear", "Left Ear"]
     pairs = keypoint_sides.find_pairs(names)
     assert keypoint_sides.find_one_sided(names, pairs) == ["tail_l", "bl", "Left Ear"]
-    line = keypoint_sides.describe(names, pairs)
+    line = keypoint_sides.summary_line(names, pairs)
     assert "mirrored image: L_Eye and R_Eye; one-sided" in line
     assert "tail_l, bl, Left Ear (state pairs by --flip_pairs" in line
     # "left" in full without its partner is no doubt a mistake, unless pairs are stated.
