@@ -2,8 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
-from experiment_runs import read_metrics, read_scalars, tiny
+from experiment_runs import read_metrics, read_scalars, read_weights, tiny
 
 from rethink_tf import config, experiment
 
@@ -36,6 +37,10 @@ def test_parts_of_ones_own(tmp_path, caplog):
     results = json.loads((tmp_path / "run" / "results" / "detections-4.json").read_text())
     assert all(len(result["sizes"]) == 2 and min(result["sizes"]) > 0 for result in results)
     scalars = read_scalars(tmp_path / "run")
-    assert scalars["train/size", 4] < scalars["train/size", 1]
+    assert all(0 < scalars["train/size", step] < np.inf for step in (1, 2, 3, 4))
+    before, after = (read_weights(tmp_path / "run", step) for step in (2, 4))
+    moved = {name for name in after if not np.array_equal(before[name], after[name])}
+    for part in ("backbone/convs/0/conv/kernel", "further_heads/0/dense/kernel"):
+        assert any(part in name for name in moved), part
     best = json.loads((tmp_path / "run" / "best" / "best.json").read_text())
     assert best["score"] == metrics["count/mean"]
