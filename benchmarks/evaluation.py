@@ -32,6 +32,7 @@ MIB = 2**20
 
 
 def make_parser():
+    """Returns the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=harness.HelpFormatter)
     harness.add_arguments(parser, "evaluation")
     parser.set_defaults(repetitions=3)
@@ -58,6 +59,7 @@ def make_parser():
 
 
 def make_statistics(flags, num_images=None):
+    """Returns the statistics of the data set that is drawn."""
     return detections.Statistics(
         num_images or flags.images,
         flags.objects,
@@ -223,11 +225,13 @@ def compare_pasting(flags):
 
 
 def make_work(flags):
+    """Returns the work of one side."""
     part, _, side = flags.worker.partition("/")
     return paste_work(flags, side) if part == "paste" else metrics_work(flags, part, side)
 
 
 def main():
+    """Runs the benchmark, or one side of it."""
     flags = make_parser().parse_args()
     if flags.worker:
         harness.serve(lambda: make_work(flags))

@@ -61,6 +61,7 @@ COLUMNS = (
 
 
 def make_parser():
+    """Returns the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=harness.HelpFormatter)
     harness.add_arguments(parser, "input_pipeline")
     photographs.add_arguments(parser)
@@ -196,6 +197,7 @@ def run(flags):
 
 
 def main():
+    """Runs the benchmark, or one side of it."""
     flags = make_parser().parse_args()
     if flags.worker:
         harness.serve(lambda: work(flags))

@@ -26,6 +26,7 @@ _FLAG = tf.TensorSpec([], tf.bool)
 
 
 def make_parser():
+    """Returns the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=harness.HelpFormatter)
     harness.add_arguments(parser, "input_stages")
     photographs.add_arguments(parser)
@@ -152,6 +153,7 @@ def measure(examples, category_ids, rounds):
 
 
 def main():
+    """Runs the benchmark, or one side of it."""
     flags = make_parser().parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)

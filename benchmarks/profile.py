@@ -22,6 +22,7 @@ _OPERATION = re.compile(r"[^:]+:(\w+)")
 
 
 def make_parser():
+    """Returns the parser of the command line."""
     parser = train_step.make_parser()
     parser.description = __doc__
     parser.set_defaults(output=pathlib.Path("profile.json"))

@@ -54,9 +54,11 @@ class Masks(Numbers):
     """Masks float [N, S, S], probabilities within their boxes: compressed run lengths in COCO."""
 
     def to_coco(self, values, boxes, height, width):
+        """Returns N compressed run lengths; see `pasting.paste_and_encode`."""
         return pasting.paste_and_encode(values, boxes, height, width)
 
     def to_picture(self, values, boxes, height, width):
+        """Returns an iterator over N masks bool [height, width]."""
         # One at a time: a hundred masks of a large photograph need not be held at once.
         pairs = zip(values, boxes, strict=True)
         return (pasting.paste_mask(mask, box, height, width) for mask, box in pairs)
@@ -66,9 +68,11 @@ class Keypoints(Numbers):
     """Keypoints float [N, K, 3], (y, x, score), pixels."""
 
     def in_image(self, values, scale):
+        """Returns the keypoints in pixels of the image."""
         return values / [*scale, 1]
 
     def to_coco(self, values, boxes, height, width):
+        """Returns N lists of 3 K numbers; see `keypoints.to_coco`."""
         return keypoint_lib.to_coco(values)
 
 

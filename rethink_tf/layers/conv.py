@@ -52,6 +52,7 @@ class Conv2D(tf_keras.layers.Conv2D):
         super().__init__(filters, kernel_size, strides, padding="same", **kwargs)
 
     def convolution_op(self, inputs, kernel):
+        """Convolves [B, H, W, C] by a kernel [k, k, C / groups, filters]; see `ops.convolution`."""
         return convolution.convolve(inputs, kernel, self.strides[0])
 
     def _jit_compiled_convolution_op(self, inputs, kernel):
@@ -63,6 +64,7 @@ class Dense(tf_keras.layers.Dense):
     """Keras' layer on [N, C], with gradients that follow each other; see `ops.convolution`."""
 
     def call(self, inputs):
+        """Returns [N, units] of inputs [N, C]."""
         outputs = convolution.multiply(inputs, tf.cast(self.kernel, inputs.dtype))
         return self.activation(tf.nn.bias_add(outputs, self.bias))
 

@@ -75,6 +75,7 @@ class GroupNormalization(tf_keras.layers.Layer):
         self.epsilon = epsilon
 
     def build(self, input_shape):
+        """Creates gamma and beta, float32 [C]."""
         # Kept in float32 under mixed precision: the statistics and their gradients are float32.
         shape, options = [input_shape[-1]], {"dtype": "float32", "experimental_autocast": False}
         self.gamma = self.add_weight("gamma", shape, initializer="ones", **options)
@@ -84,6 +85,7 @@ class GroupNormalization(tf_keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, inputs, training=False, content=None):
+        """Returns inputs [B, H, W, C] normalized within groups of channels and the content."""
         del training  # The statistics are those of the input in both modes.
         return group_norm_ops.group_norm(inputs, self.settings(content))
 
@@ -94,6 +96,7 @@ class GroupNormalization(tf_keras.layers.Layer):
         return group_norm_ops.Norm(self.gamma, self.beta, self.num_groups, self.epsilon, mask)
 
     def get_config(self):
+        """Returns the arguments that make the layer again."""
         return super().get_config() | {"num_groups": self.num_groups, "epsilon": self.epsilon}
 
 
@@ -112,6 +115,7 @@ class SyncBatchNormalization(tf_keras.layers.Layer):
         self.momentum, self.epsilon = momentum, epsilon
 
     def build(self, input_shape):
+        """Creates gamma, beta and the moving averages, float32 [C]."""
         # Float32 under mixed precision, as all parameters of normalization.
         shape, options = [input_shape[-1]], {"dtype": "float32", "experimental_autocast": False}
         self.gamma = self.add_weight("gamma", shape, initializer="ones", **options)
@@ -142,6 +146,14 @@ class SyncBatchNormalization(tf_keras.layers.Layer):
     _correct = None
 
     def call(self, inputs, training=False, content=None):
+        """Returns inputs [B, ..., C] normalized by the batch's statistics or the moving averages.
+
+        Args:
+            inputs: floating [B, ..., C].
+            training: bool; the statistics are then those of all replicas' contents, which the
+                moving averages follow.
+            content: `ops.content.Content` or `Rows`, what counts; None for all.
+        """
         if not training:
             return _scale_and_shift(self, self._inverse_deviation(), inputs, content)
         outputs, mean, variance, count = batch_norm_ops.batch_norm(
@@ -162,6 +174,7 @@ class SyncBatchNormalization(tf_keras.layers.Layer):
         return outputs
 
     def get_config(self):
+        """Returns the arguments that make the layer again."""
         return super().get_config() | {"momentum": self.momentum, "epsilon": self.epsilon}
 
 
@@ -208,6 +221,7 @@ class BatchRenormalization(SyncBatchNormalization):
         return tf.clip_by_value(r, 1.0 / max_r, max_r), tf.clip_by_value(d, -max_d, max_d)
 
     def call(self, inputs, training=False, content=None):
+        """As of `SyncBatchNormalization`, with the correction; counts the steps of training."""
         outputs = super().call(inputs, training, content)
         if training and _moves_averages.get():
             self.num_updates.assign_add(1)
@@ -260,6 +274,7 @@ class FrozenBatchNormalization(tf_keras.layers.Layer):
         self.epsilon = epsilon
 
     def build(self, input_shape):
+        """Creates gamma, beta and the statistics, float32 [C], none of which trains."""
         # Float32 under mixed precision, as all parameters of normalization.
         options = {"trainable": False, "dtype": "float32", "experimental_autocast": False}
 
@@ -272,11 +287,13 @@ class FrozenBatchNormalization(tf_keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, inputs, training=False, content=None):
+        """Returns inputs [B, ..., C], scaled and shifted by constants."""
         del training  # Frozen.
         inverse_deviation = 1.0 / (self.moving_variance + self.epsilon) ** 0.5
         return _scale_and_shift(self, inverse_deviation, inputs, content)
 
     def get_config(self):
+        """Returns the arguments that make the layer again."""
         return super().get_config() | {"epsilon": self.epsilon}
 
 

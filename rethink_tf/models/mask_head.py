@@ -45,6 +45,10 @@ class MaskHead(ObjectHead):
         ]
 
     def build(self, input_shape):
+        """Creates the deconvolution's and the predictor's weights.
+
+        The predictor's is [classes, channels]: one row a class, of which a RoI uses one.
+        """
         shape = [2, 2, self.channels, self.channels if self.convs else input_shape[-1]]
         self.upsample_kernel = self.add_weight("upsample/kernel", shape, initializer=conv.msra())
         self.upsample_bias = self.add_weight("upsample/bias", [self.channels], initializer="zeros")

@@ -53,6 +53,11 @@ class MomentumSGD(tf_keras.optimizers.Optimizer):
         self.momentum, self.bias_rate = momentum, bias_rate
 
     def build(self, var_list):
+        """Creates a velocity for each variable.
+
+        Args:
+            var_list: the trainable variables, in the order that gradients come in.
+        """
         super().build(var_list)
         if getattr(self, "_built", False):
             return
@@ -62,6 +67,7 @@ class MomentumSGD(tf_keras.optimizers.Optimizer):
         self._built = True
 
     def update_step(self, gradient, variable):
+        """Moves a variable by its velocity, both of the gradient's shape."""
         place = self._index_dict[self._var_key(variable)]
         rate = tf.cast(self.learning_rate, variable.dtype) * self._rate_factors[place]
         # One kernel, in place: momentum * velocity as an op of its own needs nothing of the step,
@@ -75,6 +81,7 @@ class MomentumSGD(tf_keras.optimizers.Optimizer):
         )
 
     def get_config(self):
+        """Returns the arguments that make the optimizer again."""
         return super().get_config() | {
             "learning_rate": self._serialize_hyperparameter(self._learning_rate),
             "momentum": self.momentum,
