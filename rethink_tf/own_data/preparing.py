@@ -96,11 +96,11 @@ def _make(place, layout, data_dir):
         for name, found in layout.splits.items():
             manifest = _convert(layout.kind, found, os.path.join(temporary, name), classes)
             logging.info(
-                "%s: %d images, %d objects%s, skipped: %s.",
+                "%s: %d images, %d objects, %d with masks, skipped: %s.",
                 name,
                 manifest["num_images"],
                 manifest["num_objects"],
-                " with masks" if manifest["has_masks"] else "",
+                manifest["num_masks"],
                 manifest["skipped"] or "nothing",
             )
         source = {"splits": list(layout.splits), "sizes": layouts.sizes(layout, data_dir)}

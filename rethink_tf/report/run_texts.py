@@ -92,7 +92,9 @@ def describe_plan(schedule, batch_size, evaluate_every, checkpoint_every, num_im
 
 def _describe_split(split):
     index = split.index
-    kind = "objects with masks" if split.has_masks else "objects"
+    kind = "objects"
+    if split.has_masks:
+        kind += " with masks" if split.has_all_masks else ", some of them with masks"
     counts = f"{len(index):,} images, {int(index.num_objects.sum()):,} {kind}"
     empty = int((index.num_objects == 0).sum())
     return f"{split.directory}: {counts}" + (f", {empty:,} images without an object" * bool(empty))

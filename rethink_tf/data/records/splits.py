@@ -19,7 +19,8 @@ class Split:
         directory: str.
         index: `store.RecordIndex` of the images.
         categories: [{"id", "name"}] by id.
-        has_masks: bool, whether its objects have masks.
+        has_masks: bool, whether its objects have masks, some at least.
+        has_all_masks: bool, whether all of them have.
         keypoints: `KeypointLayout` of its objects, None where they have none.
     """
 
@@ -28,6 +29,7 @@ class Split:
     categories: list
     has_masks: bool
     keypoints: KeypointLayout | None = None
+    has_all_masks: bool = True
 
     @property
     def category_ids(self):
@@ -98,7 +100,15 @@ def open_split(data_dir, name, pipeline, is_training):
             f"skipped in its {store.MANIFEST_FILE}, and convert the data again."
         )
     entries = [{"id": each["id"], "name": each["name"]} for each in found]
-    return Split(directory, index, entries, manifest.get("has_masks", True), keypoints)
+    num_objects = manifest["num_objects"]
+    return Split(
+        directory,
+        index,
+        entries,
+        manifest.get("has_masks", True),
+        keypoints,
+        manifest.get("num_masks", num_objects) >= num_objects,
+    )
 
 
 def check_splits(splits, needs_masks=False, needs_keypoints=False):

@@ -1,5 +1,7 @@
 """Tests of rethink_tf/data/sources/coco_images.py: image files and masks."""
 
+import os
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,7 +9,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 from record_features import read_features
 
-from rethink_tf.data.records import store
+from rethink_tf.data.input.pipeline import Pipeline
+from rethink_tf.data.records import splits, store
 from rethink_tf.data.sources import coco_checks, coco_images
 
 
@@ -140,6 +143,8 @@ def test_objects_whose_mask_cannot_be_drawn_are_kept_without_one(coco_source):
     output, manifest = coco_source.convert()
 
     assert manifest["skipped"] == {} and manifest["has_masks"] and manifest["num_masks"] == 1
+    split = splits.open_split(*os.path.split(output), Pipeline(), is_training=True)
+    assert split.has_masks and not split.has_all_masks
     assert manifest["num_objects"] == 1 + len(WITHOUT_MASK)
     reasons = [reason for reason, _ in WITHOUT_MASK if reason]
     assert manifest["noted"] == {reason: reasons.count(reason) for reason in set(reasons)}
@@ -172,6 +177,7 @@ def test_good_polygons_beside_bad_ones_are_kept(coco_source):
     output, manifest = coco_source.convert()
 
     assert manifest["skipped"] == {} and manifest["num_masks"] == 6
+    assert splits.open_split(*os.path.split(output), Pipeline(), is_training=True).has_all_masks
     assert manifest["noted"] == {"segmentation_parts_left_out": 5}
     feature = read_features(output)[1]
     assert "image/object/has_mask" not in feature  # all have one
