@@ -250,8 +250,7 @@ def _make_trainer(experiment, losses, cascade_from):
 
 
 def _make_evaluator(experiment, views=None):
-    """Returns the evaluator, of averaged weights where there are any, by test augmentation with
-    `views`."""
+    """Returns the evaluator of the test data; `views` is the test augmentation, None for none."""
     settings, strategy, data = experiment.settings, experiment.strategy, experiment.test_data
     batch_size = settings.evaluation_batch_size or settings.batch_size
     further_sizes = views.further_sizes if views else ()

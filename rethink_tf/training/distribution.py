@@ -94,7 +94,9 @@ def needs_static_shapes(strategy, jit_compile):
 
 
 def set_up_tensorflow(seed, precision, jit_compile=False, deterministic=None):
-    """Sets the seed, the precision policy and op determinism of this process; see `run`.
+    """Sets the seed, the precision policy and op determinism of this process.
+
+    See `settings.Settings` for the arguments.
 
     To be called in the scope of the strategy, whose devices decide.
     """

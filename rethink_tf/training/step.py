@@ -316,7 +316,7 @@ class TrainStep:
 
 
 def cascade_start(schedule, cascade_steps):
-    """Returns the first step that trains the later stages of a cascade; see `run`."""
+    """Returns the first step that trains the later stages of a cascade; see `settings.Settings`."""
     if cascade_steps is None:
         return 0
     start = schedule.start_of_last(cascade_steps)
