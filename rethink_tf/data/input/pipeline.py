@@ -391,10 +391,10 @@ class Pipeline:
             num_parallel_calls=self.parallel_records,
             deterministic=True,
         )
-        dataset = dataset.batch(share.replica_batch_size, drop_remainder=True)
-        dataset = dataset.map(finish)
+        dataset = dataset.batch(share.replica_batch_size, drop_remainder=True).map(finish)
         options = tf.data.Options()
         options.deterministic = True
+        options.autotune.enabled = False  # its thread can delay the process's end by a minute
         # The plan shards; TensorFlow must not do it once more.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         return dataset.prefetch(2).with_options(options)
