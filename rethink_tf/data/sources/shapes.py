@@ -32,8 +32,7 @@ FORMAT_VERSION = 2  # raise it when the same seed gives other images or annotati
 MIN_IMAGE_SIZE = 48  # below it, the smallest shapes have too few pixels to be told apart
 # Diameter of a shape's circumscribed circle, as a part of the image's side.
 MIN_DIAMETER, MAX_DIAMETER = 0.14, 0.45
-# A shape of which less than this share, or fewer pixels, can be seen is not drawn: it could not be
-# recognized.
+# A shape of which less than this share, or fewer pixels, would be seen is not drawn.
 MIN_VISIBLE_PART, MIN_VISIBLE_PIXELS = 0.25, 12
 # Euclidean distance of RGB colours in 0..1 (black to white: 1.73), from the background's two
 # colours and from the other shapes of the image.
@@ -139,8 +138,7 @@ def write_shapes(
         folder = os.path.join(output, "images", split)
         path = os.path.join(output, "annotations", f"instances_{split}.json")
         os.makedirs(folder, exist_ok=True)
-        first = _FIRST_IMAGE_ID[split]
-        ids = range(first, first + num_images)
+        ids = [_FIRST_IMAGE_ID[split] + number for number in range(num_images)]
         dataset = _draw_images(folder, ids, seed, image_size, max_objects)
         with open(path, "w", encoding="utf-8") as file:
             json.dump(dataset, file)
