@@ -216,6 +216,7 @@ def _make_trainer(experiment, losses, cascade_from):
     start = int(experiment.step.numpy())
 
     def make_dataset(context):
+        """Returns a worker's batches of training, from the step on where the run is."""
         return experiment.pipeline.training(
             data.index,
             data.category_ids,
@@ -256,6 +257,7 @@ def _make_evaluator(experiment, views=None):
     further_sizes = views.further_sizes if views else ()
 
     def make_dataset(context):
+        """Returns a worker's batches of evaluation."""
         return experiment.pipeline.evaluation(
             data.index, batch_size, context, further_sizes, **experiment.shapes
         )

@@ -31,7 +31,8 @@ def run(mode=None, when_built=None):
     experiment = build(Settings(mode=mode) if mode else Settings())
     if when_built:
         when_built()
-    _log_header(experiment)
+    if experiment.is_chief:
+        _log_header(experiment)
     last = (evaluate if experiment.settings.mode == "evaluate" else train)(experiment)
     if experiment.is_chief:
         run_texts.log_closing(experiment.settings.model_dir, experiment.trainer, last)
@@ -128,8 +129,6 @@ def _make_manager(experiment, folder, **options):
 
 
 def _log_header(experiment):
-    if not experiment.is_chief:
-        return
     settings = experiment.settings
     evaluate_every = settings.evaluate_every if experiment.test_data else 0
     run_texts.log_header(

@@ -30,7 +30,7 @@ class Settings:
         schedule: Keras learning rate schedule with `num_steps`.
         mode: "train", "evaluate" (the newest checkpoint) or "train_and_evaluate".
         settings: callable without arguments, returns bindings that follow from the data, which
-            `own_data.deriving` makes before this is called; or None.
+            `own_data.deriving` binds before the settings are made; or None.
         prepare_data: callable taking `output`, makes the data where it is not there yet; or None.
         train_split: str, folder under data_dir.
         evaluation_split: str, the same.

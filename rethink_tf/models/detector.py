@@ -255,8 +255,9 @@ class MaskRCNN(tf_keras.Model):
         outputs |= sampled
         pool = self._roi_align(features, content)
         pooled = pool(sampled["rois"], self.box_head.roi_size)
+        positives = self._positives(sampled)
         for head in self.heads:
-            found = head.train(pool, self._positives(sampled), batch, self.static_shapes)
+            found = head.train(pool, positives, batch, self.static_shapes)
             outputs |= {f"{head.loss_name}_{key}": value for key, value in found.items()}
         for key in ["rpn_logits", "rpn_deltas", *(f"{h.loss_name}_losses" for h in self.heads)]:
             outputs[key], pooled = ordering.order_backward(outputs[key], pooled)

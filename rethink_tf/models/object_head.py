@@ -1,11 +1,11 @@
-"""What a head is that says more of an object than its box: its mask, its keypoints, or one to come.
+"""The protocol of heads that predict more of an object than its box: masks, keypoints, or others.
 
-A head is one file: its layers, targets and loss, its prediction, and what its mirror image is. The
-detector, the losses, evaluation and test augmentation go through `MaskRCNN.heads` and know none of
-them by name. What becomes of its outputs in COCO's form says `evaluation.forms`.
+A head is one file with its layers, targets, loss, prediction and mirror image. The detector, the
+losses, evaluation and test augmentation loop over `MaskRCNN.heads` and know no head by its name.
+`evaluation.forms` brings its predictions into COCO's form.
 
 Shapes: B images, N RoIs an image, M objects, P the RoIs that a head trains on, D detections, and
-[...] what a head says of one object.
+[...] what a head predicts for one object.
 """
 
 from typing import NamedTuple
@@ -39,9 +39,9 @@ class ObjectHead(tf_keras.layers.Layer):
 
     Attributes:
         loss_name: str, such as "mask": the name of its loss, and of its training outputs.
-        field: str, such as "masks": what it says, by the name that detections have it under.
+        field: str, such as "masks": the name of its predictions among the detections.
         roi_size: int, side of the pooled features that it takes.
-        described_shape: ints, the shape of what `describe` says of one object.
+        described_shape: ints, the shape of what `describe` returns for one object.
     """
 
     loss_name: str
@@ -64,12 +64,12 @@ class ObjectHead(tf_keras.layers.Layer):
 
         Returns:
             dict: losses float32 [P] or [P, k], one each sample, and valid bool of the same shape,
-            which of them count; what else there is, is for tests to see.
+            which of them count. Further entries become training outputs, which tests compare.
         """
         raise NotImplementedError
 
     def describe_rois(self, rois, classes):
-        """Says what the head does of RoIs.
+        """Runs the head on RoIs, without training.
 
         Args:
             rois: floating [P, roi_size, roi_size, channels], pooled features.
@@ -81,7 +81,7 @@ class ObjectHead(tf_keras.layers.Layer):
         raise NotImplementedError
 
     def describe(self, pool, boxes, classes, static_shapes):
-        """Says what the head does of detections, which the views of an image are averaged by.
+        """Runs the head on detections. Test augmentation averages the values over its views.
 
         Args:
             pool: `RoIAlign` of the features.
@@ -105,7 +105,7 @@ class ObjectHead(tf_keras.layers.Layer):
         return tf.reshape(found, [-1, boxes.shape[1], *self.described_shape])
 
     def mirror(self, described, flip_order):
-        """Turns what `describe` says of a mirrored image into what it says of the image.
+        """Turns what `describe` returns for a mirrored image into the values for the image.
 
         Args:
             described: float32 [B, D, ...].
@@ -114,7 +114,7 @@ class ObjectHead(tf_keras.layers.Layer):
         raise NotImplementedError
 
     def place(self, described, boxes, classes):
-        """Turns what `describe` says into what detections have.
+        """Turns what `describe` returns into the detections' field.
 
         Args:
             described: float32 [B, D, ...].
@@ -134,7 +134,7 @@ def flatten(values):
 
 
 def keep(rows, *values):
-    """Keeps some rows of values, one at least: TensorFlow's convolutions on CPUs fail without any.
+    """Keeps some rows of values, at least one: see `convolution.keep_one_row`.
 
     Args:
         rows: bool [P].

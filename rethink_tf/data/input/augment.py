@@ -213,6 +213,7 @@ def crop_masks_in_view(encoded, boxes, is_cut, image_shape, crop_size):
     """
 
     def crop(inputs):
+        """Returns the crop, the box and whether it is in view, of one object."""
         png, box, cut = inputs
 
         def in_view():
