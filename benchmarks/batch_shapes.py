@@ -100,6 +100,7 @@ def make_step(flags, side, way):
     import tensorflow as tf
 
     from benchmarks import inputs
+    from rethink_tf import execution
     from rethink_tf.data import schema
     from rethink_tf.losses import DetectionLosses
     from rethink_tf.models.detector import MaskRCNN
@@ -107,8 +108,10 @@ def make_step(flags, side, way):
     from rethink_tf.training.optimizer import MomentumSGD
     from rethink_tf.training.step import TrainStep
 
-    distribution.set_up_tensorflow(flags.seed, flags.precision)
-    detector = MaskRCNN(80)
+    strategy = tf.distribute.get_strategy()
+    plan = execution.make_plan(strategy, flags.precision)
+    distribution.set_up_tensorflow(flags.seed, plan)
+    detector = MaskRCNN(80, plan=plan)
     detector.create_variables()
     optimizer = MomentumSGD(1e-4)
     optimizer.build(detector.trainable_variables)
@@ -126,7 +129,6 @@ def make_step(flags, side, way):
         batch[schema.PADDING] = tf.zeros([0 if is_full else 1], tf.bool)
         batches.append(batch)
     spec = inputs.open_spec(batches[0])
-    strategy = tf.distribute.get_strategy()
     train_step = TrainStep(
         detector, DetectionLosses(), optimizer, strategy, flags.seed, batch_spec=spec
     )

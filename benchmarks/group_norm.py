@@ -90,6 +90,7 @@ def make_pass(side, shape, dtype, seed):
     import tensorflow as tf
     import tf_keras
 
+    from rethink_tf import execution
     from rethink_tf.layers import normalization
 
     generator = np.random.default_rng(seed)
@@ -102,6 +103,7 @@ def make_pass(side, shape, dtype, seed):
     settings = {"epsilon": normalization.EPSILON, "dtype": policy}
     if side == OURS:
         layer = normalization.GroupNormalization(normalization.GN_GROUPS, **settings)
+        execution.make_plan(tf.distribute.get_strategy(), policy).give_to(layer)
     else:
         layer = tf_keras.layers.GroupNormalization(normalization.GN_GROUPS, **settings)
     layer.build(sizes)

@@ -38,6 +38,7 @@ def make_ours(flags, precision):
     import tensorflow as tf
 
     from benchmarks import inputs
+    from rethink_tf import execution
     from rethink_tf.evaluation.inference import Predictor
     from rethink_tf.models.box_head import BoxHead
     from rethink_tf.models.detector import MaskRCNN
@@ -45,7 +46,9 @@ def make_ours(flags, precision):
     from rethink_tf.models.rpn import RPN
     from rethink_tf.training import distribution
 
-    distribution.set_up_tensorflow(flags.seed, precision)
+    strategy = tf.distribute.get_strategy()
+    plan = execution.make_plan(strategy, precision)
+    distribution.set_up_tensorflow(flags.seed, plan)
     batch = make_batch(flags)
     start = time.perf_counter()
     detector = MaskRCNN(
@@ -53,9 +56,9 @@ def make_ours(flags, precision):
         backbone=functools.partial(ResNet, flags.depth),
         rpn=functools.partial(RPN, test_proposals=flags.proposals),
         box_head=functools.partial(BoxHead, score_threshold=0.0, max_detections=NUM_DETECTIONS),
+        plan=plan,
     )
     detector.create_variables()
-    strategy = tf.distribute.get_strategy()
     predictor = Predictor(detector, strategy, batch_spec=inputs.open_spec(batch))
 
     def predict():

@@ -58,6 +58,7 @@ def make_ours(flags, precision):
     import tensorflow as tf
 
     from benchmarks import inputs
+    from rethink_tf import execution
     from rethink_tf.losses import DetectionLosses
     from rethink_tf.models.box_head import BoxHead
     from rethink_tf.models.detector import MaskRCNN
@@ -67,7 +68,9 @@ def make_ours(flags, precision):
     from rethink_tf.training.optimizer import MomentumSGD
     from rethink_tf.training.step import TrainStep
 
-    distribution.set_up_tensorflow(flags.seed, precision)
+    strategy = tf.distribute.get_strategy()
+    plan = execution.make_plan(strategy, precision)
+    distribution.set_up_tensorflow(flags.seed, plan)
     batch = make_batch(flags)
     start = time.perf_counter()
     detector = MaskRCNN(
@@ -75,6 +78,7 @@ def make_ours(flags, precision):
         backbone=functools.partial(ResNet, flags.depth, freeze_at=flags.freeze_at),
         rpn=functools.partial(RPN, train_pre_nms=2000, train_proposals=1000),
         box_head=functools.partial(BoxHead, num_samples=flags.rois),
+        plan=plan,
     )
     detector.create_variables()
     optimizer = MomentumSGD(1e-3)
@@ -83,7 +87,7 @@ def make_ours(flags, precision):
         detector,
         DetectionLosses(),
         optimizer,
-        tf.distribute.get_strategy(),
+        strategy,
         flags.seed,
         batch_spec=inputs.open_spec(batch),
     )

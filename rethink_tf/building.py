@@ -9,7 +9,7 @@ import dataclasses
 import os
 from typing import Any
 
-from rethink_tf import config, config_record
+from rethink_tf import config, config_record, execution
 from rethink_tf.data.input import reading
 from rethink_tf.data.records import categories, splits
 from rethink_tf.data.sources import shapes as _shapes  # noqa: F401  registered for gin files
@@ -34,6 +34,7 @@ class Experiment:
     Attributes:
         settings: `Settings`.
         strategy: `tf.distribute.Strategy`.
+        plan: `ExecutionPlan`, made of the strategy.
         pipeline: `Pipeline`.
         train_data: `Split` to train on, or None.
         test_data: `Split` to evaluate, or None.
@@ -41,7 +42,6 @@ class Experiment:
         optimizer: Keras optimizer, which counts the steps.
         average: `WeightAverage`, or None.
         checkpoint: `tf.train.Checkpoint` of the three.
-        is_compiled: bool, whether XLA compiles the step, for shapes that are static.
         trainer: `Trainer`, where there is data to train on.
         evaluator: `Evaluator` of plain predictions, or None.
         augmented_evaluator: `Evaluator` by test augmentation, or None.
@@ -49,6 +49,7 @@ class Experiment:
 
     settings: Settings
     strategy: Any
+    plan: execution.ExecutionPlan
     pipeline: Any
     train_data: splits.Split | None
     test_data: splits.Split | None
@@ -56,7 +57,6 @@ class Experiment:
     optimizer: Any
     average: Any
     checkpoint: Any
-    is_compiled: bool
     trainer: Trainer | None = None
     evaluator: inference.Evaluator | None = None
     augmented_evaluator: inference.Evaluator | None = None
@@ -74,7 +74,7 @@ class Experiment:
     @property
     def shapes(self):
         """What the pipeline must know of the program that its batches are for."""
-        return {"multiple": self.model.coarsest_stride, "is_compiled": self.is_compiled}
+        return {"multiple": self.model.coarsest_stride, "is_compiled": self.plan.static_shapes}
 
 
 def build(settings):
@@ -92,14 +92,13 @@ def build(settings):
     if settings.mode != "evaluate":
         config_record.compare(settings.model_dir)
     cascade_from = step.cascade_start(settings.schedule, settings.cascade_steps)
-    strategy = _start_strategy(settings)
-    is_compiled = distribution.needs_static_shapes(strategy, settings.jit_compile)
+    strategy, plan = _start_strategy(settings)
     pipeline, losses = settings.pipeline(), settings.losses()
     views = settings.test_augmentation() if settings.test_augmentation else None
     train_data, test_data = _open_data(settings, pipeline)
 
     with strategy.scope():
-        model = _make_detector(settings, train_data or test_data, is_compiled)
+        model = _make_detector(settings, train_data or test_data, plan)
         optimizer = settings.optimizer(learning_rate=settings.schedule)
         optimizer.build(model.trainable_variables)
         average = settings.weight_average(model) if settings.weight_average else None
@@ -108,6 +107,7 @@ def build(settings):
     experiment = Experiment(
         settings=settings,
         strategy=strategy,
+        plan=plan,
         pipeline=pipeline,
         train_data=train_data,
         test_data=test_data,
@@ -115,7 +115,6 @@ def build(settings):
         optimizer=optimizer,
         average=average,
         checkpoint=checkpoints.make_checkpoint(model, optimizer, average),
-        is_compiled=is_compiled,
     )
     _load_weights(experiment)
     if train_data:
@@ -127,23 +126,23 @@ def build(settings):
 
     config.check_all_used()
     if experiment.is_chief and settings.mode != "evaluate":
-        config_record.write(settings.model_dir)
+        config_record.write(settings.model_dir, dataclasses.asdict(plan))
         categories.write(settings.model_dir, train_data.categories)
     return experiment
 
 
 def _start_strategy(settings):
-    """Returns the strategy, with TensorFlow set up for it and the sizes of batches checked."""
+    """Returns the strategy and the plan, with TensorFlow set up and sizes of batches checked."""
     strategy = settings.strategy()
-    with strategy.scope():
-        distribution.set_up_tensorflow(
-            settings.seed, settings.precision, settings.jit_compile, settings.deterministic
-        )
+    plan = execution.make_plan(
+        strategy, settings.precision, settings.jit_compile, settings.deterministic
+    )
+    distribution.set_up_tensorflow(settings.seed, plan)
     size, parts = settings.batch_size, settings.accumulate_steps
     distribution.check_batch_size(strategy, "batch_size", size, parts)
     test_size = settings.evaluation_batch_size or size
     distribution.check_batch_size(strategy, "evaluation_batch_size", test_size)
-    return strategy
+    return strategy, plan
 
 
 def _open_data(settings, pipeline):
@@ -169,12 +168,12 @@ def _open_data(settings, pipeline):
     return found
 
 
-def _make_detector(settings, data, is_compiled):
+def _make_detector(settings, data, plan):
     """Returns the detector of a `Split`, with all variables."""
     model = settings.detector(
         num_classes=len(data.category_ids),
         num_keypoints=len(data.keypoints.names) if data.keypoints else 0,
-        static_shapes=is_compiled,
+        plan=plan,
     )
     if settings.cascade_steps is not None and len(model.box_head.stages) == 1:
         raise ValueError(
@@ -239,7 +238,6 @@ def _make_trainer(experiment, losses, cascade_from):
         strategy,
         settings.seed,
         weight_decay=settings.weight_decay,
-        jit_compile=settings.jit_compile,
         cascade_from=cascade_from,
         accumulate_steps=settings.accumulate_steps,
         clip_norm=settings.clip_norm,
@@ -264,12 +262,10 @@ def _make_evaluator(experiment, views=None):
 
     batches = strategy.distribute_datasets_from_function(make_dataset)
     if views:
-        predictor = tta.AugmentedPredictor(
-            experiment.model, strategy, views, settings.jit_compile, data.keypoints
-        )
+        predictor = tta.AugmentedPredictor(experiment.model, strategy, views, data.keypoints)
     else:
         spec = _batch_spec(experiment, batches, batch_size // strategy.num_replicas_in_sync)
-        predictor = inference.Predictor(experiment.model, strategy, settings.jit_compile, spec)
+        predictor = inference.Predictor(experiment.model, strategy, spec)
     ground_truth, average = data.ground_truth(), experiment.average
     label = "-augmented" if views else ""
     return inference.Evaluator(
@@ -290,4 +286,4 @@ def _make_evaluator(experiment, views=None):
 
 def _batch_spec(experiment, batches, size):
     """Returns the spec of one program for all shapes; None where XLA makes one for each."""
-    return None if experiment.is_compiled else distribution.batch_spec(batches, size)
+    return None if experiment.plan.static_shapes else distribution.batch_spec(batches, size)

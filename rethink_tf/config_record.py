@@ -55,17 +55,18 @@ def canonical_bindings(parts: Sequence[str] | None = None) -> dict[str, str]:
     }
 
 
-def write(model_dir: str | os.PathLike) -> None:
+def write(model_dir: str | os.PathLike, plan: dict[str, Any] | None = None) -> None:
     """Writes `config.gin` (to read, and to run again) and `config.json` (for comparison).
 
     Each is replaced as a whole. To be called by one process, after everything was built.
 
     Args:
         model_dir: the run's folder; made where it is missing.
+        plan: how the run executes (`execution.ExecutionPlan`); a later start may do it otherwise.
     """
     folder = pathlib.Path(model_dir)
     parts = config.called_selectors()
-    record = {"version": 1, "bindings": canonical_bindings(parts), "parts": parts}
+    record = {"version": 1, "bindings": canonical_bindings(parts), "parts": parts, "plan": plan}
     header = "# Every value that this run used, defaults included.\n\n"
     files.write_whole(folder / "config.gin", header + operative_config())
     files.write_whole(folder / "config.json", json.dumps(record, indent=1, sort_keys=True) + "\n")

@@ -137,7 +137,6 @@ def _log_header(experiment):
         experiment.model,
         experiment.strategy,
         (settings.schedule, settings.batch_size, evaluate_every, settings.checkpoint_every),
-        settings.precision,
         settings.model_dir,
     )
 

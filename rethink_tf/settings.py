@@ -36,8 +36,8 @@ class Settings:
         evaluation_split: str, the same.
         strategy: callable without arguments, returns a `tf.distribute.Strategy`.
         pipeline: callable without arguments, returns a `input.pipeline.Pipeline`.
-        detector: callable taking num_classes, num_keypoints and static_shapes, returns the
-            detector.
+        detector: callable taking num_classes, num_keypoints and plan (an `ExecutionPlan`), returns
+            the detector.
         losses: callable without arguments, returns `DetectionLosses`.
         optimizer: callable taking learning_rate, returns a Keras optimizer.
         weight_decay: float, of kernels.

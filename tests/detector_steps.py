@@ -1,12 +1,33 @@
-"""A detector's forward and backward pass, and how two of them are compared."""
+"""A detector's forward and backward pass, its plans, and how two of them are compared."""
+
+import contextlib
+import dataclasses
 
 import numpy as np
 import tensorflow as tf
 
+from rethink_tf import execution
 from rethink_tf.losses import DetectionLosses
 from rethink_tf.models.detector import MaskRCNN
 
 SEED = (1, 20)
+
+
+def machine_plan(**changes):
+    """Returns the plan of a run on this machine, but for op determinism, which stays off."""
+    plan = execution.make_plan(tf.distribute.get_strategy(), deterministic=False)
+    return dataclasses.replace(plan, **changes)
+
+
+@contextlib.contextmanager
+def with_plan(detector, **changes):
+    """Within it, a detector has another plan."""
+    before = detector.plan
+    detector.plan = dataclasses.replace(before, **changes)
+    try:
+        yield detector
+    finally:
+        detector.plan = before
 
 
 def with_parts_of(detector, **changes):
@@ -18,7 +39,7 @@ def with_parts_of(detector, **changes):
         "box_head": lambda num_classes: detector.box_head,
         "mask_head": lambda num_classes: detector.mask_head,
     }
-    other = MaskRCNN(3, **parts | changes)
+    other = MaskRCNN(3, plan=detector.plan, **parts | changes)
     other.create_variables()
     return other
 

@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import tf_keras
+from detector_steps import machine_plan
 
 from rethink_tf.layers import conv
 from rethink_tf.losses import DetectionLosses
@@ -79,6 +80,7 @@ class Run:
                 mask_head=functools.partial(MaskHead, num_convs=1, channels=32)
                 if with_masks
                 else None,
+                plan=machine_plan(),
             )
             self.model.create_variables()
             self.optimizer = MomentumSGD(

@@ -63,6 +63,8 @@ def test_header_progress_and_end(first):
         " +evaluation every 3, checkpoint every 2",
         r"Devices +1 replica on CPU, \d+ cores",
         "Precision +float32",
+        "Execution +dynamic shapes, deterministic, convolutions for CPUs, RoIAlign by "
+        "crop_and_resize, activations computed again",
         rf"Folder +{folder}/run",
     ):
         assert re.search(f"^{line}$", header, re.MULTILINE), line

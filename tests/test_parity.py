@@ -9,6 +9,7 @@ import importlib.util
 import numpy as np
 import pytest
 import tensorflow as tf
+from detector_steps import machine_plan
 
 from rethink_tf.evaluation import pasting
 from rethink_tf.losses import DetectionLosses
@@ -44,6 +45,7 @@ def detector(parity_dir, tmp_path_factory):
         80,
         rpn=functools.partial(RPN, num_samples=65536, **counts),
         box_head=functools.partial(BoxHead, num_samples=4096, positive_fraction=0.5),
+        plan=machine_plan(),
     )
     model.create_variables()
     arrays = pickles.load_arrays(path)

@@ -28,13 +28,12 @@ from rethink_tf.ops.content import split_padding
 class Predictor:
     """Predicts for distributed batches and brings the detections of all replicas together."""
 
-    def __init__(self, detector, strategy, jit_compile=False, batch_spec=None):
+    def __init__(self, detector, strategy, batch_spec=None):
         """Sets up the prediction; all variables must exist.
 
         Args:
-            detector: `MaskRCNN`.
+            detector: `MaskRCNN`; its plan says whether XLA compiles the prediction.
             strategy: `tf.distribute.Strategy` that it was made under.
-            jit_compile: bool, whether XLA compiles the prediction.
             batch_spec: element spec of the distributed batches, without `ops.content.PADDING`. What
                 is open in it, H and W, is open in the program, which serves all shapes. None makes
                 a program for each shape, which XLA needs.
@@ -47,7 +46,7 @@ class Predictor:
                 functools.partial(self._on_all_replicas, padded=padded),
                 batch_spec and [batch_spec],
                 autograph=False,
-                jit_compile=jit_compile or None,
+                jit_compile=detector.plan.jit_compile or None,
             )
             for padded in (False, True)
         }

@@ -113,16 +113,15 @@ class TestTimeAugmentation:
 class AugmentedPredictor:
     """Predicts as `inference.Predictor`, but from all views of an image."""
 
-    def __init__(self, detector, strategy, augmentation, jit_compile=False, keypoints=None):
+    def __init__(self, detector, strategy, augmentation, keypoints=None):
         """Sets up the prediction; all variables must exist.
 
         Where XLA does not compile, a few programs serve all shapes, mirrored or not.
 
         Args:
-            detector: `MaskRCNN`.
+            detector: `MaskRCNN`; its plan says whether XLA compiles the prediction.
             strategy: `tf.distribute.Strategy` that it was made under.
             augmentation: `TestTimeAugmentation`.
-            jit_compile: bool, whether XLA compiles the prediction.
             keypoints: `records.keypoints.KeypointLayout` of the data set, where there is a head for
                 them.
         """
@@ -131,7 +130,7 @@ class AugmentedPredictor:
         self.fields = tuple(head.field for head in detector.heads)
         self._detector, self._augmentation = detector, augmentation
 
-        self._jit_compile, self._programs = jit_compile, {}
+        self._jit_compile, self._programs = detector.plan.jit_compile, {}
         self._unite = self._make_program(self._unite_views)
         self._place = self._make_program(
             lambda detections: detections | detector.place(detections, detections)

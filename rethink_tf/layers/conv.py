@@ -1,10 +1,15 @@
-"""Layers with weights, convolutional and fully connected, and their initializers."""
+"""Layers with weights, convolutional and fully connected, and their initializers.
+
+Their `operations` are TensorFlow's own, until a plan gives them others
+(`execution.ExecutionPlan.give_to`).
+"""
 
 import tensorflow as tf
 import tf_keras
 
 from rethink_tf.layers import normalization
-from rethink_tf.ops import convolution, group_norm, ordering
+from rethink_tf.ops import recomputation
+from rethink_tf.ops.operations import Convolution, Operations
 
 
 def msra():
@@ -34,6 +39,8 @@ class Conv2D(tf_keras.layers.Conv2D):
     features by half a cell against those of PyTorch and Caffe2.
     """
 
+    operations = Operations()
+
     def __init__(self, filters, kernel_size, strides=1, **kwargs):
         """Makes the layer.
 
@@ -53,24 +60,39 @@ class Conv2D(tf_keras.layers.Conv2D):
 
     def convolution_op(self, inputs, kernel):
         """Convolves [B, H, W, C] by a kernel [k, k, C / groups, filters]; see `ops.convolution`."""
-        return convolution.convolve(inputs, kernel, self.strides[0])
+        return self.operations.convolve(inputs, kernel, self.strides[0])
 
     def _jit_compiled_convolution_op(self, inputs, kernel):
         # Keras' own compiles grouped convolutions by XLA, which on CPUs takes many times as long.
         return self.convolution_op(inputs, kernel)
 
+    def part(self, dtype):
+        """Returns the convolution without its bias as a part of a chain, in a type."""
+        kernel = tf.cast(self.kernel, dtype)
+        return Convolution(self.operations, kernel, self.strides[0])
+
+    def add_bias(self, outputs):
+        """Returns what the part returns, with the bias if there is one."""
+        if not self.use_bias:
+            return outputs
+        return tf.nn.bias_add(outputs, tf.cast(self.bias, outputs.dtype))
+
 
 class Dense(tf_keras.layers.Dense):
-    """Keras' layer on [N, C], with gradients that follow each other; see `ops.convolution`."""
+    """Keras' layer on [N, C]."""
+
+    operations = Operations()
 
     def call(self, inputs):
         """Returns [N, units] of inputs [N, C]."""
-        outputs = convolution.multiply(inputs, tf.cast(self.kernel, inputs.dtype))
+        outputs = self.operations.multiply(inputs, tf.cast(self.kernel, inputs.dtype))
         return self.activation(tf.nn.bias_add(outputs, self.bias))
 
 
 class ConvNorm(tf_keras.layers.Layer):
     """Convolution, normalization if any, and ReLU if asked; a bias only without normalization."""
+
+    operations = Operations()
 
     def __init__(
         self,
@@ -133,48 +155,10 @@ class ConvNorm(tf_keras.layers.Layer):
         # Beyond the content, the outputs of a convolution are not 0, and so is its bias.
         return content.keep(outputs) if content and self.norm is None else outputs
 
-    def convolve_after(self, previous, outputs, training, content=None):
-        """Returns this convolution of what `previous` makes of its own convolution's outputs.
-
-        Args:
-            previous: `ConvNorm`, or None where `outputs` are the inputs of this layer.
-            outputs: floating [B, H, W, C], before the normalization of `previous`.
-            training: bool.
-            content: of these outputs.
-        """
-        if previous is None:
-            return self.conv(outputs)
-        if not previous.recomputes:
-            return self.conv(previous.activate(outputs, training, content))
-        kernel = tf.cast(self.conv.kernel, outputs.dtype)
-        convolved = group_norm.group_norm_relu_convolve(
-            outputs, previous.norm.settings(content), kernel, self.conv.strides[0]
-        )
-        if self.conv.bias is None:
-            return convolved
-        return convolved + tf.cast(self.conv.bias, convolved.dtype)
-
-    def finish_after(self, previous, outputs, training, content=None):
-        """Returns this layer's outputs; arguments as of `convolve_after`."""
-        after = self.after(content)
-        normalized = isinstance(self.norm, normalization.GroupNormalization)
-        recomputes = previous is None or previous.recomputes
-        if self.conv.kernel_size != (1, 1) or not (normalized and recomputes):
-            outputs = self.convolve_after(previous, outputs, training, content)
-            return self.activate(outputs, training, after)
-        outputs = group_norm.convolve_group_norm(
-            outputs,
-            tf.cast(self.conv.kernel, outputs.dtype),
-            self.conv.strides[0],
-            self.norm.settings(after),
-            previous and previous.norm.settings(content),
-        )
-        return tf.nn.relu(outputs) if self.relu else outputs
-
     @property
-    def recomputes(self):
+    def is_group_normalized(self):
         """Whether what follows the convolution is cheap to compute again."""
-        return self.relu and isinstance(self.norm, normalization.GroupNormalization)
+        return isinstance(self.norm, normalization.GroupNormalization)
 
 
 def freeze(name, parts, freeze_at):
@@ -201,57 +185,41 @@ def freeze(name, parts, freeze_at):
         layer.trainable = False
 
 
-def run(layers, inputs, training=False, content=None):
-    """Applies `ConvNorm` layers one after the other.
+def run(layers, inputs, training=False, content=None, then=None):
+    """Applies `ConvNorm` layers one after the other, and then a function.
 
-    In training, the activations between layers of group normalization are not kept for the
-    backward pass, nor the outputs of a last convolution of 1x1; see `ops.group_norm`. The numbers
-    are the same.
+    In training, what is kept for the backward pass are the convolutions' outputs alone where group
+    normalization follows, and not even those of a last convolution of 1x1: it ends a bottleneck,
+    costs an eighth of the block and makes half of what the block would keep. The numbers are the
+    same.
 
     Args:
         layers: list of `ConvNorm`; without any the outputs are the inputs.
         inputs: floating [B, H, W, C], 0 beyond the content.
         training: bool.
         content: of the inputs, `ops.content`; None where all of the maps is content.
+        then: callable of the last layer's outputs, without variables, such as a pooling; or None.
 
     Returns:
-        [B, H', W', filters of the last layer], 0 beyond the content.
+        [B, H', W', filters of the last layer], 0 beyond the content, or what `then` returns of it.
     """
     # The first call of all goes layer by layer, which creates the variables.
     if not (training and layers and all(layer.built for layer in layers)):
         for layer in layers:
             inputs, content = layer(inputs, training, content), layer.after(content)
-        return inputs
-    outputs, previous = inputs, None
-    for layer in layers[:-1]:
-        outputs = layer.convolve_after(previous, outputs, training, content)
-        previous, content = layer, layer.after(content)
-    return layers[-1].finish_after(previous, outputs, training, content)
-
-
-def run_and_pool(layer, inputs, pool, training=False, content=None):
-    """Applies one `ConvNorm` layer and then a pooling.
-
-    In training, the outputs of group normalization between them are not kept for the backward pass.
-    The numbers are the same.
-
-    Args:
-        layer: `ConvNorm`.
-        inputs: floating [B, H, W, C].
-        pool: callable, function of the layer's outputs without variables.
-        training: bool.
-        content: of the inputs, `ops.content`; None where all of the maps is content.
-
-    Returns:
-        What `pool` returns.
-    """
-    norm, content_after = layer.norm, layer.after(content)
-    if not (training and layer.built and isinstance(norm, normalization.GroupNormalization)):
-        return pool(layer(inputs, training=training, content=content))
-
-    def finish(outputs, gamma, beta):
-        settings = norm.settings(content_after)._replace(gamma=gamma, beta=beta)
-        outputs = group_norm.group_norm(outputs, settings)
-        return pool(tf.nn.relu(outputs) if layer.relu else outputs)
-
-    return ordering.recompute(finish, layer.conv(inputs), norm.gamma, norm.beta)
+        return then(inputs) if then else inputs
+    outputs, parts = inputs, []  # The parts are still to be applied to the outputs.
+    for layer in layers:
+        content, is_end = layer.after(content), layer is layers[-1] and not then
+        parts.append(layer.conv.part(outputs.dtype))
+        if not (is_end and layer.conv.kernel_size == (1, 1) and layer.is_group_normalized):
+            outputs, parts = layer.conv.add_bias(layer.operations.chain(parts, outputs)), []
+        if layer.is_group_normalized:
+            parts.append(layer.norm.part(content, relu=layer.relu and not is_end))
+        else:
+            outputs = layer.activate(outputs, training, content)
+    if then:
+        parts.append(recomputation.Function(then))
+    outputs = layers[-1].operations.chain(parts, outputs)
+    is_linear = then or not (layers[-1].is_group_normalized and layers[-1].relu)
+    return outputs if is_linear else tf.nn.relu(outputs)

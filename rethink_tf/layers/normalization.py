@@ -17,8 +17,9 @@ import tensorflow as tf
 import tf_keras
 
 from rethink_tf.ops import batch_norm as batch_norm_ops
-from rethink_tf.ops import group_norm as group_norm_ops
 from rethink_tf.ops.content import Content
+from rethink_tf.ops.group_norm import GroupNorm, Norm
+from rethink_tf.ops.operations import Operations
 
 NORMALIZERS = (
     "gn",
@@ -62,6 +63,8 @@ def averages_at_rest():
 class GroupNormalization(tf_keras.layers.Layer):
     """Group normalization over the last axis; see `ops.group_norm`."""
 
+    operations = Operations()
+
     def __init__(self, num_groups=GN_GROUPS, epsilon=EPSILON, **kwargs):
         """Makes the layer.
 
@@ -87,13 +90,14 @@ class GroupNormalization(tf_keras.layers.Layer):
     def call(self, inputs, training=False, content=None):
         """Returns inputs [B, H, W, C] normalized within groups of channels and the content."""
         del training  # The statistics are those of the input in both modes.
-        return group_norm_ops.group_norm(inputs, self.settings(content))
+        return self.part(content)(inputs)
 
-    def settings(self, content=None):
-        """Returns the `ops.group_norm.Norm` of inputs of a content."""
+    def part(self, content=None, relu=False):
+        """Returns the normalization of inputs of a content as a part of a chain."""
         # RoIs are whole or not there at all, and do not see each other.
         mask = content.mask if isinstance(content, Content) else None
-        return group_norm_ops.Norm(self.gamma, self.beta, self.num_groups, self.epsilon, mask)
+        norm = Norm(self.gamma, self.beta, self.num_groups, self.epsilon, mask)
+        return GroupNorm(self.operations, norm, relu)
 
     def get_config(self):
         """Returns the arguments that make the layer again."""

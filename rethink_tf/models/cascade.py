@@ -21,12 +21,14 @@ import tf_keras
 
 from rethink_tf.models.box_head import BoxHead
 from rethink_tf.ops import boxes as box_ops
-from rethink_tf.ops import ordering
+from rethink_tf.ops.operations import Operations
 
 
 @gin.register
 class CascadeBoxHead(tf_keras.layers.Layer):
     """Several box heads in a row; takes the place of `BoxHead` in the detector."""
+
+    operations = Operations()
 
     def __init__(
         self,
@@ -120,9 +122,9 @@ class CascadeBoxHead(tf_keras.layers.Layer):
                 )
                 sampled = head.label(rois, valid, objects, classes)
                 pooled = pool(sampled["rois"], head.roi_size)
-                # The last stage goes back first, so that gradients of one at a time are held.
                 logits = outputs["class_logits" + suffix]
-                outputs["class_logits" + suffix], pooled = ordering.order_backward(logits, pooled)
+                logits, pooled = self.operations.one_at_a_time(logits, pooled)
+                outputs["class_logits" + suffix] = logits
                 suffix = f"_stage{number}"
                 for key in ("class_targets", "box_delta_targets"):
                     outputs[key + suffix] = sampled[key]

@@ -7,13 +7,14 @@ import gin
 import tensorflow as tf
 import tf_keras
 
+from rethink_tf.execution import ExecutionPlan
 from rethink_tf.models.box_head import BoxHead
 from rethink_tf.models.fpn import FPN
 from rethink_tf.models.mask_head import MaskHead
 from rethink_tf.models.object_head import Positives
 from rethink_tf.models.resnet import ResNet
 from rethink_tf.models.rpn import RPN
-from rethink_tf.ops import draws, matching, ordering
+from rethink_tf.ops import draws, matching
 from rethink_tf.ops import pixels as pixel_ops
 from rethink_tf.ops.content import Content
 from rethink_tf.ops.roi_align import RoIAlign
@@ -43,8 +44,8 @@ class MaskRCNN(tf_keras.Model):
         num_keypoints=17,
         pixel_mean=PIXEL_MEAN,
         pixel_std=PIXEL_STD,
-        static_shapes=False,
         further_heads=(),
+        plan=None,
         **kwargs,
     ):
         """Builds the parts.
@@ -61,9 +62,8 @@ class MaskRCNN(tf_keras.Model):
             num_keypoints: int K, of the data set; COCO's persons have 17.
             pixel_mean: three floats, RGB, subtracted from the pixels.
             pixel_std: three floats, RGB; the rest is divided by them.
-            static_shapes: bool; True (XLA, TPU) runs the heads of objects on a fixed number of
-                RoIs, False on those that need it. The numbers are the same.
             further_heads: callables taking num_classes, make further `ObjectHead`s.
+            plan: `ExecutionPlan`, for all layers; None for TensorFlow's own operations.
             **kwargs: of the Keras model.
         """
         super().__init__(autocast=False, **kwargs)
@@ -75,7 +75,8 @@ class MaskRCNN(tf_keras.Model):
         self.further_heads = [head(num_classes=num_classes) for head in further_heads]
         self.num_classes = num_classes
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
-        self.static_shapes = static_shapes
+        self.plan = plan or ExecutionPlan()
+        self.plan.give_to(self)
 
     @property
     def heads(self):
@@ -228,11 +229,12 @@ class MaskRCNN(tf_keras.Model):
     def _roi_align(self, features, content=None):
         """RoIAlign on the levels of the backbone: one that the FPN adds is for the RPN alone."""
         levels = self.fpn.levels if self.fpn else features
-        return RoIAlign({level: features[level] for level in levels}, self.static_shapes, content)
+        features = {level: features[level] for level in levels}
+        return RoIAlign(features, content, self.plan.roi_align)
 
     def _train(self, features, batch, seed, num_stages, content):
         image_size, boxes, classes = batch["image_size"], batch["boxes"], batch["classes"]
-        if not self.static_shapes:
+        if not self.plan.static_shapes:
             # Padding rows cost time in the matching of every anchor.
             used = tf.maximum(tf.reduce_max(tf.reduce_sum(tf.cast(classes > 0, tf.int32), 1)), 1)
             boxes, classes = boxes[:, :used], classes[:, :used]
@@ -257,10 +259,10 @@ class MaskRCNN(tf_keras.Model):
         pooled = pool(sampled["rois"], self.box_head.roi_size)
         positives = self._positives(sampled)
         for head in self.heads:
-            found = head.train(pool, positives, batch, self.static_shapes)
+            found = head.train(pool, positives, batch, self.plan.static_shapes)
             outputs |= {f"{head.loss_name}_{key}": value for key, value in found.items()}
         for key in ["rpn_logits", "rpn_deltas", *(f"{h.loss_name}_losses" for h in self.heads)]:
-            outputs[key], pooled = ordering.order_backward(outputs[key], pooled)
+            outputs[key], pooled = self.plan.operations.one_at_a_time(outputs[key], pooled)
         return outputs | self.box_head.train(
             pooled,
             sampled,
@@ -288,7 +290,7 @@ class MaskRCNN(tf_keras.Model):
         limit = int(self.box_head.num_samples * self.box_head.positive_fraction)
         rois, classes = sampled["rois"][:, :limit], sampled["class_targets"][:, :limit]
         matches = sampled["roi_matches"][:, :limit]
-        if not self.static_shapes:
+        if not self.plan.static_shapes:
             # As many columns as the image with the most positives has, and one at least.
             used = tf.reduce_max(tf.reduce_sum(tf.cast(classes > 0, tf.int32), axis=1))
             used = tf.maximum(used, 1)
@@ -317,6 +319,6 @@ class MaskRCNN(tf_keras.Model):
     def _describe(self, pool, detections):
         boxes, classes = detections["boxes"], detections["classes"]
         return {
-            head.field: head.describe(pool, boxes, classes, self.static_shapes)
+            head.field: head.describe(pool, boxes, classes, self.plan.static_shapes)
             for head in self.heads
         }

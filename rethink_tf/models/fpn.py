@@ -5,15 +5,17 @@ Detectron2.
 """
 
 import gin
-import tensorflow as tf
 import tf_keras
 
 from rethink_tf.layers import conv
+from rethink_tf.ops.operations import Operations
 
 
 @gin.register
 class FPN(tf_keras.layers.Layer):
     """Merges the backbone's levels from coarse to fine."""
+
+    operations = Operations()
 
     def __init__(self, channels=256, normalizer="gn", levels=(2, 3, 4, 5), **kwargs):
         """Makes the layers.
@@ -53,36 +55,9 @@ class FPN(tf_keras.layers.Layer):
             inside = content and content.after(2**level)
             merged = conv.run([self.laterals[position]], features[level], training, inside)
             if above is not None:
-                merged += _double(above)
+                merged += self.operations.repeat_cells(above)  # Nearest neighbours.
             above = merged
             pyramid[level] = self.outputs[position](merged, training=training, content=inside)
         coarsest = self.levels[-1]
         pyramid[coarsest + 1] = pyramid[coarsest][:, ::2, ::2, :]
         return pyramid
-
-
-def _double(feature):
-    """Doubles both sides by repeating each cell (nearest neighbour).
-
-    Args:
-        feature: [B, H, W, C].
-
-    Returns:
-        [B, 2 H, 2 W, C].
-    """
-
-    @tf.custom_gradient
-    def double(feature):
-        batch, height, width, channels = tf.unstack(tf.shape(feature))
-        cells = tf.broadcast_to(
-            feature[:, :, tf.newaxis, :, tf.newaxis, :], [batch, height, 2, width, 2, channels]
-        )
-        # The sum over each cell's copies: pooling is many times as fast as a sum over two axes.
-        return (
-            tf.reshape(cells, [batch, 2 * height, 2 * width, channels]),
-            lambda upstream: 4.0 * tf.nn.avg_pool2d(upstream, 2, 2, "VALID"),
-        )
-
-    static = feature.shape
-    sides = [None if side is None else 2 * side for side in static[1:3]]
-    return tf.ensure_shape(double(feature), [static[0], *sides, static[3]])

@@ -12,9 +12,11 @@ import tensorflow as tf
 
 from rethink_tf.layers import conv
 from rethink_tf.models.object_head import ObjectHead, flatten, keep
-from rethink_tf.ops import convolution, ordering
+from rethink_tf.ops import convolution
 from rethink_tf.ops import masks as mask_ops
 from rethink_tf.ops.content import Rows
+from rethink_tf.ops.operations import Operations
+from rethink_tf.ops.recomputation import Function
 
 
 @gin.register
@@ -22,6 +24,7 @@ class MaskHead(ObjectHead):
     """Convolutions, a 2x2 deconvolution, and one mask a class."""
 
     loss_name, field = "mask", "masks"
+    operations = Operations()
 
     def __init__(
         self, num_classes, num_convs=4, channels=256, normalizer="gn", roi_size=14, **kwargs
@@ -73,9 +76,9 @@ class MaskHead(ObjectHead):
         features = conv.run(self.convs, rois, training, rows)
         places = tf.maximum(classes - 1, 0)
         kernel, bias = tf.gather(self.kernel, places), tf.gather(self.bias, places)
-        logits = ordering.recompute(
-            _predict, features, self.upsample_kernel, self.upsample_bias, kernel
-        )
+        # The deconvolution's outputs are four times as large as all that goes in.
+        predict = Function(_predict, self.upsample_kernel, self.upsample_bias, kernel)
+        logits = self.operations.chain([predict], features)
         logits = tf.cast(logits, tf.float32)
         logits += tf.reshape(tf.cast(bias, tf.float32), [-1, 1, 1, 1])
         return tf.squeeze(tf.nn.depth_to_space(logits, 2), axis=-1)
@@ -119,6 +122,5 @@ def mask_losses(logits, targets):
 
 def _predict(features, upsample_kernel, upsample_bias, kernel):
     """Returns the logits [R, S / 2, S / 2, 4] without a bias, by kernels [R, channels]."""
-    # Four times as large as all that goes in, and not kept.
     cells = tf.nn.relu(convolution.double(features, upsample_kernel, upsample_bias))
     return tf.einsum("rhwpc,rc->rhwp", cells, kernel)

@@ -121,7 +121,7 @@ class ResNet(tf_keras.layers.Layer):
         pooled = content and content.after(4)
         pool = functools.partial(_pool, content=pooled)
         trains = training and self.freeze_at < 1
-        outputs = conv.run_and_pool(self.stem, images, pool, trains, content)
+        outputs = conv.run([self.stem], images, trains, content, then=pool)
         content = pooled
         features = {}
         for level, blocks in enumerate(self.stages, start=2):

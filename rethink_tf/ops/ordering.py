@@ -60,31 +60,3 @@ def in_parts(function, num_rows, *inputs):
     for parts in zip(*(tf.split(each, sizes) for each in inputs), strict=True):
         outputs.append(function(*(run_after(part, *outputs[-1:]) for part in parts)))
     return tf.concat(outputs, axis=0)
-
-
-def recompute(function, *tensors):
-    """Applies a function whose intermediate results are not kept for the backward pass.
-
-    They are computed again there, what the gradient needs of them.
-
-    Args:
-        function: callable taking the tensors, returns one tensor; differentiable, without variables
-            and state.
-        *tensors: floating.
-
-    Returns:
-        The function's value.
-    """
-
-    @tf.custom_gradient
-    def compute(*tensors):
-        def gradient(upstream):
-            again = [run_after(each, upstream) for each in tensors]
-            with tf.GradientTape() as tape:
-                tape.watch(again)
-                outputs = function(*again)
-            return tape.gradient(outputs, again, upstream)
-
-        return function(*tensors), gradient
-
-    return compute(*map(tf.convert_to_tensor, tensors))

@@ -1,8 +1,8 @@
 """RoIAlign over a feature pyramid.
 
-Two ways give the same numbers. `_by_gather` works everywhere; `_by_kernel` uses TensorFlow's
-`crop_and_resize`, which is about four times as fast but not always usable: see `_kernel_is_safe`.
-Each reads every RoI from its own level alone.
+Two ways give the same numbers. GATHER works everywhere; CROP uses TensorFlow's `crop_and_resize`,
+which is about four times as fast but not always usable: see `choose_form`. Each reads every RoI
+from its own level alone.
 
 Letters: B images, R regions an image, P output side, C channels, L levels.
 """
@@ -10,10 +10,10 @@ Letters: B images, R regions an image, P output side, C channels, L levels.
 import math
 
 import tensorflow as tf
-from tensorflow.python.framework import config as framework_config
 
-from rethink_tf.ops import devices, ordering
+from rethink_tf.ops import ordering
 
+GATHER, CROP = "gather", "crop_and_resize"
 # Detectron's assignment: a RoI of 224 x 224 pixels goes to level 4 (stride 16).
 CANONICAL_SIZE, CANONICAL_LEVEL = 224.0, 4
 SAMPLES_PER_BIN = 2
@@ -45,20 +45,20 @@ class RoIAlign:
     Source: He et al. 2017, arXiv:1703.06870, section 3; sampling points as Detectron2's ROIAlignV2.
     """
 
-    def __init__(self, features, static_shapes=False, content=None):
+    def __init__(self, features, content=None, form=GATHER):
         """Lays out the levels.
 
         Args:
             features: dict {level: [B, H_l, W_l, C]}; the stride of level l is 2 ** l pixels.
-            static_shapes: whether it must compile with XLA, which has no `crop_and_resize`.
             content: `ops.content.Content` of the images, multiples of the coarsest stride; None
                 where they fill the maps.
+            form: GATHER or CROP; the execution plan's.
         """
         self._levels = sorted(features)
         self._maps = [features[level] for level in self._levels]
         self._content = [content and content.after(2**level) for level in self._levels]
-        self._by_kernel = not static_shapes and _kernel_is_safe()
-        if self._by_kernel:
+        self._pool = {GATHER: _by_gather, CROP: _by_crops}[form]
+        if form == CROP:
             self._layout = _atlas(self._maps, self._content)
         else:
             cells, sizes = lay_out_cells(self._maps)
@@ -89,23 +89,26 @@ class RoIAlign:
     def from_levels(self, boxes, levels, output_size):
         """As a call, for boxes within the features and levels that are given, int32 [B, R]."""
         scaled = boxes / tf.pow(2.0, tf.cast(levels, tf.float32))[..., tf.newaxis]
-        pool = _by_kernel if self._by_kernel else _by_gather
-        pooled = pool(*self._layout, scaled, levels - self._levels[0], output_size)
+        pooled = self._pool(*self._layout, scaled, levels - self._levels[0], output_size)
         return tf.cast(pooled, self._maps[0].dtype)
 
 
-def _kernel_is_safe():
-    """Tells whether the gradient of `crop_and_resize` can be trusted here.
+def choose_form(device, static_shapes, is_deterministic):
+    """Returns CROP where it is there and the gradient of `crop_and_resize` is right, else GATHER.
 
     On the CPU its threads add into the same places without locks and lose updates, unless op
     determinism is on, which makes it serial. On a GPU it adds atomically, which is right but in no
     fixed order, so with op determinism on it is refused there.
+
+    Args:
+        device: "CPU", "GPU" or "TPU".
+        static_shapes: bool, whether XLA compiles it, which has no `crop_and_resize`.
+        is_deterministic: bool, whether TensorFlow's op determinism is on.
     """
-    on_gpu = devices.replica_device_type() == "GPU"
-    return on_gpu != framework_config.is_op_determinism_enabled()
+    return CROP if not static_shapes and (device == "GPU") != is_deterministic else GATHER
 
 
-def _by_kernel(atlas, starts, scaled, rank, output_size):
+def _by_crops(atlas, starts, scaled, rank, output_size):
     """Pools by `crop_and_resize`.
 
     Args:
@@ -245,7 +248,7 @@ def lay_out_cells(maps):
 
 
 def _by_gather(cells, sizes, scaled, rank, output_size):
-    """Pools by a gather of every sample's four cells; arguments and result as of `_by_kernel`.
+    """Pools by a gather of every sample's four cells; arguments and result as of `_by_crops`.
 
     Args:
         cells: [B, cells of all levels, C], of `lay_out_cells`.

@@ -15,17 +15,16 @@ COLUMNS = "box/AP box/AP50 box/AP75 mask/AP mask/AP50 mask/AP75 keypoint/AP voc/
 MAX_NAMES = 12
 
 
-def log_header(splits, pipeline, model, strategy, plan, precision, model_dir):
+def log_header(splits, pipeline, model, strategy, training_plan, model_dir):
     """Logs the header of a run.
 
     Args:
         splits: {what it is for: `records.splits.Split`, or None}; "training" among them.
         pipeline: `input.pipeline.Pipeline`.
-        model: the detector, its variables made.
+        model: the detector, its variables made, with its `ExecutionPlan`.
         strategy: `tf.distribute.Strategy`.
-        plan: the schedule, images a step, steps between evaluations (None for one at the end, 0
-            for none) and steps between checkpoints.
-        precision: str, name of the policy.
+        training_plan: the schedule, images a step, steps between evaluations (None for one at the
+            end, 0 for none) and steps between checkpoints.
         model_dir: str.
     """
     splits = {use: split for use, split in splits.items() if split}
@@ -36,9 +35,10 @@ def log_header(splits, pipeline, model, strategy, plan, precision, model_dir):
     rows += [("Model", _describe_model(model))]
     if "training" in splits:
         num_images = len(pipeline.training_index(splits["training"].index))
-        rows += [("Plan", line) for line in describe_plan(*plan, num_images)]
-    rows += [("Devices", _describe_devices(strategy))]
-    rows += [("Precision", precision), ("Folder", model_dir)]
+        rows += [("Plan", line) for line in describe_plan(*training_plan, num_images)]
+    rows += [("Devices", _describe_devices(strategy, model.plan.device))]
+    rows += [("Precision", model.plan.precision), ("Execution", model.plan.summary())]
+    rows += [("Folder", model_dir)]
     logging.info("%s", _lay_out(rows), extra=console.KEPT)
 
 
@@ -116,8 +116,7 @@ def _count(variables):
     return sum(variable.shape.num_elements() for variable in variables)
 
 
-def _describe_devices(strategy):
-    kind = tf.DeviceSpec.from_string(strategy.extended.worker_devices[0]).device_type
+def _describe_devices(strategy, kind):
     replicas = strategy.num_replicas_in_sync
     text = f"{replicas} replica{'s' if replicas > 1 else ''} on {kind}"
     if kind == "CPU":

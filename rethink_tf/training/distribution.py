@@ -1,4 +1,4 @@
-"""The distribution strategy, chosen by one binding, and what batches and compilers fit it."""
+"""The distribution strategy, chosen by one binding, and what batches fit it."""
 
 import gin
 import tensorflow as tf
@@ -6,7 +6,6 @@ import tf_keras
 from official.common import distribute_utils
 from tensorflow.python.framework import config as framework_config
 
-from rethink_tf.ops import devices
 from rethink_tf.ops.content import PADDING
 
 
@@ -73,38 +72,16 @@ def check_batch_size(strategy, name, size, accumulate_steps=1):
         )
 
 
-def needs_static_shapes(strategy, jit_compile):
-    """Tells whether XLA compiles the step.
-
-    Args:
-        strategy: `tf.distribute.Strategy`.
-        jit_compile: bool, whether XLA shall, also where it need not.
-
-    Raises:
-        ValueError: if it cannot.
-    """
-    replicas = strategy.num_replicas_in_sync
-    on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
-    if jit_compile and replicas > 1 and not on_tpu:
-        raise ValueError(
-            f"jit_compile compiles the step of one device, and the strategy has {replicas} "
-            "replicas: take the one_device strategy, a TPU, or jit_compile = False."
-        )
-    return jit_compile or on_tpu
-
-
-def set_up_tensorflow(seed, precision, jit_compile=False, deterministic=None):
+def set_up_tensorflow(seed, plan):
     """Sets the seed, the precision policy and op determinism of this process.
 
-    See `settings.Settings` for the arguments.
-
-    To be called in the scope of the strategy, whose devices decide.
+    Args:
+        seed: int.
+        plan: `ExecutionPlan`.
     """
     tf_keras.utils.set_random_seed(seed)
-    tf_keras.mixed_precision.set_global_policy(precision)
-    if deterministic is None:
-        deterministic = not jit_compile and devices.replica_device_type() == "CPU"
-    if deterministic:
+    tf_keras.mixed_precision.set_global_policy(plan.precision)
+    if plan.is_deterministic:
         tf.config.experimental.enable_op_determinism()
     else:
         framework_config.disable_op_determinism()

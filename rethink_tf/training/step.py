@@ -6,7 +6,6 @@ are summed, and the weights change once.
 Letters: B images of one replica, and of one micro-batch where there are several.
 """
 
-import ctypes
 import functools
 
 import tensorflow as tf
@@ -29,7 +28,6 @@ class TrainStep:
         strategy,
         seed,
         weight_decay=1e-4,
-        jit_compile=False,
         cascade_from=0,
         accumulate_steps=1,
         clip_norm=None,
@@ -46,13 +44,12 @@ class TrainStep:
         moving averages move once a micro-batch.
 
         Args:
-            detector: `MaskRCNN`.
+            detector: `MaskRCNN`; its plan says whether XLA compiles the step.
             losses_fn: `DetectionLosses`.
             optimizer: Keras optimizer; its `iterations` is the step.
             strategy: `tf.distribute.Strategy` that all of them were made under.
             seed: int, of the run.
             weight_decay: float; the loss has weight_decay / 2 times the sum of squared kernels.
-            jit_compile: bool, whether XLA compiles the whole step.
             cascade_from: int, the first step that trains the later stages of a cascade. Until then
                 the optimizer and the weight decay leave those alone.
             accumulate_steps: int, micro-batches a step. From two on, the sum of the gradients is
@@ -78,7 +75,7 @@ class TrainStep:
         self._seed, self._weight_decay = seed, weight_decay
         self._clip_norm, self._average = clip_norm, average
         self._cascade_from, self._next_step = cascade_from, int(optimizer.iterations.numpy())
-        self._jit_compile, self._batch_spec, self._programs = jit_compile, batch_spec, {}
+        self._batch_spec, self._programs = batch_spec, {}
         self._sums = self._make_sums() if accumulate_steps > 1 else {}
 
     @property
@@ -121,7 +118,7 @@ class TrainStep:
             parts = [run(self._add_gradients, *batch, counts) for batch in batches]
             values = self._finish(num_stages)(parts)
         if self.num_traces > num_traces:
-            _return_free_memory()
+            self._detector.plan.operations.return_memory()
         return values
 
     @property
@@ -150,7 +147,7 @@ class TrainStep:
         return self._programs[key]
 
     def _make_program(self, method, signature=None):
-        jit_compile = self._jit_compile or None
+        jit_compile = self._detector.plan.jit_compile or None
         return tf.function(method, signature, autograph=False, jit_compile=jit_compile)
 
     def _make_sums(self):
@@ -328,13 +325,6 @@ def cascade_start(schedule, cascade_steps):
         )
     logging.info("The cascade's later stages train from step %d on.", start)
     return start
-
-
-def _return_free_memory():
-    """Returns to the system what making a graph had needed; the C library keeps it otherwise."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-    if trim:
-        trim(0)
 
 
 def _count(mask):

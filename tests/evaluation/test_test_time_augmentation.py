@@ -10,6 +10,7 @@ import tf_keras
 from rethink_tf.data import schema
 from rethink_tf.data.records.keypoints import KeypointLayout
 from rethink_tf.evaluation import test_time_augmentation as tta
+from rethink_tf.execution import ExecutionPlan
 from rethink_tf.models.box_head import BoxHead
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.models.fpn import FPN
@@ -36,7 +37,8 @@ class RectangleDetector:
     SCORES = {"small": (0.9, 0.6), "large": (0.8, 0.5)}
     VALUES = {"small": (1.0, 0.8), "large": (0.6, 0.4)}
 
-    def __init__(self):
+    def __init__(self, jit_compile=False):
+        self.plan = ExecutionPlan(jit_compile=jit_compile)
         self.box_head = BoxHead(2, max_detections=3)
         self.heads = [MaskHead(2, roi_size=SIDE // 2), KeypointHead(2, roi_size=HEATMAP_SIDE // 4)]
         self.traced = []
@@ -140,9 +142,9 @@ def assert_as_by_hand(found, row):
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_boxes_are_united_and_voted_and_masks_averaged(jit_compile):
-    detector, strategy = RectangleDetector(), tf.distribute.get_strategy()
+    detector, strategy = RectangleDetector(jit_compile), tf.distribute.get_strategy()
     augmentation = tta.TestTimeAugmentation(scales=(80,), max_side=120, vote_iou=0.7)
-    predictor = tta.AugmentedPredictor(detector, strategy, augmentation, jit_compile, EYES)
+    predictor = tta.AugmentedPredictor(detector, strategy, augmentation, EYES)
     image_ids = [7, schema.PADDING_IMAGE_ID]
     batches = list(augmentation.group(in_both_sizes(image_ids) * 2))
     assert len(batches) == 2

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from detector_steps import machine_plan
 
+from rethink_tf.execution import ExecutionPlan
 from rethink_tf.layers import conv
 
 
@@ -125,8 +127,9 @@ def test_training_reaches_the_normalization():
     ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_run_of_layers_is_one_after_the_other(normalizers, last_size, groups, dtype):
-    """Outputs and gradients, though activations are computed again for the latter."""
+@pytest.mark.parametrize("kind", ["cpu", "tensorflow", "computed again"])
+def test_a_run_of_layers_is_one_after_the_other(normalizers, last_size, groups, dtype, kind):
+    """Outputs and gradients, though activations may be computed again for the latter."""
     policy = "float32" if dtype == "float32" else "mixed_bfloat16"
     sizes = [3] * (len(normalizers) - 1) + [last_size]
     layers = [
@@ -141,6 +144,15 @@ def test_a_run_of_layers_is_one_after_the_other(normalizers, last_size, groups, 
         )
         for place, (norm, size) in enumerate(zip(normalizers, sizes, strict=False))
     ]
+    plan = {
+        "cpu": machine_plan(precision=policy),
+        "tensorflow": ExecutionPlan(),
+        "computed again": ExecutionPlan(recomputes=True),
+    }[kind]
+    if kind != "cpu" and groups > 1 and not machine_plan(precision=policy).has_grouped_gradients:
+        pytest.skip("TensorFlow has no grouped gradients of this type here")
+    for layer in layers:
+        plan.give_to(layer)
     inputs = tf.cast(tf.random.stateless_normal([2, 12, 16, 64], [1, 2]), dtype)
     conv.run(layers, inputs)
     variables = [each for layer in layers for each in layer.trainable_variables]
@@ -169,13 +181,15 @@ def test_a_run_of_layers_is_one_after_the_other(normalizers, last_size, groups, 
 
 @pytest.mark.parametrize("normalizer", ["gn", "syncbn", "none"])
 @pytest.mark.parametrize("relu", [True, False])
-def test_a_pooled_layer_is_the_layer_and_then_the_pooling(normalizer, relu):
-    layer = conv.ConvNorm(32, 3, normalizer=normalizer, relu=relu)
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_pooled_layer_is_the_layer_and_then_the_pooling(normalizer, relu, size):
+    layer = conv.ConvNorm(32, size, normalizer=normalizer, relu=relu)
+    machine_plan().give_to(layer)
     inputs = tf.random.stateless_normal([2, 8, 6, 4], [1, 2])
     layer(inputs)
     results = []
     for compute in (
-        lambda: conv.run_and_pool(layer, inputs, pool, training=True),
+        lambda: conv.run([layer], inputs, training=True, then=pool),
         lambda: pool(layer(inputs, training=True)),
     ):
         with tf.GradientTape() as tape:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from detector_steps import machine_plan
 
 from rethink_tf.models.box_head import BoxHead
 from rethink_tf.models.detector import MaskRCNN
@@ -38,6 +39,7 @@ def tiny_detector():
             max_detections=20,
         ),
         partial(MaskHead, num_convs=1, channels=32),
+        plan=machine_plan(),
     )
     detector.create_variables()
     # Initial weights this small give all RoIs the same scores; enlarged, they find all classes.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from detector_steps import assert_same_step, train_step, with_parts_of
+from detector_steps import assert_same_step, train_step, with_parts_of, with_plan
 
 from rethink_tf.models import cascade
 from rethink_tf.models.box_head import BoxHead
@@ -188,32 +188,25 @@ def test_the_detector_trains_alike_in_every_form(detector, tiny_batch):
     assert set(losses) == {"rpn_objectness", "rpn_box", "mask"} | box_losses
     assert all(np.isfinite(loss) and loss > 0 for loss in losses.values())
     assert not [v.name for v, g in zip(variables, gradients, strict=True) if g is None]
-    detector.static_shapes = True
-    try:
+    with with_plan(detector, static_shapes=True):
         assert_same_step(train_step(detector, tiny_batch), step, variables, tolerance=1e-3)
         compiled = tf.function(train_step, jit_compile=True)
         assert_same_step(compiled(detector, tiny_batch), step, variables, tolerance=1e-3)
         empty = {key: tf.zeros_like(tiny_batch[key]) for key in ("boxes", "classes", "masks")}
         losses, _ = compiled(detector, tiny_batch | empty)
         assert all(losses["box_regression" + s] == 0.0 < losses["box_class" + s] for s in STAGES)
-    finally:
-        detector.static_shapes = False
 
 
 def test_the_compiled_prediction_is_the_same_before_and_after_the_switch(detector, tiny_batch):
     inputs = {key: tiny_batch[key] for key in ("image", "image_size")}
     compiled = tf.function(lambda: detector(inputs), jit_compile=True, autograph=False)
     found = {}
-    try:
-        for stages in (1, 3):
-            detector.box_head.stages_trained.assign(stages)
-            detector.static_shapes = False
-            found[stages] = detector(inputs)
-            detector.static_shapes = True
+    for stages in (1, 3):
+        detector.box_head.stages_trained.assign(stages)
+        found[stages] = detector(inputs)
+        with with_plan(detector, static_shapes=True):
             for key, value in compiled().items():
                 np.testing.assert_allclose(value, found[stages][key], rtol=1e-4, atol=1e-3)
-    finally:
-        detector.static_shapes = False
     assert found[1]["boxes"].shape == found[3]["boxes"].shape == (2, 20, 4)
     assert not np.allclose(found[1]["boxes"], found[3]["boxes"], atol=0.1)
 

@@ -1,27 +1,27 @@
 """The whole detector, tiny: its two forms, its compiled form, and what must not matter to it."""
 
+import contextlib
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from detector_steps import assert_same_step, train_step, with_parts_of
+from detector_steps import assert_same_step, train_step, with_parts_of, with_plan
 from tensorflow.python.framework import config as framework_config
 
+from rethink_tf import execution
 from rethink_tf.models.detector import MaskRCNN
+from rethink_tf.ops import roi_align
 
 LOSSES = {"rpn_objectness", "rpn_box", "box_class", "box_regression", "mask"}
 
 
 @pytest.fixture
 def with_shapes(tiny_detector):
-    """Returns a function that sets the switch of static shapes; undone after the test."""
-
-    def switch(static_shapes):
-        tiny_detector.static_shapes = static_shapes
-        return tiny_detector
-
-    yield switch
-    tiny_detector.static_shapes = False
+    """Returns a function that gives the detector static shapes or not; undone after the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda static: stack.enter_context(with_plan(tiny_detector, static_shapes=static))
 
 
 def without_objects(batch):
@@ -30,7 +30,7 @@ def without_objects(batch):
 
 @pytest.fixture(scope="module")
 def reference_step(tiny_detector, tiny_batch):
-    assert not tiny_detector.static_shapes
+    assert not tiny_detector.plan.static_shapes
     created = len(tiny_detector.variables)
     step = train_step(tiny_detector, tiny_batch)
     # Those of `create_variables`, no more: a checkpoint restored before step 1 holds all.
@@ -60,14 +60,28 @@ def test_static_shapes_give_the_same_step(with_shapes, tiny_batch, reference_ste
     assert_same_step(step, reference_step, detector.trainable_variables)
 
 
-def test_the_kernel_gives_the_same_step(tiny_detector, tiny_batch, reference_step):
-    if framework_config.is_op_determinism_enabled():
-        pytest.skip("op determinism is on in the whole run: the reference used the kernel already")
+def test_the_crops_give_the_same_step(tiny_detector, tiny_batch, reference_step):
+    """With determinism, as on a CPU, RoIAlign takes another form."""
     framework_config.enable_op_determinism()
     try:
-        step = train_step(tiny_detector, tiny_batch)
+        with with_plan(tiny_detector, roi_align=roi_align.CROP):
+            step = train_step(tiny_detector, tiny_batch)
     finally:
         framework_config.disable_op_determinism()
+    assert_same_step(step, reference_step, tiny_detector.trainable_variables)
+
+
+def test_tensorflows_own_operations_give_the_same_step(tiny_detector, tiny_batch, reference_step):
+    """What GPUs and TPUs run: no kernels for CPUs, nothing computed again, nothing in order."""
+    before = tiny_detector.plan
+    assert before.convolution == "cpu" and before.recomputes
+    own = execution.ExecutionPlan()
+    own.give_to(tiny_detector)
+    try:
+        with with_plan(tiny_detector, **dataclasses.asdict(own)):
+            step = train_step(tiny_detector, tiny_batch)
+    finally:
+        before.give_to(tiny_detector)
     assert_same_step(step, reference_step, tiny_detector.trainable_variables)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from detector_steps import run_step
+from detector_steps import machine_plan, run_step, with_plan
 
 from rethink_tf.layers.normalization import NORMALIZERS
 from rethink_tf.models.box_head import BoxHead
@@ -29,7 +29,7 @@ SIZES = ((134, 101), (114, 148))
 KEYPOINTS = 3
 
 
-def make_detector(normalizer, static_shapes=False):
+def make_detector(normalizer):
     """Returns a small detector with all heads, whose RPN has two convolutions."""
     partial, counts = functools.partial, dict(train_pre_nms=40, train_proposals=40)
     tf_keras.utils.set_random_seed(1)
@@ -51,7 +51,7 @@ def make_detector(normalizer, static_shapes=False):
         partial(MaskHead, num_convs=1, channels=32, normalizer=normalizer),
         partial(KeypointHead, num_convs=1, channels=32, normalizer=normalizer),
         KEYPOINTS,
-        static_shapes=static_shapes,
+        plan=machine_plan(),
     )
     detector.create_variables()
     generator = np.random.default_rng(2)
@@ -145,9 +145,8 @@ def test_a_step_is_the_same_in_every_shape(normalizer):
     errors.append(errors_of(found, expected))
     # The form of static shapes, in which the heads run on empty rows as well.
     if normalizer in STATIC:
-        detector.static_shapes = True
-        found = training_step(detector, make_batch(**full), False)
-        detector.static_shapes = False
+        with with_plan(detector, static_shapes=True):
+            found = training_step(detector, make_batch(**full), False)
         assert_same_losses(found, expected)
         errors.append(errors_of(found, expected))
     if normalizer not in BATCH_WISE:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from detector_steps import run_step, with_parts_of
+from detector_steps import run_step, with_parts_of, with_plan
 
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.models.keypoint_head import KeypointHead
@@ -81,8 +81,8 @@ def batch(tiny_batch):
 
 def train_step(detector, batch, static_shapes=False):
     """Returns the training outputs, the losses by name and the gradients of their sum."""
-    detector.static_shapes = static_shapes
-    return run_step(detector, batch)
+    with with_plan(detector, static_shapes=static_shapes):
+        return run_step(detector, batch)
 
 
 def test_targets_are_the_cells_of_the_positives(detector, batch):
@@ -152,7 +152,6 @@ def test_without_a_keypoint_there_is_no_loss(detector, batch, static_shapes):
 
 def test_predictions(detector, batch):
     inputs = {key: batch[key] for key in ("image", "image_size")}
-    detector.static_shapes = False
     found = detector(inputs)
     assert found["keypoints"].shape == (2, 20, NUM_KEYPOINTS, 3)
     keypoints, boxes = found["keypoints"].numpy(), found["boxes"].numpy()
@@ -162,9 +161,8 @@ def test_predictions(detector, batch):
     y1, x1, y2, x2 = boxes[used].T[..., np.newaxis]
     assert ((y1 <= y) & (y <= y2) & (x1 <= x) & (x <= x2)).all()
     assert (0 < score).all() and (score <= 1).all()
-    detector.static_shapes = True
-    np.testing.assert_allclose(detector(inputs)["keypoints"], keypoints, rtol=1e-3, atol=1e-3)
-    detector.static_shapes = False
+    with with_plan(detector, static_shapes=True):
+        np.testing.assert_allclose(detector(inputs)["keypoints"], keypoints, rtol=1e-3, atol=1e-3)
     empty = detector(inputs | {"image_size": tf.zeros([2, 2], tf.int32)})
     assert not empty["keypoints"].numpy().any()
 

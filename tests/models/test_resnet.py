@@ -74,6 +74,7 @@ def test_parameters_and_shapes_of_resnext(depth, width_per_group):
 @pytest.mark.parametrize("normalizer", ["gn", "syncbn"])
 def test_resnext_trains(normalizer):
     backbone = ResNet(50, normalizer, groups=32, width_per_group=4)
+    machine_plan().give_to(backbone)
     images = tf.random.stateless_normal([2, 32, 64, 3], [1, 2])
     backbone(images)
     with tf.GradientTape() as tape:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from detector_steps import run_step, with_parts_of
+from detector_steps import run_step, with_parts_of, with_plan
 from toy_head import SizeHead
 
 from rethink_tf.evaluation import forms, inference
@@ -27,9 +27,8 @@ def test_it_trains(detector, tiny_batch):
     names = [variable.name for variable in detector.trainable_variables]
     kernel = next(g for g, n in zip(gradients, names, strict=True) if "size_head" in n)
     assert np.any(kernel)
-    detector.static_shapes = True
-    _, static_losses, _ = run_step(detector, tiny_batch)
-    detector.static_shapes = False
+    with with_plan(detector, static_shapes=True):
+        _, static_losses, _ = run_step(detector, tiny_batch)
     assert float(static_losses["size"]) == pytest.approx(float(losses["size"]), rel=1e-4)
 
 

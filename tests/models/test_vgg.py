@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from detector_steps import train_step
+from detector_steps import train_step, with_plan
 
 from benchmarks import flops
 from rethink_tf.models.box_head import BoxHead
@@ -113,11 +113,8 @@ def test_without_fpn_every_variable_has_a_gradient(tiny_batch, detector, mask_he
 
 def test_static_shapes_give_the_same_losses(tiny_batch, detector):
     expected, _ = train_step(detector, tiny_batch)
-    detector.static_shapes = True
-    try:
+    with with_plan(detector, static_shapes=True):
         found, _ = train_step(detector, tiny_batch)
-    finally:
-        detector.static_shapes = False
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-4)
 

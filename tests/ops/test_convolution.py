@@ -1,10 +1,19 @@
-"""Convolutions and their gradients against TensorFlow's own."""
+"""Convolutions and their gradients, of every device's operations, against TensorFlow's own."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from detector_steps import machine_plan
 
-from rethink_tf.ops import convolution
+from rethink_tf.ops import convolution, recomputation
+from rethink_tf.ops.cpu import CpuOperations
+from rethink_tf.ops.operations import Convolution, Operations
+
+OPERATIONS = {
+    "tensorflow": Operations(),
+    "cpu": CpuOperations(recomputes=True),
+    "cpu without bfloat16": CpuOperations(recomputes=True, has_bfloat16_kernels=False),
+}
 
 
 def plain(inputs, kernel, strides):
@@ -12,6 +21,15 @@ def plain(inputs, kernel, strides):
     margin = [(kernel.shape[0] - 1) // 2] * 2
     padded = tf.pad(inputs, [[0, 0], margin, margin, [0, 0]])
     return tf.nn.conv2d(padded, kernel, strides, "VALID")
+
+
+def by_chain(operations):
+    """Returns the convolution as a chain of one part, whose gradients it gives itself."""
+
+    def convolve(inputs, kernel, strides):
+        return recomputation.run([Convolution(operations, kernel, strides)], inputs)
+
+    return convolve
 
 
 def outputs_and_gradients(function, inputs, kernel, strides):
@@ -35,9 +53,11 @@ def outputs_and_gradients(function, inputs, kernel, strides):
         ((2, 6, 7, 8), 1, 4, 2, "float32"),
         ((2, 6, 7, 8), 1, 4, 1, "bfloat16"),
         ((2, 5, 6, 8), 3, 4, 2, "bfloat16"),
+        ((2, 7, 6, 16), 3, 8, 2, "bfloat16"),
     ],
 )
-def test_outputs_and_gradients_are_those_of_tensorflow(shape, size, filters, strides, dtype):
+@pytest.mark.parametrize("kind", OPERATIONS)
+def test_outputs_and_gradients_are_those_of_tensorflow(shape, size, filters, strides, dtype, kind):
     generator = np.random.default_rng(3)
 
     def draw(*shape):
@@ -45,23 +65,19 @@ def test_outputs_and_gradients_are_those_of_tensorflow(shape, size, filters, str
 
     inputs, kernel = draw(*shape), draw(size, size, shape[-1], filters)
     compute = tf.function(outputs_and_gradients)
-    ours = compute(convolution.convolve, inputs, kernel, strides)
-    # The peer is in float32 throughout: on some processors TensorFlow adds bfloat16 in bfloat16.
+    # The peer is in float32 throughout.
     exact = (tf.cast(each, tf.float32) for each in (inputs, kernel))
-    for found, expected in zip(ours, compute(plain, *exact, strides), strict=True):
+    wanted = compute(plain, *exact, strides)
+    functions = OPERATIONS[kind].convolve, by_chain(OPERATIONS[kind])
+    ours = [each for function in functions for each in compute(function, inputs, kernel, strides)]
+    for found, expected in zip(ours, [*wanted, *wanted], strict=True):
         assert found.dtype == dtype and found.shape == expected.shape
         found, expected = tf.cast(found, tf.float32).numpy(), expected.numpy()
-        tolerance = 1e-2 if dtype == "bfloat16" else 1e-5
+        # On some processors TensorFlow's own gradients add bfloat16 in bfloat16.
+        in_bfloat16 = 5e-2 if kind == "tensorflow" else 1e-2
+        tolerance = in_bfloat16 if dtype == "bfloat16" else 1e-5
         scale = np.abs(expected).max(initial=0)
         np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * scale)
-
-
-@pytest.mark.parametrize("has_gradients", [True, False])
-def test_bfloat16_with_and_without_kernels_for_its_gradients(monkeypatch, has_gradients):
-    """What other processors do is right as well."""
-    monkeypatch.setattr(convolution, "_has_bfloat16_gradients", lambda: has_gradients)
-    test_outputs_and_gradients_are_those_of_tensorflow((2, 7, 6, 256), 3, 256, 1, "bfloat16")
-    test_outputs_and_gradients_are_those_of_tensorflow((2, 7, 6, 16), 3, 8, 2, "bfloat16")
 
 
 @pytest.mark.parametrize(
@@ -77,11 +93,12 @@ def test_bfloat16_with_and_without_kernels_for_its_gradients(monkeypatch, has_gr
 @pytest.mark.parametrize("by_group", [False, True])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_groups_are_blocks_of_a_dense_kernel(
-    monkeypatch, shape, groups, filters, strides, dtype, by_group, compiled
+    shape, groups, filters, strides, dtype, by_group, compiled
 ):
     """With TensorFlow's gradients, and as where there are none, as without oneDNN."""
-    if by_group:
-        monkeypatch.setattr(convolution, "_has_grouped_gradients", lambda dtype: False)
+    plan = machine_plan(precision="mixed_bfloat16" if dtype == "bfloat16" else "float32")
+    has_gradients = plan.has_grouped_gradients and not by_group
+    operations = CpuOperations(True, True, plan.has_bfloat16_kernels, has_gradients)
     generator = np.random.default_rng(3)
     inputs = tf.constant(generator.normal(size=shape), dtype)
     kernel = tf.constant(generator.normal(size=(3, 3, shape[-1] // groups, filters)), dtype)
@@ -91,7 +108,7 @@ def test_groups_are_blocks_of_a_dense_kernel(
     blocks[:, :, own, :, own] = np.einsum("rscgk->grsck", parts)
     dense = tf.reshape(blocks, [3, 3, shape[-1], filters])
     compute = tf.function(outputs_and_gradients) if compiled else outputs_and_gradients
-    outputs, d_inputs, d_kernel = compute(convolution.convolve, inputs, kernel, strides)
+    outputs, d_inputs, d_kernel = compute(operations.convolve, inputs, kernel, strides)
     exact = outputs_and_gradients(plain, tf.cast(inputs, tf.float32), dense, strides)
     d_dense = exact[2].numpy().reshape(blocks.shape)
     expected = np.einsum("grsck->rscgk", d_dense[:, :, own, :, own]).reshape(kernel.shape)
@@ -102,12 +119,13 @@ def test_groups_are_blocks_of_a_dense_kernel(
         np.testing.assert_allclose(found, other, tolerance, tolerance * np.abs(other).max())
 
 
+@pytest.mark.parametrize("kind", OPERATIONS)
 @pytest.mark.parametrize("strides", [1, 2])
-def test_the_size_of_the_inputs_may_be_unknown(strides):
+def test_the_size_of_the_inputs_may_be_unknown(strides, kind):
     inputs = tf.random.stateless_normal([1, 15, 17, 256], [1, 2])
     kernel = tf.random.stateless_normal([3, 3, 256, 256], [3, 4])
     compute = tf.function(
-        lambda inputs: outputs_and_gradients(convolution.convolve, inputs, kernel, strides),
+        lambda inputs: outputs_and_gradients(by_chain(OPERATIONS[kind]), inputs, kernel, strides),
         input_signature=[tf.TensorSpec([None, None, None, 256])],
     )
     expected = outputs_and_gradients(plain, inputs, kernel, strides)

@@ -5,7 +5,9 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from rethink_tf.ops.cpu import CpuOperations
 from rethink_tf.ops.group_norm import Norm, group_norm
+from rethink_tf.ops.operations import Operations
 
 EPSILON = 1e-5
 CHANNELS, GROUPS = 16, 4
@@ -37,8 +39,12 @@ def forward_and_gradients(function, values, upstream):
     return outputs, tape.gradient(total, values)
 
 
-def ours(inputs, gamma, beta):
-    return group_norm(inputs, Norm(gamma, beta, GROUPS, EPSILON))
+@pytest.fixture(scope="module", params=[Operations(), CpuOperations(recomputes=True)])
+def ours(request):
+    """Group normalization by the operations of every device."""
+    return lambda inputs, gamma, beta: group_norm(
+        inputs, Norm(gamma, beta, GROUPS, EPSILON), request.param
+    )
 
 
 def upstream_for(shape):
@@ -46,7 +52,7 @@ def upstream_for(shape):
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 7, CHANNELS), (3, 11, CHANNELS), (4, CHANNELS)])
-def test_same_as_keras(shape):
+def test_same_as_keras(ours, shape):
     values, upstream = make(shape, mean=0.5), upstream_for(shape)
     layer = tf_keras.layers.GroupNormalization(GROUPS, epsilon=EPSILON)
     layer.build(shape)
@@ -64,12 +70,12 @@ def test_same_as_keras(shape):
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 5, CHANNELS), (4, CHANNELS)])
-def test_same_as_the_definition(shape):
+def test_same_as_the_definition(ours, shape):
     values = make(shape)
     np.testing.assert_allclose(ours(*values), exact(*values), rtol=1e-4, atol=1e-5)
 
 
-def test_gradients_by_finite_differences():
+def test_gradients_by_finite_differences(ours):
     """Central differences of the float64 definition."""
     shape, step = (2, 3, 2, 8), 1e-5
     values, upstream = make(shape, mean=1.0), upstream_for(shape)
@@ -88,7 +94,7 @@ def test_gradients_by_finite_differences():
 
 
 @pytest.mark.parametrize(("mean", "tolerance"), [(10.0, 1e-5), (1e3, 1e-3)])
-def test_a_mean_far_above_the_deviation(mean, tolerance):
+def test_a_mean_far_above_the_deviation(ours, mean, tolerance):
     """The error may grow with mean / deviation (rounding of the input), not with its square."""
     shape = (2, 64, 64, CHANNELS)
     values, upstream = make(shape, mean), upstream_for(shape)
@@ -101,14 +107,14 @@ def test_a_mean_far_above_the_deviation(mean, tolerance):
         assert np.linalg.norm(gradient - other) < 5 * tolerance * np.linalg.norm(other)
 
 
-def test_constant_inputs_give_beta():
+def test_constant_inputs_give_beta(ours):
     _, gamma, beta = make((1, CHANNELS))
     outputs = ours(tf.fill([2, 8, 8, CHANNELS], 3.0), gamma, beta)
     np.testing.assert_allclose(outputs, np.broadcast_to(beta, outputs.shape), atol=1e-3)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.05), ("float16", 0.005)])
-def test_half_precision_has_float32_statistics(dtype, tolerance):
+def test_half_precision_has_float32_statistics(ours, dtype, tolerance):
     # 64 x 64 places: a sum in half precision would stop growing after a few hundred.
     shape = (2, 64, 64, CHANNELS)
     values, upstream = make(shape, mean=1.0), upstream_for(shape)
@@ -129,14 +135,14 @@ def test_half_precision_has_float32_statistics(dtype, tolerance):
     np.testing.assert_allclose(gradients[2], expected[2], rtol=0.02, atol=1.0)
 
 
-def test_images_are_independent():
+def test_images_are_independent(ours):
     values = make((3, 4, 4, CHANNELS))
     alone = ours(values[0][1:2], *values[1:])
     np.testing.assert_allclose(ours(*values)[1:2], alone, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 5, CHANNELS), (0, CHANNELS)])
-def test_no_images(shape):
+def test_no_images(ours, shape):
     values = [tf.zeros(shape), tf.ones([CHANNELS]), tf.zeros([CHANNELS])]
     outputs, gradients = forward_and_gradients(ours, values, tf.zeros(shape))
     assert outputs.shape == gradients[0].shape == shape
@@ -144,7 +150,7 @@ def test_no_images(shape):
         np.testing.assert_array_equal(gradient, np.zeros(CHANNELS))
 
 
-def test_the_compiled_function_gives_the_same():
+def test_the_compiled_function_gives_the_same(ours):
     shape = (2, 9, 6, CHANNELS)
     values, upstream = make(shape), upstream_for(shape)
     outputs, gradients = forward_and_gradients(ours, values, upstream)
@@ -160,5 +166,6 @@ def test_the_compiled_function_gives_the_same():
 
 
 def test_groups_that_do_not_divide_the_channels_are_an_error():
+    norm = Norm(tf.ones([48]), tf.zeros([48]), 32, EPSILON)
     with pytest.raises(ValueError, match="48 channels.*32"):
-        group_norm(tf.zeros([1, 2, 2, 48]), Norm(tf.ones([48]), tf.zeros([48]), 32, EPSILON))
+        group_norm(tf.zeros([1, 2, 2, 48]), norm, Operations())

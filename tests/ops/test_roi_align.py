@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework import config as framework_config
 
-from rethink_tf.ops import roi_align as roi_align_ops
 from rethink_tf.ops.content import Content
+from rethink_tf.ops.roi_align import CROP, GATHER, RoIAlign, assign_levels, choose_form
 
 LEVELS = (2, 3, 4, 5)
 HEIGHT, WIDTH = 64, 96  # pixels of the image
@@ -14,7 +14,7 @@ HEIGHT, WIDTH = 64, 96  # pixels of the image
 
 @pytest.fixture
 def determinism():
-    """Turns op determinism on for a test: on the CPU, what lets `roi_align` use the kernel."""
+    """Turns op determinism on for a test: on the CPU, what makes the crops' gradient right."""
     before = framework_config.is_op_determinism_enabled()
     framework_config.enable_op_determinism()
     yield
@@ -72,16 +72,12 @@ def bilinear(feature, y, x):
     return upper * (top + 1 - y) + lower * (y - top)
 
 
-def by_kernel(features, boxes, levels, output_size):
-    """Needs op determinism, without which a CPU doesn't use it."""
-    return roi_align_ops.RoIAlign(features).from_levels(boxes, levels, output_size)
+def align(form, features, boxes, levels, output_size):
+    layer = RoIAlign(features, form=form)
+    return layer.from_levels(tf.constant(boxes), tf.constant(levels), output_size)
 
 
-def by_gather(features, boxes, levels, output_size):
-    return roi_align_ops.RoIAlign(features, True).from_levels(boxes, levels, output_size)
-
-
-FORMS = [by_gather, by_kernel]
+FORMS = [GATHER, CROP]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -90,7 +86,7 @@ def test_same_as_the_slow_form(determinism, form, output_size):
     features, boxes = make_features(), make_boxes()
     # Levels by hand, so that small maps have boxes on every level.
     levels = np.array([[2, 5, 3, 4, 2, 3], [3, 4, 5, 2, 2, 4]], np.int32)
-    pooled = form(features, tf.constant(boxes), tf.constant(levels), output_size)
+    pooled = align(form, features, boxes, levels, output_size)
     assert pooled.shape == (2, 6, output_size, output_size, 3) and pooled.dtype == tf.float32
     expected = slow_roi_align(features, boxes, levels, output_size)
     np.testing.assert_allclose(pooled, expected, rtol=1e-4, atol=2e-5)
@@ -102,19 +98,19 @@ def test_the_centre_of_a_constant_ramp(determinism):
     ramp = {2: tf.tile(rows, [1, 1, 16, 1]) * 4.0}
     boxes = tf.constant([[[8.0, 8, 40, 24]]])
     for form in FORMS:
-        pooled = form(ramp, boxes, tf.constant([[2]]), 2)
+        pooled = align(form, ramp, boxes, [[2]], 2)
         np.testing.assert_allclose(pooled[0, 0, :, :, 0], [[16, 16], [32, 32]], rtol=1e-5)
 
 
 def test_levels_by_hand():
     sides = [224, 223, 112, 111, 56, 55, 1, 0, 447, 448, 5000]
     boxes = tf.constant([[0, 0, side, side] for side in sides], tf.float32)
-    levels = roi_align_ops.assign_levels(boxes, 2, 5)
+    levels = assign_levels(boxes, 2, 5)
     assert levels.dtype == tf.int32
     np.testing.assert_array_equal(levels, [4, 3, 3, 2, 2, 2, 2, 2, 4, 5, 5])
     # Only the area counts: 56 x 896 is as large as 224 x 224.
-    assert roi_align_ops.assign_levels(tf.constant([[4.0, 4, 60, 900]]), 2, 5).numpy() == [4]
-    np.testing.assert_array_equal(roi_align_ops.assign_levels(boxes[:2], 3, 3), [3, 3])
+    assert assign_levels(tf.constant([[4.0, 4, 60, 900]]), 2, 5).numpy() == [4]
+    np.testing.assert_array_equal(assign_levels(boxes[:2], 3, 3), [3, 3])
 
 
 def test_both_forms_and_their_gradients_agree(determinism):
@@ -132,7 +128,7 @@ def test_both_forms_and_their_gradients_agree(determinism):
     for form in FORMS:
         with tf.GradientTape() as tape:
             tape.watch(features)
-            pooled = form(features, boxes, levels, 7)
+            pooled = align(form, features, boxes, levels, 7)
             total = tf.reduce_sum(pooled * upstream)
         results.append((pooled, tape.gradient(total, features)))
     (pooled, gradients), (expected, expected_gradients) = results
@@ -143,37 +139,41 @@ def test_both_forms_and_their_gradients_agree(determinism):
         )
 
 
-@pytest.mark.parametrize("static_shapes", [False, True])
-def test_the_switch_does_not_change_the_numbers(determinism, static_shapes):
-    """With determinism on a CPU runs the level kernel, unless shapes must be static."""
+@pytest.mark.parametrize("form", FORMS)
+def test_levels_are_assigned_and_boxes_are_constants(determinism, form):
     features, boxes = make_features(), tf.constant(make_boxes())
-    levels = roi_align_ops.assign_levels(boxes, 2, 5)
+    levels = assign_levels(boxes, 2, 5)
     with tf.GradientTape() as tape:
         tape.watch(boxes)
-        pooled = roi_align_ops.RoIAlign(features, static_shapes)(boxes, 3)
-    expected = by_gather(features, boxes, levels, 3)
+        pooled = RoIAlign(features, form=form)(boxes, 3)
+    expected = align(GATHER, features, boxes, levels, 3)
     np.testing.assert_allclose(pooled, expected, rtol=1e-4, atol=2e-5)
-    assert tape.gradient(pooled, boxes) is None  # boxes are constants of the losses
+    assert tape.gradient(pooled, boxes) is None  # of the losses
 
 
-def test_the_kernel_is_used_only_where_its_gradient_is_right(determinism):
-    on_gpu = bool(tf.config.list_logical_devices("GPU"))
-    assert roi_align_ops._kernel_is_safe() is not on_gpu
-    framework_config.disable_op_determinism()
-    assert roi_align_ops._kernel_is_safe() is on_gpu
+def test_crops_are_taken_only_where_their_gradient_is_right():
+    """Serial on a CPU with determinism, atomic on a GPU without; XLA has no such kernel."""
+    found = {
+        (device, static, deterministic)
+        for device in ("CPU", "GPU", "TPU")
+        for static in (False, True)
+        for deterministic in (False, True)
+        if (static or device != "TPU") and choose_form(device, static, deterministic) == CROP
+    }
+    assert found == {("CPU", False, True), ("GPU", False, False)}
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_features_keep_their_type(determinism, form, dtype):
     features, boxes = make_features(), tf.constant(make_boxes())
-    levels = roi_align_ops.assign_levels(boxes, 2, 5)
+    levels = assign_levels(boxes, 2, 5)
     halves = {level: tf.cast(feature, dtype) for level, feature in features.items()}
     with tf.GradientTape() as tape:
         tape.watch(halves)
-        pooled = form(halves, boxes, levels, 3)
+        pooled = align(form, halves, boxes, levels, 3)
     assert pooled.dtype == dtype
-    expected = form(features, boxes, levels, 3)
+    expected = align(form, features, boxes, levels, 3)
     np.testing.assert_allclose(tf.cast(pooled, tf.float32), expected, atol=0.05)
     gradients = tape.gradient(pooled, halves)
     assert gradients[2].dtype == dtype
@@ -184,7 +184,7 @@ def test_no_regions(determinism, form):
     features = make_features()
     with tf.GradientTape() as tape:
         tape.watch(features)
-        pooled = form(features, tf.zeros([2, 0, 4]), tf.zeros([2, 0], tf.int32), 7)
+        pooled = align(form, features, tf.zeros([2, 0, 4]), tf.zeros([2, 0], tf.int32), 7)
     assert pooled.shape == (2, 0, 7, 7, 3)
     gradients = tape.gradient(pooled, features)
     assert all(np.all(gradient == 0) for gradient in gradients.values())
@@ -196,10 +196,10 @@ def test_content_ends_as_maps_do(determinism):
     boxes, levels = tf.constant(boxes), tf.constant([[2, 5, 3, 4, 2, 3], [3, 4, 5, 2, 2, 4]])
     upstream = tf.random.stateless_normal([2, 6, 3, 3, 3], [1, 2])
 
-    def pool(features, static, content=None):
+    def pool(features, form, content=None):
         with tf.GradientTape() as tape:
             tape.watch(features)
-            layer = roi_align_ops.RoIAlign(features, static, content)
+            layer = RoIAlign(features, content, form)
             pooled = layer.from_levels(boxes, levels, 3)
             called = layer(boxes, 2)
         return pooled, called, tape.gradient(pooled, features, upstream)
@@ -209,8 +209,8 @@ def test_content_ends_as_maps_do(determinism):
         for level, each in whole.items()
     }
     content = Content.of_images(tf.constant([[HEIGHT, WIDTH]] * 2), 32)
-    for static in (True, False):
-        expected, found = pool(whole, static), pool(padded, static, content)
+    for form in FORMS:
+        expected, found = pool(whole, form), pool(padded, form, content)
         for ours, theirs in zip(found[:2], expected[:2], strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
         for level, gradient in expected[2].items():
@@ -220,7 +220,7 @@ def test_content_ends_as_maps_do(determinism):
     sizes = tf.constant([[HEIGHT, WIDTH], [32, 64]])
     cut = {level: Content(sizes // 2**level).keep(each) for level, each in whole.items()}
     alone = {level: each[1:, : 32 // 2**level, : 64 // 2**level] for level, each in cut.items()}
-    for static in (True, False):
-        both = roi_align_ops.RoIAlign(cut, static, Content.of_images(sizes, 32))(boxes, 3)
-        one = roi_align_ops.RoIAlign(alone, static)(boxes[1:], 3)
+    for form in FORMS:
+        both = RoIAlign(cut, Content.of_images(sizes, 32), form)(boxes, 3)
+        one = RoIAlign(alone, form=form)(boxes[1:], 3)
         np.testing.assert_allclose(both[1:], one, rtol=1e-4, atol=1e-5)

@@ -12,6 +12,7 @@ import tensorflow as tf
 import tf_keras
 from small_detector import Run, make_batch
 
+from rethink_tf.execution import ExecutionPlan
 from rethink_tf.training.averaging import WeightAverage
 from rethink_tf.training.optimizer import MomentumSGD
 from rethink_tf.training.step import TrainStep
@@ -25,8 +26,9 @@ class Line(tf_keras.Model):
 
     num_samples = 1
 
-    def __init__(self):
+    def __init__(self, jit_compile):
         super().__init__()
+        self.plan = ExecutionPlan(jit_compile=jit_compile)
         self.kernel = tf.Variable([3.0, -2.0], name="kernel")
         self.late = tf.Variable([1.0, 1.0], name="late")
 
@@ -92,7 +94,7 @@ def one_device():
 def test_every_setting_by_hand(one_device, two_replicas, replicas, accumulate_steps, jit_compile):
     strategy = one_device if replicas == 1 else two_replicas
     with strategy.scope():
-        model = Line()
+        model = Line(jit_compile)
         optimizer = MomentumSGD(RATE, MOMENTUM)
         optimizer.build(model.trainable_variables)
         average = WeightAverage(model, DECAY)
@@ -104,7 +106,6 @@ def test_every_setting_by_hand(one_device, two_replicas, replicas, accumulate_st
         strategy,
         seed=1,
         weight_decay=WEIGHT_DECAY,
-        jit_compile=jit_compile,
         cascade_from=SWITCH,
         accumulate_steps=accumulate_steps,
         clip_norm=CLIP,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from detector_steps import machine_plan
 
 from rethink_tf.losses import DetectionLosses
 from rethink_tf.models.box_head import BoxHead
@@ -73,6 +74,7 @@ def run_steps(strategy, batches, initial=None):
             rpn=functools.partial(RPN, 32, **few),
             box_head=functools.partial(BoxHead, num_convs=0, fc_channels=32, **all_rois),
             mask_head=functools.partial(MaskHead, num_convs=1, channels=32),
+            plan=machine_plan(),
         )
         model.create_variables()
         if initial is not None:

@@ -1,0 +1,160 @@
+"""How a run executes, decided once: from the strategy and the machine, before anything is built.
+
+The plan is passed down, and nothing else looks at the machine. It changes the time and the memory
+of a run, and not what is computed.
+"""
+
+import dataclasses
+import functools
+import pathlib
+
+import tensorflow as tf
+
+from rethink_tf.ops import cpu, roi_align
+from rethink_tf.ops.operations import Operations
+
+# Features of x86 and ARM processors on which oneDNN has kernels of bfloat16.
+BFLOAT16_FEATURES = {"avx512bw", "bf16"}
+
+
+@dataclasses.dataclass(frozen=True)
+class ExecutionPlan:
+    """How a run executes; the defaults are TensorFlow's own operations, which work everywhere.
+
+    Attributes:
+        device: "CPU", "GPU" or "TPU": the kind of the replicas' devices.
+        precision: str, name of the Keras policy.
+        jit_compile: bool, whether XLA is asked to compile the step.
+        static_shapes: bool, whether a compiler needs every shape: the heads of objects then run on
+            a fixed number of RoIs, and else on those that need it. The numbers are the same.
+        is_deterministic: bool, whether equal runs give equal numbers to the last bit.
+        convolution: "tensorflow", or "cpu" for the ways of `ops.cpu`, for sums and products too.
+        roi_align: one of the forms of `ops.roi_align`.
+        recomputes: bool, whether activations that are cheap to compute again are not kept for the
+            backward pass.
+        is_ordered: bool, whether parts of the model run one after the other, to hold the buffers of
+            one at a time.
+        has_bfloat16_kernels: bool, for "cpu": whether oneDNN has kernels of bfloat16.
+        has_grouped_gradients: bool, for "cpu": whether TensorFlow's gradients take groups.
+    """
+
+    device: str = "CPU"
+    precision: str = "float32"
+    jit_compile: bool = False
+    static_shapes: bool = False
+    is_deterministic: bool = False
+    convolution: str = "tensorflow"
+    roi_align: str = roi_align.GATHER
+    recomputes: bool = False
+    is_ordered: bool = False
+    has_bfloat16_kernels: bool = True
+    has_grouped_gradients: bool = True
+
+    @functools.cached_property
+    def operations(self):
+        """The `Operations` that layers compute with."""
+        if self.convolution == "tensorflow":
+            return Operations(self.recomputes, self.is_ordered)
+        return cpu.CpuOperations(
+            self.recomputes,
+            self.is_ordered,
+            self.has_bfloat16_kernels,
+            self.has_grouped_gradients,
+        )
+
+    def give_to(self, module):
+        """Gives the operations to a `tf.Module` and to all within that compute by `operations`."""
+        for part in (module, *module.submodules):
+            if hasattr(part, "operations"):
+                part.operations = self.operations
+
+    def summary(self):
+        """Returns the plan in one line."""
+        texts = [
+            "static shapes" if self.static_shapes else "dynamic shapes",
+            "deterministic" if self.is_deterministic else "not deterministic",
+            {"tensorflow": "TensorFlow's convolutions", "cpu": "convolutions for CPUs"}[
+                self.convolution
+            ],
+            f"RoIAlign by {self.roi_align}",
+            "activations computed again" if self.recomputes else "activations kept",
+        ]
+        return ", ".join(texts)
+
+
+def make_plan(strategy, precision="float32", jit_compile=False, deterministic=None):
+    """Decides how a run executes.
+
+    Args:
+        strategy: `tf.distribute.Strategy`.
+        precision: str, name of the Keras policy.
+        jit_compile: bool, whether XLA shall compile the step, also where it need not.
+        deterministic: bool; None for yes on a CPU without jit_compile, where it costs nothing, and
+            no elsewhere.
+
+    Returns:
+        `ExecutionPlan`.
+
+    Raises:
+        ValueError: if XLA cannot compile the step.
+    """
+    device, replicas = _device_type(strategy), strategy.num_replicas_in_sync
+    if jit_compile and replicas > 1 and device != "TPU":
+        raise ValueError(
+            f"jit_compile compiles the step of one device, and the strategy has {replicas} "
+            "replicas: take the one_device strategy, a TPU, or jit_compile = False."
+        )
+    static_shapes, on_cpu = jit_compile or device == "TPU", device == "CPU"
+    if deterministic is None:
+        deterministic = on_cpu and not jit_compile
+    has_bfloat16_kernels = not on_cpu or _has_bfloat16_kernels()
+    in_bfloat16 = precision == "mixed_bfloat16" and has_bfloat16_kernels
+    gradient_dtype = "bfloat16" if in_bfloat16 else "float32"
+    return ExecutionPlan(
+        device=device,
+        precision=precision,
+        jit_compile=jit_compile,
+        static_shapes=static_shapes,
+        is_deterministic=deterministic,
+        convolution="cpu" if on_cpu else "tensorflow",
+        roi_align=roi_align.choose_form(device, static_shapes, deterministic),
+        recomputes=on_cpu or not static_shapes,
+        is_ordered=on_cpu or not static_shapes,
+        has_bfloat16_kernels=has_bfloat16_kernels,
+        has_grouped_gradients=not on_cpu or _has_grouped_gradients(gradient_dtype),
+    )
+
+
+def _device_type(strategy):
+    """Returns "CPU", "GPU" or "TPU": a strategy may run on the CPU of a host that has GPUs."""
+    if strategy is not tf.distribute.get_strategy() or tf.distribute.has_strategy():
+        return tf.DeviceSpec.from_string(strategy.extended.worker_devices[0]).device_type
+    # The default strategy's is where TensorFlow places operations.
+    kinds = {device.device_type for device in tf.config.list_logical_devices()}
+    return next(kind for kind in ("TPU", "GPU", "CPU") if kind in kinds)
+
+
+def _has_bfloat16_kernels():
+    """Tells whether oneDNN computes bfloat16 here by more than its reference."""
+    try:
+        described = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:  # Not Linux.
+        return False
+    return not BFLOAT16_FEATURES.isdisjoint(described.split())
+
+
+@functools.cache
+def _has_grouped_gradients(dtype):
+    """Tells whether TensorFlow's gradients of a convolution take groups on this CPU."""
+    with tf.init_scope(), tf.device("CPU"):
+        try:
+            tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=[1, 3, 3, 2],
+                filter=tf.ones([3, 3, 1, 2], dtype),
+                out_backprop=tf.ones([1, 3, 3, 2], dtype),
+                strides=[1, 1, 1, 1],
+                padding="SAME",
+            )
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
+            return False
+    return True

@@ -1,0 +1,105 @@
+"""What layers compute with: TensorFlow's own operations, unless the run's plan says otherwise.
+
+A layer says what it computes and holds an `Operations`; `execution.ExecutionPlan` gives the one
+that suits the device to every layer of a detector. The numbers are the same but for rounding.
+`ops.cpu` has the ways of CPUs.
+
+Letters: B images, H x W cells, C channels.
+"""
+
+import tensorflow as tf
+
+from rethink_tf.ops import convolution, ordering, recomputation
+
+
+class Operations:
+    """TensorFlow's own, which XLA and GPUs have kernels for."""
+
+    def __init__(self, recomputes=False, is_ordered=False):
+        """Takes the plan's choices.
+
+        Args:
+            recomputes: bool, whether what is cheap is computed again for the backward pass, and not
+                kept.
+            is_ordered: bool, whether parts of the model that could run side by side run one after
+                the other, so that their temporary buffers are not there at the same time.
+        """
+        self._recomputes, self._is_ordered = recomputes, is_ordered
+
+    def convolve(self, inputs, kernel, strides=1):
+        """Convolves; see `convolution.convolve`."""
+        return convolution.convolve(inputs, kernel, strides)
+
+    def convolution_gradients(self, inputs, kernel, strides, upstream):
+        """Returns the gradients of `convolve`; see `convolution.gradients`."""
+        return convolution.gradients(inputs, kernel, strides, upstream)
+
+    def multiply(self, inputs, kernel):
+        """Returns the product [N, K] of [N, C] and [C, K]."""
+        return tf.matmul(inputs, kernel)
+
+    def sum_places(self, values, mask=None):
+        """Sums each channel over the places of an image.
+
+        Args:
+            values: float32 [B, ..., C].
+            mask: floating [B, ..., 1], 1 for places that count, 0 for others; None where all count.
+
+        Returns:
+            float32 [B, C].
+        """
+        values = values if mask is None else values * tf.cast(mask, values.dtype)
+        return tf.reduce_sum(values, list(range(1, values.shape.rank - 1)))
+
+    def repeat_cells(self, maps):
+        """Doubles both sides of [B, H, W, C] by repeating each cell: [B, 2 H, 2 W, C]."""
+        batch, height, width, channels = tf.unstack(tf.shape(maps))
+        cells = tf.broadcast_to(
+            maps[:, :, tf.newaxis, :, tf.newaxis, :], [batch, height, 2, width, 2, channels]
+        )
+        static = maps.shape
+        sides = [None if side is None else 2 * side for side in static[1:3]]
+        cells = tf.reshape(cells, [batch, 2 * height, 2 * width, channels])
+        return tf.ensure_shape(cells, [static[0], *sides, static[3]])
+
+    def chain(self, parts, inputs):
+        """Applies `recomputation.Part`s one after the other.
+
+        The plan says whether what lies between them is kept for the backward pass.
+        """
+        if self._recomputes:
+            return recomputation.run(parts, inputs)
+        for part in parts:
+            inputs = part(inputs)
+        return inputs
+
+    def one_at_a_time(self, outputs, inputs):
+        """Returns the outputs of one part of the model and the inputs of another.
+
+        Where the plan orders them, the other runs after the one, and back before it; see
+        `ordering.order_backward`.
+        """
+        return ordering.order_backward(outputs, inputs) if self._is_ordered else (outputs, inputs)
+
+    def return_memory(self):
+        """Gives back to the system what is free in this process, where it is worth it."""
+
+
+class Convolution(recomputation.Part):
+    """A convolution as a part of a chain."""
+
+    def __init__(self, operations, kernel, strides=1):
+        """Takes the `Operations` and the arguments of `convolution.convolve`."""
+        self._operations, self._strides = operations, strides
+        # `custom_gradient` does not take the variables of every distribution strategy.
+        self._kernel = tf.convert_to_tensor(kernel)
+        self.tensors = [self._kernel]
+
+    def apply(self, inputs):
+        """Returns the convolution's outputs."""
+        return self._operations.convolve(inputs, self._kernel, self._strides)
+
+    def gradients(self, inputs, outputs, upstream):
+        """Returns the gradients of the inputs and the kernel."""
+        del outputs
+        return self._operations.convolution_gradients(inputs, self._kernel, self._strides, upstream)
