@@ -205,10 +205,10 @@ def _shown(path: str) -> str:
 def _find_file(name: str) -> pathlib.Path:
     root = configs_root()
     # 'gin_configs/quickstart.gin', as the README writes it, works from any working directory.
-    places = [pathlib.Path(name), root / name, root / name.removeprefix("gin_configs/")]
-    for place in places:
-        if place.is_file():
-            return place.resolve()
+    candidates = [pathlib.Path(name), root / name, root / name.removeprefix("gin_configs/")]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate.resolve()
     known = [*shipped_experiments(), *(f"{p.parent.name}/{p.name}" for p in root.glob("*/*.gin"))]
     near = _nearest(name.removeprefix("gin_configs/"), known)
     raise ConfigError(
@@ -237,8 +237,8 @@ def _explain(error: Exception, gin_params: Sequence[str]) -> str:
         if error.filename is None:
             head = f"Bad syntax ({error.msg}) in one of --gin_param={list(gin_params)}"
             near += "\n  A text needs quotes of its own: --gin_param='DATA_DIR=\"/data/coco\"'."
-    places = "; ".join(line.strip() for line in where.splitlines())
-    return f"{head.rstrip('.')}{near}" + (f". {places}" if places else "")
+    lines = "; ".join(line.strip() for line in where.splitlines())
+    return f"{head.rstrip('.')}{near}" + (f". {lines}" if lines else "")
 
 
 def _check_macros_exist() -> None:

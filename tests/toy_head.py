@@ -38,5 +38,5 @@ class SizeHead(ObjectHead):
     def mirror(self, described, flip_order):
         return described
 
-    def place(self, described, boxes, classes):
+    def decode(self, described, boxes, classes):
         return tf.where(classes[..., tf.newaxis] > 0, tf.exp(tf.minimum(described, 8.0)), 0.0)

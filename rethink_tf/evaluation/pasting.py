@@ -173,8 +173,8 @@ def _lengths_of_some(masks, boxes, first, count, height, width, threshold):
     owner = np.repeat(np.arange(len(masks)), count)
     column = np.arange(len(owner)) + (first - np.cumsum(count) + count)[owner]
     # In cells of the framed mask, whose cell 0 is the frame.
-    place = (column + 0.5 - x1[owner]) / (x2 - x1)[owner] * size + 0.5
-    values = _at_columns(masks, owner, np.clip(place, 0, size + 1))
+    position = (column + 0.5 - x1[owner]) / (x2 - x1)[owner] * size + 0.5
+    values = _at_columns(masks, owner, np.clip(position, 0, size + 1))
 
     # As one long line: the frame keeps the end of a column and the start of the next outside.
     values = values.reshape(-1)
@@ -182,11 +182,11 @@ def _lengths_of_some(masks, boxes, first, count, height, width, threshold):
     crossing = np.flatnonzero(inside[1:] != inside[:-1])
     line, cell = np.divmod(crossing, size + 2)
     before, after = values[crossing], values[crossing + 1]
-    place = cell + (threshold - before) / (after - before)
+    position = cell + (threshold - before) / (after - before)
     owner = owner[line]
     # The threshold is met at y, in pixels' centres: the first pixel inside is at y or below, the
     # first one outside below it.
-    y = (place - 0.5) / size * (y2 - y1)[owner] + y1[owner] - 0.5
+    y = (position - 0.5) / size * (y2 - y1)[owner] + y1[owner] - 0.5
     row = np.where(before < threshold, np.ceil(y), np.floor(y) + 1)
     # Run lengths go down the columns, from mask to mask here.
     position = np.clip(row, 0, height).astype(np.int64) + column[line] * height
@@ -194,13 +194,13 @@ def _lengths_of_some(masks, boxes, first, count, height, width, threshold):
     return _differences(position, len(masks), height * width)
 
 
-def _at_columns(masks, owner, place):
+def _at_columns(masks, owner, position):
     """Interpolates between the cells' columns.
 
     Args:
         masks: float64 [N, S, S].
         owner: int64 [C], which mask a column of the image belongs to.
-        place: float64 [C], 0 to S + 1, where it lies in the framed mask.
+        position: float64 [C], 0 to S + 1, where it lies in the framed mask.
 
     Returns:
         float64 [C, P], the values at the centres of the framed mask's rows.
@@ -209,11 +209,11 @@ def _at_columns(masks, owner, place):
     framed = np.zeros([len(masks), side, side])
     framed[:, 1:-1, 1:-1] = masks.transpose([0, 2, 1])
     framed = framed.reshape([len(masks) * side, side])
-    left = np.minimum(place.astype(np.int64), side - 2)
+    left = np.minimum(position.astype(np.int64), side - 2)
     values = framed.take(owner * side + left, axis=0)
     slopes = framed.take(owner * side + left + 1, axis=0)
     slopes -= values
-    slopes *= (place - left)[:, np.newaxis]
+    slopes *= (position - left)[:, np.newaxis]
     values += slopes
     return values
 

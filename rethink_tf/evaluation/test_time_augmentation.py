@@ -132,8 +132,8 @@ class AugmentedPredictor:
 
         self._jit_compile, self._programs = detector.plan.jit_compile, {}
         self._unite = self._make_program(self._unite_views)
-        self._place = self._make_program(
-            lambda detections: detections | detector.place(detections, detections)
+        self._decode = self._make_program(
+            lambda detections: detections | detector.decode(detections, detections)
         )
         self._gather = tf.function(
             lambda outputs: {key: strategy.gather(each, axis=0) for key, each in outputs.items()},
@@ -165,7 +165,7 @@ class AugmentedPredictor:
             for size, padded, view, flip in views:
                 describe = self._program(self._describe_in_view, size, padded)
                 detections = describe(view, flip, frame, detections)
-            detections = self._place(detections)
+            detections = self._decode(detections)
         keys = (schema.IMAGE_ID, schema.ORIGINAL_SIZE, schema.IMAGE_SCALE)
         outputs = self._gather(detections | {key: batch[key] for key in keys})
         return {key: value.numpy() for key, value in outputs.items()}

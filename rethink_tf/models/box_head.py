@@ -125,7 +125,7 @@ class BoxHead(tf_keras.layers.Layer):
 
         Returns:
             dict: rois float32 [B, R, 4], objects first; class_targets int32 [B, R] (0 background,
-            -1 an empty place); box_delta_targets float32 [B, R, 4]; roi_matches int32 [B, R], the
+            -1 an empty slot); box_delta_targets float32 [B, R, 4]; roi_matches int32 [B, R], the
             object of each RoI.
         """
         candidates = tf.concat([proposals, objects], axis=1)
@@ -139,11 +139,11 @@ class BoxHead(tf_keras.layers.Layer):
         return self._targets(rois, sampled, matches, objects, classes)
 
     def label(self, rois, valid, objects, classes):
-        """Labels RoIs that were chosen before, and keeps every one in its place.
+        """Labels RoIs that were chosen before, and keeps every one in its slot.
 
         Args:
             rois: float32 [B, R, 4], pixels.
-            valid: bool [B, R]; False marks an empty place.
+            valid: bool [B, R]; False marks an empty slot.
             objects: float32 [B, M, 4], pixels.
             classes: int32 [B, M], 0 is padding.
 

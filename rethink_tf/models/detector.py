@@ -302,13 +302,13 @@ class MaskRCNN(tf_keras.Model):
         candidates = self._find_candidates(features, pool, batch["image_size"], content)
         detections = self.box_head.suppress(candidates)
         described = self._describe(pool, detections)
-        return detections | self.place(described, detections)
+        return detections | self.decode(described, detections)
 
-    def place(self, described, detections):
+    def decode(self, described, detections):
         """Returns the heads' fields of detections, given what `describe` returned of them."""
         boxes, classes = detections["boxes"], detections["classes"]
         return {
-            head.field: head.place(described[head.field], boxes, classes) for head in self.heads
+            head.field: head.decode(described[head.field], boxes, classes) for head in self.heads
         }
 
     def _find_candidates(self, features, pool, image_size, content):

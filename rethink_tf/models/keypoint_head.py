@@ -107,9 +107,9 @@ class KeypointHead(ObjectHead):
         """Returns heatmaps [B, D, K, S, S] of a mirrored image as those of the image."""
         return keypoint_ops.mirror_heatmaps(described, flip_order)
 
-    def place(self, described, boxes, classes):
+    def decode(self, described, boxes, classes):
         """Returns keypoints float32 [B, D, K, 3], (y, x, score), pixels, at the heatmaps' peaks."""
-        return keypoint_ops.place(described, boxes, classes)
+        return keypoint_ops.decode_detections(described, boxes, classes)
 
 
 def keypoint_losses(logits, cells):

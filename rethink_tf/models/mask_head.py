@@ -74,8 +74,8 @@ class MaskHead(ObjectHead):
             float32 [R, S, S], logits, S = 2 * roi_size.
         """
         features = conv.run(self.convs, rois, training, rows)
-        places = tf.maximum(classes - 1, 0)
-        kernel, bias = tf.gather(self.kernel, places), tf.gather(self.bias, places)
+        indices = tf.maximum(classes - 1, 0)
+        kernel, bias = tf.gather(self.kernel, indices), tf.gather(self.bias, indices)
         # The deconvolution's outputs are four times as large as all that goes in.
         predict = Function(_predict, self.upsample_kernel, self.upsample_bias, kernel)
         logits = self.operations.chain([predict], features)

@@ -113,7 +113,7 @@ class ObjectHead(tf_keras.layers.Layer):
         """
         raise NotImplementedError
 
-    def place(self, described, boxes, classes):
+    def decode(self, described, boxes, classes):
         """Turns what `describe` returns into the detections' field.
 
         Args:

@@ -201,7 +201,7 @@ class RPN(tf_keras.layers.Layer):
         if content:
             positions = self._positions(features, content)
             inside = positions >= 0
-            # An anchor's draw goes by its place in the image, which is that in every shape.
+            # An anchor's draw goes by its cell of the image, which is that in every shape.
             draws = tf.gather(draws, tf.maximum(positions, 0), batch_dims=1)
         labels, matches = matching.match(
             anchors[tf.newaxis],
@@ -282,10 +282,10 @@ class RPN(tf_keras.layers.Layer):
         start, height, width = (
             tf.gather(each, rank)[..., tf.newaxis] for each in (starts, sizes[:, 0], sizes[:, 1])
         )
-        place = cells[..., tf.newaxis] - start
+        cell = cells[..., tf.newaxis] - start
         side = 2 * reach + 1
-        row = place // width + tf.repeat(tf.range(-reach, reach + 1), side)
-        column = place % width + tf.tile(tf.range(-reach, reach + 1), [side])
+        row = cell // width + tf.repeat(tf.range(-reach, reach + 1), side)
+        column = cell % width + tf.tile(tf.range(-reach, reach + 1), [side])
         image = tf.range(tf.shape(cells)[0])[:, tf.newaxis, tf.newaxis]
         rows, columns = height, width
         if content:

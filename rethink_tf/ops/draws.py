@@ -23,7 +23,7 @@ def _mix(words):
 def uniform(seed, purpose, image_id, count):
     """Returns uniform numbers that depend on the seed, the purpose and each image alone.
 
-    They do not depend on the replica or the place in the batch that an image lands on, and the
+    They do not depend on the replica or the slot of the batch that an image lands on, and the
     first numbers of a longer draw are those of a shorter one.
 
     Args:
@@ -40,7 +40,7 @@ def uniform(seed, purpose, image_id, count):
     key = _mix(tf.constant(purpose + 1, tf.uint32))
     for part in (seed[0], seed[1], low, high):
         key = _mix(tf.bitwise.bitwise_xor(key, tf.cast(part, tf.uint32)) + 0x9E3779B9)
-    places = _mix(tf.cast(tf.range(count), tf.uint32) + tf.constant(0x9E3779B9, tf.uint32))
-    words = _mix(tf.bitwise.bitwise_xor(places[tf.newaxis, :], key[:, tf.newaxis]))
+    numbers = _mix(tf.cast(tf.range(count), tf.uint32) + tf.constant(0x9E3779B9, tf.uint32))
+    words = _mix(tf.bitwise.bitwise_xor(numbers[tf.newaxis, :], key[:, tf.newaxis]))
     fraction = tf.bitwise.right_shift(words, tf.constant(8, tf.uint32))
     return tf.cast(fraction, tf.float32) * 2.0**-24

@@ -73,8 +73,8 @@ def decode(logits, rois):
     # Beyond the border the last cell is repeated, as PyTorch does.
     around = tf.clip_by_value(cells[..., tf.newaxis] + tf.range(-reach, reach + 1), 0, size - 1)
     rows, columns = tf.unstack(around, axis=2)
-    places = rows[..., tf.newaxis] * size + columns[..., tf.newaxis, :]
-    window = tf.gather(flat, places, batch_dims=2)
+    indices = rows[..., tf.newaxis] * size + columns[..., tf.newaxis, :]
+    window = tf.gather(flat, indices, batch_dims=2)
     fine = tf.einsum("fi,pkij->pkfj", weights, window)
     fine = tf.einsum("pkfj,gj->pkfg", fine, weights)
     positions = tf.cast(cells, tf.float32)[..., tf.newaxis] + 0.5 + offsets
@@ -91,7 +91,7 @@ def decode(logits, rois):
     return tf.concat([low + fractions * (high - low), score[..., tf.newaxis]], axis=-1)
 
 
-def place(heatmaps, boxes, classes):
+def decode_detections(heatmaps, boxes, classes):
     """Decodes the heatmaps of detections.
 
     Args:

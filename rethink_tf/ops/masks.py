@@ -24,7 +24,7 @@ def crop_targets(masks, mask_boxes, boxes, size):
     crop_size = masks.shape[-1]
 
     def weights(axis):
-        """Returns [P, size, S]: what each place of the crop adds to each bin of the target."""
+        """Returns [P, size, S]: what each pixel of the crop adds to each bin of the target."""
         low, high = boxes[:, axis, tf.newaxis], boxes[:, axis + 2, tf.newaxis]
         start = mask_boxes[:, axis, tf.newaxis]
         extent = tf.maximum(mask_boxes[:, axis + 2, tf.newaxis] - start, 1e-6)

@@ -78,27 +78,27 @@ def sample(labels, draws, num_samples, positive_fraction):
 
     Returns:
         indices: int32 [B, K'], K' = min(K, N): the sampled candidates, positives first.
-        labels: int32 [B, K']: 1, 0, or -1 for a place that is left empty.
+        labels: int32 [B, K']: 1, 0, or -1 for a slot that is left empty.
     """
     total = tf.shape(labels)[1]
-    num_places = tf.minimum(num_samples, total)
+    num_slots = tf.minimum(num_samples, total)
     max_positives = tf.minimum(int(num_samples * positive_fraction), total)
     # The best draws of each kind; a score below 0 marks a candidate of another kind.
     positive_score, positive_index = tf.math.top_k(
-        tf.where(labels == POSITIVE, draws, -1.0), num_places
+        tf.where(labels == POSITIVE, draws, -1.0), num_slots
     )
     negative_score, negative_index = tf.math.top_k(
-        tf.where(labels == NEGATIVE, draws, -1.0), num_places
+        tf.where(labels == NEGATIVE, draws, -1.0), num_slots
     )
     num_positives = tf.reduce_sum(tf.cast(positive_score >= 0.0, tf.int32), axis=1, keepdims=True)
     num_positives = tf.minimum(num_positives, max_positives)
     # Place p holds the p-th positive; after the positives come the negatives in their order.
-    place = tf.range(num_places)[tf.newaxis, :]
-    is_positive = place < num_positives
-    negative_place = tf.maximum(place - num_positives, 0)
+    slot = tf.range(num_slots)[tf.newaxis, :]
+    is_positive = slot < num_positives
+    negative_slot = tf.maximum(slot - num_positives, 0)
     indices = tf.where(
-        is_positive, positive_index, tf.gather(negative_index, negative_place, batch_dims=1)
+        is_positive, positive_index, tf.gather(negative_index, negative_slot, batch_dims=1)
     )
-    is_negative = tf.gather(negative_score, negative_place, batch_dims=1) >= 0.0
+    is_negative = tf.gather(negative_score, negative_slot, batch_dims=1) >= 0.0
     sampled = tf.where(is_positive, POSITIVE, tf.where(is_negative, NEGATIVE, IGNORED))
     return indices, sampled

@@ -136,7 +136,7 @@ def _table_of_evaluations(model_dir):
         step = f"{line['step']}{' (test augmentation)' * line.get('test_augmentation', False)}"
         values = [f"{line[name]:.3f}" if line.get(name, -1) >= 0 else "-" for name in columns]
         table.append([step, *values, f"{line['seconds']:.1f}"])
-    widths = [max(len(row[place]) for row in table) for place in range(len(table[0]))]
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         for row in table

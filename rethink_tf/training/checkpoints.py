@@ -98,14 +98,14 @@ def restore(checkpoint, path):
 def _check_velocities(checkpoint, path):
     """Checks that a checkpoint's velocities are those of the weights that train now.
 
-    They are saved by their places in a list: those of other weights would be taken for them.
+    They are saved by their indices in a list: those of other weights would be taken for them.
     """
     if not hasattr(checkpoint, "optimizer"):
         return
     shapes = tf.train.load_checkpoint(path).get_variable_to_shape_map()
     matches = ((_VELOCITY.match(name), shape) for name, shape in shapes.items())
     found = {int(match[1]): shape for match, shape in matches if match}
-    found = [found[place] for place in sorted(found)]
+    found = [found[index] for index in sorted(found)]
     expected = [each.shape.as_list() for each in checkpoint.optimizer.velocities]
     if found != expected:
         raise ValueError(

@@ -61,20 +61,20 @@ class MomentumSGD(tf_keras.optimizers.Optimizer):
         super().build(var_list)
         if getattr(self, "_built", False):
             return
-        # Kept by place: on later replicas a variable's name ends in the replica's number.
+        # Kept by index: on later replicas a variable's name ends in the replica's number.
         self._rate_factors = [self.bias_rate if is_bias(each) else 1.0 for each in var_list]
         self.velocities = [self.add_variable_from_reference(each, "velocity") for each in var_list]
         self._built = True
 
     def update_step(self, gradient, variable):
         """Moves a variable by its velocity, both of the gradient's shape."""
-        place = self._index_dict[self._var_key(variable)]
-        rate = tf.cast(self.learning_rate, variable.dtype) * self._rate_factors[place]
+        index = self._index_dict[self._var_key(variable)]
+        rate = tf.cast(self.learning_rate, variable.dtype) * self._rate_factors[index]
         # One kernel, in place: momentum * velocity as an op of its own needs nothing of the step,
         # so TensorFlow would compute it first and hold a second copy of the model all the while.
         tf.raw_ops.ResourceApplyMomentum(
             var=variable.handle,
-            accum=self.velocities[place].handle,
+            accum=self.velocities[index].handle,
             lr=rate,
             grad=tf.convert_to_tensor(gradient),
             momentum=self.momentum,

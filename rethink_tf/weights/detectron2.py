@@ -221,7 +221,7 @@ def num_keypoints(arrays):
 def _rpn(rpn):
     name = "proposal_generator.rpn_head"
     # A single convolution has no number.
-    numbers = [f".conv{place}" for place in range(len(rpn.convs))] if rpn.further_convs else [""]
+    numbers = [f".conv{index}" for index in range(len(rpn.convs))] if rpn.further_convs else [""]
     convs = [
         _conv(f"{name}.conv{number}", layer)
         for number, layer in zip(numbers, rpn.convs, strict=True)

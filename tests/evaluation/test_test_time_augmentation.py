@@ -90,8 +90,8 @@ class RectangleDetector:
             "keypoints": 10 * value[..., tf.newaxis] * peaks,
         }
 
-    def place(self, described, detections):
-        return MaskRCNN.place(self, described, detections)
+    def decode(self, described, detections):
+        return MaskRCNN.decode(self, described, detections)
 
 
 def rectangle_batch(scale, bucket, image_ids):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from detector_steps import machine_plan
 
 from rethink_tf.models import resnet
 from rethink_tf.models.resnet import ResNet

@@ -4,7 +4,7 @@ Each function takes one image and what was drawn for it (`order.draw_uniforms`);
 Letters: h x w pixels of the stored image, K its objects, H x W the bucket, S side of a mask crop.
 
 An image is mirrored, then resized, then cropped to its view, which lies in the bucket's upper left
-corner. Objects are handled in the stored image, as their masks are, and brought to their place in
+corner. Objects are handled in the stored image, as their masks are, and brought into the pixels of
 the bucket at the end.
 """
 

@@ -189,10 +189,10 @@ def _refine(shapes, around, sizes, weights):
     sides = [np.unique(sizes[:, axis]) for axis in (0, 1)]
     while improved:
         improved = False
-        for place in np.ndindex(*shapes.shape):
-            for side in sides[place[1]]:
+        for index in np.ndindex(*shapes.shape):
+            for side in sides[index[1]]:
                 moved = shapes.copy()
-                moved[place] = side
+                moved[index] = side
                 value = cost(moved)
                 if value < best:
                     shapes, best, improved = moved, value, True

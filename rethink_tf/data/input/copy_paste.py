@@ -47,20 +47,20 @@ def held_spec(spec, has_view):
     return spec | ({_VIEW: of(tf.int32, 4)} if has_view else {})
 
 
-def hold(image, chosen, place, max_objects):
+def hold(image, chosen, drawn, max_objects):
     """Joins an image and its objects, of fixed shape, to be pasted.
 
     Args:
         image: of `decode.decode_image`.
         chosen: of `decode.choose_objects`, with masks.
-        place: as in `decode.decode_image`.
+        drawn: as in `decode.decode_image`.
         max_objects: M.
 
     Returns:
         A flat dict of tensors, as `held_spec` says.
     """
     held = {key: augment.pad_rows(value, max_objects) for key, value in chosen.items()}
-    return image | held | {key: place[key] for key in (_FLIP, _SIZE, _VIEW) if key in place}
+    return image | held | {key: drawn[key] for key in (_FLIP, _SIZE, _VIEW) if key in drawn}
 
 
 def paste(first, second, draws, max_objects, mask_size):
@@ -82,11 +82,11 @@ def paste(first, second, draws, max_objects, mask_size):
         first image, and an int32 scalar, how many objects were cut.
     """
     bucket = tf.shape(first[schema.IMAGE])[:2]
-    front = _placed(second, _draw_rows(second, draws), mask_size)
+    front = _transformed(second, _draw_rows(second, draws), mask_size)
     cover, seen = _cover(front, second, bucket)
     front = {key: tf.boolean_mask(value, seen) for key, value in front.items()}
     count = tf.reduce_sum(tf.cast(first[schema.CLASSES] > 0, tf.int32))
-    back = _hide(_placed(first, tf.range(count), mask_size), first, cover, mask_size)
+    back = _hide(_transformed(first, tf.range(count), mask_size), first, cover, mask_size)
 
     joined = {
         key: tf.concat([back[key], front[key]], 0)
@@ -118,14 +118,14 @@ def _draw_rows(held, draws):
     return tf.sort(tf.gather(tf.cast(rows, tf.int32), chosen))
 
 
-def _placed(held, rows, mask_size):
-    """Brings some held objects to their place in the bucket; see `decode.place_objects`."""
+def _transformed(held, rows, mask_size):
+    """Brings some held objects into the pixels of the bucket; see `decode.transform_objects`."""
     chosen = {
         key: tf.gather(held[key], rows) for key in (schema.BOXES, schema.CLASSES, _ENCODED, _IS_CUT)
     }
-    place = {key: held[key] for key in (_FLIP, _SIZE, _VIEW) if key in held}
-    place["stored"] = held[schema.ORIGINAL_SIZE]
-    return decode.place_objects(chosen, place, held[schema.IMAGE_SCALE], mask_size)
+    drawn = {key: held[key] for key in (_FLIP, _SIZE, _VIEW) if key in held}
+    drawn["stored"] = held[schema.ORIGINAL_SIZE]
+    return decode.transform_objects(chosen, drawn, held[schema.IMAGE_SCALE], mask_size)
 
 
 def _cover(objects, held, bucket):

@@ -60,12 +60,12 @@ def decode_pixels(encoded):
     return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
 
 
-def decode_image(encoded, place, bucket):
+def decode_image(encoded, drawn, bucket):
     """Decodes, flips, resizes and pads an image.
 
     Args:
         encoded: JPEG or PNG bytes.
-        place: what the plan says of the image: `image_id` int64, `flip` bool, `stored` int32 [2]
+        drawn: what the plan says of the image: `image_id` int64, `flip` bool, `stored` int32 [2]
             the size in the index, `size` int32 [2] the size after resizing and, where only a part
             is taken of that, `view` int32 [4].
         bucket: int32 [2], H and W.
@@ -75,21 +75,21 @@ def decode_image(encoded, place, bucket):
     """
     image = decode_pixels(encoded)
     found = tf.shape(image)[:2]
-    tf.debugging.assert_equal(found, place["stored"], "the image is not of the size it states")
-    image = augment.flip_image(image, place["flip"])
-    view = place.get("view")
+    tf.debugging.assert_equal(found, drawn["stored"], "the image is not of the size it states")
+    image = augment.flip_image(image, drawn["flip"])
+    view = drawn.get("view")
     return {
-        schema.IMAGE: augment.resize_and_pad(image, place["size"], bucket, view),
-        schema.IMAGE_SIZE: place["size"] if view is None else view[2:] - view[:2],
+        schema.IMAGE: augment.resize_and_pad(image, drawn["size"], bucket, view),
+        schema.IMAGE_SIZE: drawn["size"] if view is None else view[2:] - view[:2],
         schema.ORIGINAL_SIZE: found,
-        schema.IMAGE_SCALE: tf.cast(place["size"] / found, tf.float32),
-        schema.IMAGE_ID: place["image_id"],
+        schema.IMAGE_SCALE: tf.cast(drawn["size"] / found, tf.float32),
+        schema.IMAGE_ID: drawn["image_id"],
     }
 
 
 def decode_objects(
     parsed,
-    place,
+    drawn,
     scale,
     category_ids,
     max_objects,
@@ -97,11 +97,11 @@ def decode_objects(
     include_difficult=True,
     flip_order=None,
 ):
-    """Chooses the objects of a record and brings them to their place in the bucket.
+    """Chooses the objects of a record and brings them into the pixels of the bucket.
 
     Args:
         parsed: of `parse_image_and_objects`.
-        place: as in `decode_image`.
+        drawn: as in `decode_image`.
         scale: float32 [2], resized / stored size.
         category_ids: int64 [C], ascending; class k is category_ids[k - 1].
         max_objects: M; the largest boxes are kept.
@@ -116,21 +116,21 @@ def decode_objects(
     """
     chosen, notes = choose_objects(
         parsed,
-        place,
+        drawn,
         category_ids,
         max_objects,
         mask_size is not None,
         include_difficult,
         flip_order and len(flip_order),
     )
-    placed = place_objects(chosen, place, scale, mask_size, flip_order)
-    placed.pop("encoded", None)
-    return {key: augment.pad_rows(value, max_objects) for key, value in placed.items()}, notes
+    objects = transform_objects(chosen, drawn, scale, mask_size, flip_order)
+    objects.pop("encoded", None)
+    return {key: augment.pad_rows(value, max_objects) for key, value in objects.items()}, notes
 
 
 def choose_objects(
     parsed,
-    place,
+    drawn,
     category_ids,
     max_objects,
     with_masks,
@@ -145,17 +145,17 @@ def choose_objects(
         with masks, `encoded` string [N], empty for an object without one, with keypoints,
         `keypoints` float32 [N, K, 3], pixels of the stored image.
     """
-    stored = tf.cast(place["stored"], tf.float32)
+    stored = tf.cast(drawn["stored"], tf.float32)
     height, width = tf.unstack(stored)
     normalised = tf.stack([parsed[f"image/object/bbox/{side}"] for side in _BOX_SIDES], -1)
     boxes = normalised * tf.stack([height, width, height, width])
     labels = parsed["image/object/class/label"]
     count = tf.shape(labels)[0]
-    boxes = clip_boxes(tf.reshape(boxes, [1, count, 4]), place["stored"][tf.newaxis])[0]
+    boxes = clip_boxes(tf.reshape(boxes, [1, count, 4]), drawn["stored"][tf.newaxis])[0]
     boxes = tf.ensure_shape(boxes, [None, 4])
     whole = boxes
-    if "view" in place:
-        view = augment.view_of_stored(place["view"], place["size"], place["stored"], place["flip"])
+    if "view" in drawn:
+        view = augment.view_of_stored(drawn["view"], drawn["size"], drawn["stored"], drawn["flip"])
         boxes = augment.clip_to_view(boxes, view)
 
     left_out = _flags(parsed["image/object/is_crowd"], count)
@@ -182,15 +182,15 @@ def choose_objects(
     return chosen, {"cut": cut, "problem": problem, "problem_value": value}
 
 
-def place_objects(chosen, place, scale, mask_size, flip_order=None):
-    """Brings chosen objects to their place in the bucket.
+def transform_objects(chosen, drawn, scale, mask_size, flip_order=None):
+    """Brings chosen objects into the pixels of the bucket.
 
     An object of whose mask the view shows nothing is left out. Of one without a mask, the part of
     the box in view is kept.
 
     Args:
         chosen: of `choose_objects`.
-        place: as in `decode_image`.
+        drawn: as in `decode_image`.
         scale: float32 [2], resized / stored size.
         mask_size: S, or None for no masks.
         flip_order: as in `decode_objects`.
@@ -201,31 +201,31 @@ def place_objects(chosen, place, scale, mask_size, flip_order=None):
         keypoints, `keypoints`
         float32 [N, K, 3], pixels of the bucket, those out of view as if they were not labelled.
     """
-    boxes, placed = chosen["boxes"], {"classes": chosen["classes"]}
-    flip, view = place["flip"], place.get("view")
-    width = tf.cast(place["stored"][1], tf.float32)
+    boxes, objects = chosen["boxes"], {"classes": chosen["classes"]}
+    flip, view = drawn["flip"], drawn.get("view")
+    width = tf.cast(drawn["stored"][1], tf.float32)
     if flip_order is not None:
         keypoints = chosen["keypoints"]
         mirrored = keypoint_ops.mirror(keypoints, width, flip_order)
         keypoints = tf.where(flip, mirrored, keypoints) * tf.concat([scale, [1.0]], 0)
-        placed["keypoints"] = augment.keypoints_in_view(keypoints, view)
+        objects["keypoints"] = augment.keypoints_in_view(keypoints, view)
     if mask_size is not None:
         encoded = chosen["encoded"]
         if view is None:
-            crops = augment.crop_masks(encoded, boxes, place["stored"], mask_size)
-            placed |= {"masks": crops, "encoded": encoded}
+            crops = augment.crop_masks(encoded, boxes, drawn["stored"], mask_size)
+            objects |= {"masks": crops, "encoded": encoded}
         else:
             crops, boxes, seen = augment.crop_masks_in_view(
-                encoded, boxes, chosen["is_cut"], place["stored"], mask_size
+                encoded, boxes, chosen["is_cut"], drawn["stored"], mask_size
             )
-            placed |= {"masks": crops, "encoded": encoded, "boxes": boxes}
-            placed = {key: tf.boolean_mask(each, seen) for key, each in placed.items()}
-            boxes = placed["boxes"]
-        crops = placed[schema.MASKS]
-        placed[schema.HAS_MASK] = tf.strings.length(placed["encoded"]) > 0
-        placed[schema.MASKS] = tf.cond(flip, lambda: tf.reverse(crops, [2]), lambda: crops)
-    placed["boxes"] = augment.to_network(boxes, width, flip, scale, view)
-    return placed
+            objects |= {"masks": crops, "encoded": encoded, "boxes": boxes}
+            objects = {key: tf.boolean_mask(each, seen) for key, each in objects.items()}
+            boxes = objects["boxes"]
+        crops = objects[schema.MASKS]
+        objects[schema.HAS_MASK] = tf.strings.length(objects["encoded"]) > 0
+        objects[schema.MASKS] = tf.cond(flip, lambda: tf.reverse(crops, [2]), lambda: crops)
+    objects["boxes"] = augment.to_network(boxes, width, flip, scale, view)
+    return objects
 
 
 def _read_masks(parsed, count):
@@ -267,10 +267,10 @@ def _read_keypoints(parsed, count, num_keypoints):
 
 def _map_categories(labels, category_ids):
     """Category ids [K] to classes int32 [K] of 1..C, with the first id that is none of them."""
-    place = tf.searchsorted(category_ids, labels)
-    known = tf.gather(category_ids, tf.minimum(place, tf.size(category_ids) - 1)) == labels
+    index = tf.searchsorted(category_ids, labels)
+    known = tf.gather(category_ids, tf.minimum(index, tf.size(category_ids) - 1)) == labels
     unknown = tf.boolean_mask(labels, ~known)
     has_unknown = tf.size(unknown) > 0
     problem = tf.where(has_unknown, UNKNOWN_CATEGORY, NO_PROBLEM)
     value = tf.where(has_unknown, tf.reduce_max(unknown), tf.constant(0, tf.int64))
-    return tf.where(known, place + 1, 0), problem, value
+    return tf.where(known, index + 1, 0), problem, value

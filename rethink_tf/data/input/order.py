@@ -1,6 +1,6 @@
 """Which records a training or evaluation step reads, and at which size.
 
-Pure NumPy on the index: no image is read, so a run that resumes at step s finds its place in
+Pure NumPy on the index: no image is read, so a run that resumes at step s finds its position in
 milliseconds and goes on with the batches that an uninterrupted run would have had.
 
 Each epoch, a pass over the records, is one permutation of them; what is left over at its end starts
@@ -135,7 +135,7 @@ class TrainingPlan:
         return epoch * self._num_records // self._global_batch_size
 
     def _stream(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """The places from start to stop of all epochs' permutations in a row: rows and epochs."""
+        """The records from start to stop of all epochs' permutations in a row: rows and epochs."""
         rows, passes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         count = self._num_records
         for epoch in range(start // count, -(-stop // count)):

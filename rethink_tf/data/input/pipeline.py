@@ -4,9 +4,9 @@ The plan says which records a step reads; each is read at its own offset (Tensor
 checksums checked), decoded and augmented in parallel, and the order of the plan is kept. So the
 batches are a pure function of the records, the settings, the seed and the step.
 
-A slot is one place of a batch. In training it has three candidates: its record, and two stand-ins
-in case its record is corrupted (`reading`). With copy-paste it has a second slot inside, of the
-image whose objects are pasted.
+A slot holds one image of a batch. In training it has three candidates: its record, and two
+stand-ins in case its record is corrupted (`reading`). With copy-paste it has a second slot inside,
+of the image whose objects are pasted.
 
 Letters: G images of a global batch, P of it in one input pipeline, B in one replica.
 """
@@ -243,15 +243,15 @@ class Pipeline:
         if self.copy_paste:
             return self._pasting_reader(index, category_ids, spec)
 
-        def load(serialized, place, shape):
-            """Decodes one record for its place in the batch."""
+        def load(serialized, drawn, shape):
+            """Decodes one record for its slot of the batch."""
             parsed = decode.parse_image_and_objects(
                 serialized, self.mask_size is not None, self.include_keypoints
             )
-            element = decode.decode_image(parsed["image/encoded"], place, shape)
+            element = decode.decode_image(parsed["image/encoded"], drawn, shape)
             objects, notes = decode.decode_objects(
                 parsed,
-                place,
+                drawn,
                 element[schema.IMAGE_SCALE],
                 category_ids,
                 self.max_objects,
@@ -266,13 +266,13 @@ class Pipeline:
     def _pasting_reader(self, index, category_ids, spec):
         """As `_reader`, where a slot's image gets objects of another one; notes are of both."""
 
-        def load(serialized, place, shape):
+        def load(serialized, drawn, shape):
             parsed = decode.parse_image_and_objects(serialized, with_masks=True)
-            element = decode.decode_image(parsed["image/encoded"], place, shape)
+            element = decode.decode_image(parsed["image/encoded"], drawn, shape)
             chosen, notes = decode.choose_objects(
-                parsed, place, category_ids, self.max_objects, True, self.include_difficult
+                parsed, drawn, category_ids, self.max_objects, True, self.include_difficult
             )
-            return copy_paste.hold(element, chosen, place, self.max_objects), notes
+            return copy_paste.hold(element, chosen, drawn, self.max_objects), notes
 
         held = copy_paste.held_spec(spec, self.jitter is not None)
 
@@ -338,9 +338,9 @@ class Pipeline:
                 for each, own in zip(sizes, shapes, strict=True):
                     yield slots.evaluate(index, rows, each, own, share)
 
-        def load(serialized, place, shape):
+        def load(serialized, drawn, shape):
             encoded = decode.parse_image(serialized)["image/encoded"]
-            return decode.decode_image(encoded, place, shape), decode.no_notes()
+            return decode.decode_image(encoded, drawn, shape), decode.no_notes()
 
         def read(slot):
             return reading.read_slot(slot, index.paths, load, spec)

@@ -77,40 +77,41 @@ def read_slot(slot, paths, load, spec):
     """A dataset of exactly one element: the first candidate of a slot that can be read.
 
     Args:
-        slot: {"row": int64, -1 for a padding image, "shape": int32 [2], "places": dict of
-            [n, ...] tensors, one row a candidate}, as `slots` describes it.
+        slot: {"row": int64, -1 for a padding image, "shape": int32 [2], "candidates": dict
+            of [n, ...] tensors, one row a candidate}, as `slots` describes it.
         paths: shard paths, which "shard" counts into.
-        load: (serialized, place, shape) to (element, notes); may fail.
+        load: (serialized, candidate, shape) to (element, notes); may fail.
         spec: element spec of a batch.
 
     Returns:
         Dataset of (element, notes), for `Report.check`. Where no candidate could be read and for
         a padding image the element is blank, and notes["candidate"] says which.
     """
-    places, shape = slot["places"], slot["shape"]
+    candidates, shape = slot["candidates"], slot["shape"]
     is_padding = slot["row"] < 0
-    tried = {key: value[: tf.where(is_padding, 0, len(value))] for key, value in places.items()}
+    count = tf.where(is_padding, 0, len(candidates["row"]))
+    tried = {key: value[:count] for key, value in candidates.items()}
     shards = tf.constant(paths)
 
-    def read(place):
-        path = tf.gather(shards, place["shard"])
-        frames = _records_from(path, place["offset"], any("://" in path for path in paths))
-        return frames.take(1).map(lambda serialized: (serialized, place))
+    def read(candidate):
+        path = tf.gather(shards, candidate["shard"])
+        frames = _records_from(path, candidate["offset"], any("://" in path for path in paths))
+        return frames.take(1).map(lambda serialized: (serialized, candidate))
 
-    def attempt(serialized, place):
-        element, notes = load(serialized, place, shape)
-        return element, notes | {"rows": places["row"], "candidate": place["candidate"]}
+    def attempt(serialized, candidate):
+        element, notes = load(serialized, candidate, shape)
+        return element, notes | {"rows": candidates["row"], "candidate": candidate["number"]}
 
     def give_up(_):
-        candidate = tf.where(is_padding, 0, _ALL_FAILED)
-        notes = decode.no_notes() | {"rows": places["row"], "candidate": candidate}
+        number = tf.where(is_padding, 0, _ALL_FAILED)
+        notes = decode.no_notes() | {"rows": candidates["row"], "candidate": number}
         return _blank_element(spec, shape), notes
 
     # After an error flat_map and map go on with the next candidate. The costly function is mapped
     # here and not within `read`: TensorFlow optimises it once for all slots only if it is set up
     # with the slot, else all first slots do it at the same time, a second each.
-    candidates = tf.data.Dataset.from_tensor_slices(tried).flat_map(read)
-    found = candidates.map(attempt).ignore_errors(log_warning=True)
+    read_ones = tf.data.Dataset.from_tensor_slices(tried).flat_map(read)
+    found = read_ones.map(attempt).ignore_errors(log_warning=True)
     last_resort = tf.data.Dataset.from_tensors(0).map(give_up)
     return found.concatenate(last_resort).take(1)
 
@@ -189,8 +190,7 @@ class Report:
                     "or convert the data set again"
                 )
             for row in tried[:candidate]:
-                place = self._place(row)
-                self._counters.add_skipped(*place)
+                self._counters.add_skipped(*self._location(row))
             row = tried[candidate]
             if problem == decode.UNKNOWN_CATEGORY:
                 raise ValueError(
@@ -213,10 +213,10 @@ class Report:
                 self._counters.add_cut(int(cut), image_id, self._max_objects)
         return 0
 
-    def _place(self, row):
+    def _location(self, row):
         path = self._index.paths[self._index.shard[row]]
         return path, int(self._index.offset[row]), int(self._index.image_id[row])
 
     def _name(self, row):
-        path, offset, image_id = self._place(row)
+        path, offset, image_id = self._location(row)
         return f"record {path} at byte {offset} (image {image_id})"

@@ -13,26 +13,26 @@ from rethink_tf.data.input import order
 SAMPLINGS = ("choice", "range")
 
 
-def content_sizes(place: dict) -> np.ndarray:
-    """Returns int [P, 2], the size of what is seen of each image, given what `place` says."""
-    view = place.get("view")
-    return place["size"] if view is None else view[..., 2:] - view[..., :2]
+def content_sizes(geometry: dict) -> np.ndarray:
+    """Returns int [P, 2], the size of what is seen of each image, of a `geometry`."""
+    view = geometry.get("view")
+    return geometry["size"] if view is None else view[..., 2:] - view[..., :2]
 
 
-def shrink(place: dict, sizes: np.ndarray) -> dict:
+def shrink(geometry: dict, sizes: np.ndarray) -> dict:
     """Makes images smaller whose content is larger than it may be.
 
     Args:
-        place: of a class below.
+        geometry: of a class below.
         sizes: int [P, 2], what the content is to be: its own size, or less.
 
     Returns:
-        dict as of `place`; a view is cut, and stays where it begins.
+        dict as of `geometry`; a view is cut, and stays where it begins.
     """
-    if "view" not in place:
+    if "view" not in geometry:
         return {"size": sizes}
-    start = place["view"][:, :2]
-    return {"size": place["size"], "view": np.concatenate([start, start + sizes], -1)}
+    start = geometry["view"][:, :2]
+    return {"size": geometry["size"], "view": np.concatenate([start, start + sizes], -1)}
 
 
 class ShorterSide:
@@ -76,7 +76,7 @@ class ShorterSide:
             )
         self.sides, self.sampling, self.max_side = sides, sampling, max_side
 
-    def place(self, stored: np.ndarray, draws: np.ndarray) -> dict:
+    def geometry(self, stored: np.ndarray, draws: np.ndarray) -> dict:
         """Says how to resize each image.
 
         Args:
@@ -142,7 +142,7 @@ class LargeScaleJitter:
         self.min_scale, self.max_scale = min_scale, max_scale
         self.crop_size = tuple(crop_size)
 
-    def place(self, stored: np.ndarray, draws: np.ndarray) -> dict:
+    def geometry(self, stored: np.ndarray, draws: np.ndarray) -> dict:
         """Says how to resize each image and which part of it to take.
 
         Args:
@@ -165,4 +165,4 @@ class LargeScaleJitter:
         """Returns int64 [P, 2], the largest sizes that images may be drawn at."""
         draws = np.zeros([len(stored), self.num_draws])
         draws[:, 0] = 1.0
-        return content_sizes(self.place(stored, draws))
+        return content_sizes(self.geometry(stored, draws))

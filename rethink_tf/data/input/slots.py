@@ -1,4 +1,4 @@
-"""The places of a batch as arrays: which records may fill each, and what was drawn for them.
+"""The slots of a batch as arrays: which records may fill each, and what was drawn for them.
 
 Pure NumPy; `reading` takes it from there. Letters: P slots, n candidates each, M object rows, H x W
 the shape of a batch.
@@ -28,17 +28,17 @@ def slot_arrays(
             that it stands in for, so that the batch is as planned.
 
     Returns:
-        {"row": int64 [P], "shape": int32 [P, 2], "is_padded": bool [P], "places": arrays
-        [P, n, ...]}; `places` is what `reading.read_slot` and `decode` take.
+        {"row": int64 [P], "shape": int32 [P, 2], "is_padded": bool [P], "candidates":
+        arrays [P, n, ...]}, as `reading.read_slot` and `decode` take them.
     """
     numbers = np.arange(candidates.shape[1], dtype=np.int32)
     drawn = {
         key: np.broadcast_to(value[:, np.newaxis], [*candidates.shape, value.shape[-1]])
         for key, value in size_and_view.items()
     }
-    places = {
+    arrays = {
         "row": candidates,
-        "candidate": np.broadcast_to(numbers, candidates.shape),
+        "number": np.broadcast_to(numbers, candidates.shape),
         "shard": index.shard[candidates],
         "offset": index.offset[candidates],
         "image_id": index.image_id[candidates],
@@ -50,7 +50,7 @@ def slot_arrays(
         "row": rows,
         "shape": np.asarray(shapes, np.int32),
         "is_padded": np.asarray(is_padded, bool),
-        "places": places,
+        "candidates": arrays,
     }
 
 
@@ -162,31 +162,31 @@ class TrainingSlots:
         return layers, paste.astype(np.float32)
 
     def _layer(self, rows, draws):
-        place = self._resizing.place(stored_sizes(self._index, rows), draws[:, 1:])
-        return _Layer(rows, draws[:, :1] < self._flip_probability, place)
+        geometry = self._resizing.geometry(stored_sizes(self._index, rows), draws[:, 1:])
+        return _Layer(rows, draws[:, :1] < self._flip_probability, geometry)
 
     def _describe(self, layer, sizes, share, shapes, is_padded):
         """Describes this pipeline's share of a layer, whose content is to be of `sizes`."""
-        place = resizing.shrink(layer.place, sizes)
-        place = {key: share.of(value) for key, value in place.items()}
+        geometry = resizing.shrink(layer.geometry, sizes)
+        geometry = {key: share.of(value) for key, value in geometry.items()}
         rows = share.of(layer.rows)
         candidates = np.column_stack([rows, self._stand_ins.of(rows)])
         flip = np.broadcast_to(share.of(layer.flip), candidates.shape)
-        return slot_arrays(self._index, rows, candidates, shapes, is_padded, flip, place)
+        return slot_arrays(self._index, rows, candidates, shapes, is_padded, flip, geometry)
 
 
 class _Layer(NamedTuple):
-    """Images of a global batch as drawn: `rows` int64 [G], `flip` bool [G, 1], and their `place`,
-    what a class of `resizing` says."""
+    """Images of a global batch as drawn: `rows` int64 [G], `flip` bool [G, 1], and their
+    `geometry`, what a class of `resizing` says."""
 
     rows: np.ndarray
     flip: np.ndarray
-    place: dict
+    geometry: dict
 
     @property
     def sizes(self):
         """What is seen of each image, int [G, 2]."""
-        return resizing.content_sizes(self.place)
+        return resizing.content_sizes(self.geometry)
 
 
 class _StandIns:
@@ -196,7 +196,7 @@ class _StandIns:
         self._is_portrait = (index.height > index.width).astype(np.int64)
         self._counts = np.bincount(self._is_portrait, minlength=2)
         self._rows = np.argsort(self._is_portrait, kind="stable")
-        self._place = np.argsort(self._rows, kind="stable")
+        self._rank = np.argsort(self._rows, kind="stable")
 
     def of(self, rows):
         """Returns int64 [P, 2]; the row itself where no other has its orientation.
@@ -207,5 +207,5 @@ class _StandIns:
         kind = self._is_portrait[rows]
         count, start = self._counts[kind], self._counts[0] * kind
         stride = np.maximum(count // 3, 1)[:, np.newaxis] * [1, 2]
-        place = ((self._place[rows] - start)[:, np.newaxis] + stride) % count[:, np.newaxis]
-        return self._rows[start[:, np.newaxis] + place]
+        rank = ((self._rank[rows] - start)[:, np.newaxis] + stride) % count[:, np.newaxis]
+        return self._rows[start[:, np.newaxis] + rank]

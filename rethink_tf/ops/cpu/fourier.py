@@ -165,18 +165,18 @@ def _algorithm(side):
     """Derives the algorithm for maps of a side S."""
     size = side + 1
     wave = np.exp(-2j * np.pi * np.outer(np.arange(size), np.arange(-1, size)) / size)
-    places, taps = wave[:, 1 : side + 1], wave[:, 2::-1]  # taps: kernel turned, as it correlates
+    waves, taps = wave[:, 1 : side + 1], wave[:, 2::-1]  # taps: kernel turned, as it correlates
     half = range(size // 2 + 1)
     reals = [each for each in half if 2 * each % size == 0]
     complexes = [each for each in half if 2 * each % size]
 
-    rows, last = [places[each].real for each in reals], [places[each].real for each in reals]
+    rows, last = [waves[each].real for each in reals], [waves[each].real for each in reals]
     for each in complexes:
-        rows += [places[each].real, places[each].imag]
-        last += [2 * places[each].real, 2 * places[each].imag]
-    analysis = _Transform(np.stack(rows), *_columns(places, reals, complexes, analysis=True))
+        rows += [waves[each].real, waves[each].imag]
+        last += [2 * waves[each].real, 2 * waves[each].imag]
+    analysis = _Transform(np.stack(rows), *_columns(waves, reals, complexes, analysis=True))
     synthesis = _Transform(
-        np.stack(last) / size, *_columns(places / size, reals, complexes, analysis=False)
+        np.stack(last) / size, *_columns(waves / size, reals, complexes, analysis=False)
     )
     weights = []
     for row in [*reals, *complexes]:
@@ -187,19 +187,19 @@ def _algorithm(side):
     return _Algorithm(analysis, np.stack(weights), synthesis)
 
 
-def _columns(places, reals, complexes, analysis):
+def _columns(waves, reals, complexes, analysis):
     """Returns the matrices of the columns, of real and of complex rows.
 
     A product (a + bi)(c + di) comes from p = ac, q = bd and r = (a + b)(c + d): its real part is
     p - q, its imaginary one r - p - q. The synthesis of a complex number x + yi at a place where
     the wave is e + fi is (x e + y f) + (y e - x f) i.
     """
-    real = [places[each].real for each in reals]
+    real = [waves[each].real for each in reals]
     for each in complexes:
-        e, f = places[each].real, places[each].imag
+        e, f = waves[each].real, waves[each].imag
         real += [e, f, e + f] if analysis else [2 * (e - f), -2 * (e + f), 2 * f]
     full = []
-    for wave in places:
+    for wave in waves:
         e, f = wave.real, wave.imag
         if analysis:
             of_real, of_imaginary = np.append(e, -f), np.append(f, e)

@@ -36,15 +36,15 @@ def paste():
     draws = tf.TensorSpec([1 + ROWS], tf.float32)
 
     def hold(serialized, flip, size, image_id):
-        place = {"flip": flip, "size": size, "stored": tf.constant(SIZE)}
+        drawn = {"flip": flip, "size": size, "stored": tf.constant(SIZE)}
         # The upper left part of what is larger than the bucket.
-        place["view"] = tf.concat([[0, 0], tf.minimum(size, SIZE)], 0)
-        place["image_id"] = tf.constant(image_id, tf.int64)
+        drawn["view"] = tf.concat([[0, 0], tf.minimum(size, SIZE)], 0)
+        drawn["image_id"] = tf.constant(image_id, tf.int64)
         parsed = decode.parse_image_and_objects(serialized, with_masks=True)
-        image = decode.decode_image(parsed["image/encoded"], place, tf.constant(SIZE))
+        image = decode.decode_image(parsed["image/encoded"], drawn, tf.constant(SIZE))
         ids = tf.constant([3, 7], tf.int64)
-        chosen, _ = decode.choose_objects(parsed, place, ids, ROWS, with_masks=True)
-        return copy_paste.hold(image, chosen, place, ROWS)
+        chosen, _ = decode.choose_objects(parsed, drawn, ids, ROWS, with_masks=True)
+        return copy_paste.hold(image, chosen, drawn, ROWS)
 
     @tf.function(input_signature=[scalar, flag, pair, scalar, flag, pair, draws], autograph=False)
     def run(first, flip, size, second, second_flip, second_size, draws):

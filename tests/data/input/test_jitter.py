@@ -27,12 +27,12 @@ def load():
     @tf.function(input_signature=signature, autograph=False)
     def run(serialized, flip, size, view, bucket):
         stored = tf.constant(STORED)
-        place = {"flip": flip, "size": size, "view": view, "stored": stored}
-        place["image_id"] = tf.constant(1, tf.int64)
+        drawn = {"flip": flip, "size": size, "view": view, "stored": stored}
+        drawn["image_id"] = tf.constant(1, tf.int64)
         parsed = decode.parse_image_and_objects(serialized, with_masks=True)
-        image = decode.decode_image(parsed["image/encoded"], place, bucket)
+        image = decode.decode_image(parsed["image/encoded"], drawn, bucket)
         objects, _ = decode.decode_objects(
-            parsed, place, image[schema.IMAGE_SCALE], tf.constant([3], tf.int64), 4, SIDE
+            parsed, drawn, image[schema.IMAGE_SCALE], tf.constant([3], tf.int64), 4, SIDE
         )
         return image | objects
 
@@ -105,12 +105,14 @@ def test_keypoints_out_of_view_are_not_labelled(flip, expected):
     keypoints = [[[10.0, 15, 2], [10, 8, 1], [0, 0, 0]]]
     chosen = {"boxes": [[2.0, 12, 18, 28]], "classes": [1], "keypoints": keypoints}
     chosen = {key: tf.constant(value) for key, value in chosen.items()}
-    place = {"size": [40, 80], "view": [4, 20, 36, 60], "stored": STORED}
-    place = {key: tf.constant(value) for key, value in place.items()} | {"flip": tf.constant(flip)}
+    drawn = {"size": [40, 80], "view": [4, 20, 36, 60], "stored": STORED}
+    drawn = {key: tf.constant(value) for key, value in drawn.items()} | {"flip": tf.constant(flip)}
 
-    placed = decode.place_objects(chosen, place, tf.constant([2.0, 2]), None, flip_order=[1, 0, 2])
+    found = decode.transform_objects(
+        chosen, drawn, tf.constant([2.0, 2]), None, flip_order=[1, 0, 2]
+    )
 
-    assert placed["keypoints"].numpy().tolist() == [expected]
+    assert found["keypoints"].numpy().tolist() == [expected]
 
 
 def test_against_numpy(load):
@@ -119,9 +121,9 @@ def test_against_numpy(load):
     rng = np.random.default_rng(3)
     boxes = [(2, 3, 15, 20), (1, 18, 19, 39), (8, 8, 14, 30)]
     record = example(1, STORED, boxes, [3] * 3, shape=ellipse)
-    places = jitter.place(np.tile(STORED, (25, 1)), rng.uniform(size=[25, 3]))
+    geometry = jitter.geometry(np.tile(STORED, (25, 1)), rng.uniform(size=[25, 3]))
     kept = 0
-    for number, (size, view) in enumerate(zip(places["size"], places["view"], strict=True)):
+    for number, (size, view) in enumerate(zip(geometry["size"], geometry["view"], strict=True)):
         size, view, flip = size.tolist(), view.tolist(), number % 2 == 0
 
         found = load(record, flip, size, view, (48, 64))

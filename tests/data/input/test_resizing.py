@@ -6,10 +6,10 @@ import pytest
 from rethink_tf.data.input.resizing import LargeScaleJitter, ShorterSide, content_sizes, shrink
 
 
-def place(resizing, stored, draws):
+def geometry(resizing, stored, draws):
     """What is said of one image, as plain lists."""
     stored, draws = np.array(stored).reshape(1, 2), np.array(draws).reshape(1, -1)
-    return {key: value[0].tolist() for key, value in resizing.place(stored, draws).items()}
+    return {key: value[0].tolist() for key, value in resizing.geometry(stored, draws).items()}
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def place(resizing, stored, draws):
 def test_shorter_side_by_hand(sampling, draw, side):
     resizing = ShorterSide((640, 800), sampling, 1333)
 
-    found = place(resizing, (500, 500), draw)
+    found = geometry(resizing, (500, 500), draw)
 
     assert found == {"size": [side, side]}
 
@@ -34,7 +34,7 @@ def test_every_length_of_a_range_is_as_likely():
     resizing = ShorterSide((20, 24), "range", 100)
     draws = np.linspace(0, 1, 1000, endpoint=False).reshape(1000, 1)
 
-    sizes = resizing.place(np.full([1000, 2], 10), draws)["size"]
+    sizes = resizing.geometry(np.full([1000, 2], 10), draws)["size"]
 
     assert np.unique(sizes[..., 0], return_counts=True)[1].tolist() == [200] * 5
 
@@ -42,7 +42,7 @@ def test_every_length_of_a_range_is_as_likely():
 def test_one_length_needs_no_sampling_and_may_have_it():
     # An overlay binds one length over an experiment's range.
     for sampling in (None, "range", "choice"):
-        assert place(ShorterSide(8, sampling, 20), (4, 6), 0.7) == {"size": [8, 12]}
+        assert geometry(ShorterSide(8, sampling, 20), (4, 6), 0.7) == {"size": [8, 12]}
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_unclear_sides_are_errors(arguments, message):
 def test_jitter_by_hand(draws, size, view):
     jitter = LargeScaleJitter(0.5, 1.5, (64, 80))
 
-    assert place(jitter, (100, 200), draws) == {"size": size, "view": view}
+    assert geometry(jitter, (100, 200), draws) == {"size": size, "view": view}
 
 
 def test_views_are_inside_of_the_image_and_as_large_as_they_can_be():
@@ -84,7 +84,7 @@ def test_views_are_inside_of_the_image_and_as_large_as_they_can_be():
     rng = np.random.default_rng(0)
     stored = rng.integers(1, 300, [1500, 2])
 
-    found = jitter.place(stored, rng.uniform(size=[1500, 3]))
+    found = jitter.geometry(stored, rng.uniform(size=[1500, 3]))
 
     low, high = found["view"][..., :2], found["view"][..., 2:]
     assert (low >= 0).all() and (high <= found["size"]).all() and found["size"].min() >= 1
@@ -102,11 +102,11 @@ def test_the_largest_sizes_and_what_is_made_smaller():
     assert side.largest(stored).tolist() == [[80, 160], [200, 67]]
     jitter = LargeScaleJitter(0.5, 1.5, (64, 80))
     assert jitter.largest(stored).tolist() == [[60, 80], [64, 32]]
-    place = jitter.place(stored, np.array([[1.0, 0.5, 0.5]] * 2))
-    np.testing.assert_array_equal(content_sizes(place), jitter.largest(stored))
-    small = shrink(place, np.array([[48, 64], [64, 32]]))
+    geometry = jitter.geometry(stored, np.array([[1.0, 0.5, 0.5]] * 2))
+    np.testing.assert_array_equal(content_sizes(geometry), jitter.largest(stored))
+    small = shrink(geometry, np.array([[48, 64], [64, 32]]))
     np.testing.assert_array_equal(content_sizes(small), [[48, 64], [64, 32]])
-    np.testing.assert_array_equal(small["view"][:, :2], place["view"][:, :2])
+    np.testing.assert_array_equal(small["view"][:, :2], geometry["view"][:, :2])
 
 
 def test_bad_jitter_is_an_error():
