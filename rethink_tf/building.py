@@ -262,7 +262,8 @@ def _make_evaluator(experiment, views=None):
 
     batches = strategy.distribute_datasets_from_function(make_dataset)
     if views:
-        predictor = tta.AugmentedPredictor(experiment.model, strategy, views, data.keypoints)
+        flip_order = data.keypoints.flip_order if data.keypoints else ()
+        predictor = tta.AugmentedPredictor(experiment.model, strategy, views, flip_order)
     else:
         spec = _batch_spec(experiment, batches, batch_size // strategy.num_replicas_in_sync)
         predictor = inference.Predictor(experiment.model, strategy, spec)

@@ -87,7 +87,7 @@ def parse(gin_files: Sequence[str], gin_params: Sequence[str] = ()) -> None:
     try:
         _sources = config_sources.Sources()
         _sources.parse(paths, gin_params)
-    except tokenize.TokenError as error:  # gin lets it through, without a place
+    except tokenize.TokenError as error:  # gin does not catch it: the message would name no file
         message = f"A bracket or quote is not closed in {paths} or --gin_param={list(gin_params)}."
         raise ConfigError(message) from error
     except (ValueError, SyntaxError, LookupError, ImportError, AttributeError, OSError) as error:

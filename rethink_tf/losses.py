@@ -9,6 +9,9 @@ Letters: B images, K anchors, R RoIs.
 import gin
 import tensorflow as tf
 
+# Of the RPN and of the box head, or the first stage of it; the others are named by their heads.
+NAMES = ("rpn_objectness", "rpn_box", "box_class", "box_regression")
+
 
 def smooth_l1(errors, beta):
     """Returns the smooth L1 loss of errors, elementwise.
@@ -52,8 +55,7 @@ class DetectionLosses:
 
         Returns:
             dict of float32 scalars: rpn (anchors), rois (one a stage), and by the name of each head
-            its samples that count, such as mask and keypoint. Detectron too divides by the labelled
-            keypoints, each device by its own.
+            its samples that count.
         """
         images = tf.cast(tf.shape(outputs["rpn_labels"])[0], tf.float32)
         counts = {"rpn": images * num_rpn_samples}
@@ -73,7 +75,7 @@ class DetectionLosses:
 
         Returns:
             dict of float32 scalars: rpn_objectness, rpn_box, box_class, box_regression (of later
-            stages box_class_stage2, ...), and one of each head's name, such as mask and keypoint.
+            stages box_class_stage2, ...), and one of each head's `loss_name`.
         """
         divisor = {key: tf.where(value > 0.0, value, 1.0) for key, value in normalizers.items()}
         labels = outputs["rpn_labels"]

@@ -26,7 +26,7 @@ PATTERNS = [
     rb".*Unable to register cu\w+ factory: Attempting to register factory for plugin",
     rb".*computation_placer\.cc:\d+\] computation placer already registered",
 ]
-# There is no driver (303), and no GPU that would need one: of a GPU's driver the line is an error.
+# Error 303: there is no driver. Without a GPU none is needed; with one, the line stays.
 WITHOUT_GPU = [rb".*failed call to cuInit: .*\(303\)"]
 
 

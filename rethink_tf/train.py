@@ -63,7 +63,7 @@ def main(argv):
         config.parse(_GIN_FILE.value, params)
         experiment.run(mode=_MODE.value, when_built=lambda: built.append(True))
     except (ValueError, TypeError, OSError, NonFiniteLossError) as error:
-        # What is wrong with the experiment or its data shows before the first step. From then on
+        # Before the first step, an error of value is in the settings or the data. From then on
         # only a diverged run is one of the user's errors.
         if built and not isinstance(error, NonFiniteLossError):
             raise

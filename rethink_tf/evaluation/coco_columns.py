@@ -121,7 +121,7 @@ class GroundTruth:
         elif iou_type == "segm":
             if entries and not any(entry.get("segmentation") for entry in entries):
                 return None
-            # Others without a mask are for `unmasked` to see to.
+            # `unmasked` handles the others without a mask.
             held = [bool(e.get("segmentation") or e.get("iscrowd")) for e in entries]
             rows, entries = rows[held], list(itertools.compress(entries, held))
             shapes = [self._run_lengths(row) for row in rows.tolist()]

@@ -119,7 +119,7 @@ class Evaluator(orbit.AbstractEvaluator):
                 checkpoint is the best.
             pictures: callable or None, called for the first images of each evaluation with the
                 image's id, its resized pixels uint8 [h, w, 3], and a dict of detections in those
-                pixels: boxes, scores, category_ids, keypoints and an iterator over masks [h, w].
+                pixels: boxes, scores, category_ids, and the heads' fields as of `forms`.
             metrics: callable taking ground_truth and fields, what detections have beside boxes,
                 returns an object with `evaluate`, `format_table` and `headline`, such as
                 `CocoMetrics`.

@@ -251,6 +251,6 @@ def _differences(position, count, pixels):
     inner[first] = inner[last] = False
     marks[first], marks[last], marks[inner] = begins, begins + pixels, position
     lengths = np.diff(marks).astype(np.uint32)
-    # No empty run stands at an end.
+    # Run lengths have no empty run at their end.
     last -= (lengths[last - 1] == 0) & (last - first > 1)
     return [lengths[i:j] for i, j in zip(first.tolist(), last.tolist(), strict=True)]

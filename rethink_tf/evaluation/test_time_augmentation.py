@@ -113,7 +113,7 @@ class TestTimeAugmentation:
 class AugmentedPredictor:
     """Predicts as `inference.Predictor`, but from all views of an image."""
 
-    def __init__(self, detector, strategy, augmentation, keypoints=None):
+    def __init__(self, detector, strategy, augmentation, flip_order=()):
         """Sets up the prediction; all variables must exist.
 
         Where XLA does not compile, a few programs serve all shapes, mirrored or not.
@@ -122,11 +122,10 @@ class AugmentedPredictor:
             detector: `MaskRCNN`; its plan says whether XLA compiles the prediction.
             strategy: `tf.distribute.Strategy` that it was made under.
             augmentation: `TestTimeAugmentation`.
-            keypoints: `records.keypoints.KeypointLayout` of the data set, where there is a head for
-                them.
+            flip_order: ints, as of `ObjectHead.mirror`.
         """
         self.strategy = strategy
-        self._flip_order = keypoints.flip_order if keypoints else []
+        self._flip_order = flip_order
         self.fields = tuple(head.field for head in detector.heads)
         self._detector, self._augmentation = detector, augmentation
 

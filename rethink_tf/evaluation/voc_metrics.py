@@ -131,7 +131,7 @@ def match(detections, objects, ignored, iou_threshold):
     detections = detections.take(np.argsort(-detections.scores, kind="stable"))
     best, overlap = _best_objects(detections, objects)
     matched = overlap >= iou_threshold
-    # The choice of the object does not look at what others took: the first of each one is right.
+    # The object of a detection does not depend on the others; the first of each object is right.
     firsts = np.zeros(len(best), bool)
     rows = np.flatnonzero(matched)
     firsts[rows[np.unique(best[rows], return_index=True)[1]]] = True

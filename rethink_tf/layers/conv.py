@@ -152,7 +152,7 @@ class ConvNorm(tf_keras.layers.Layer):
         if self.norm is not None:
             outputs = self.norm(outputs, training=training, content=content)
         outputs = tf.nn.relu(outputs) if self.relu else outputs
-        # Beyond the content, the outputs of a convolution are not 0, and so is its bias.
+        # The outputs reach beyond the content by half a kernel, and the bias everywhere.
         return content.keep(outputs) if content and self.norm is None else outputs
 
     @property

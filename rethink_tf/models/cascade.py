@@ -69,7 +69,7 @@ class CascadeBoxHead(tf_keras.layers.Layer):
         first = self.stages[0]
         self.roi_size, self.num_samples = first.roi_size, first.num_samples
         self.positive_fraction = first.positive_fraction
-        # Saved with the weights: whoever reads them predicts by what is trained so far.
+        # Saved with the weights, so that a prediction uses the stages that are trained so far.
         self.stages_trained = self.add_weight(
             "stages_trained",
             [],

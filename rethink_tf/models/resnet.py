@@ -131,7 +131,7 @@ class ResNet(tf_keras.layers.Layer):
                 trains = training and self.freeze_at < level
                 outputs = block(outputs, training=trains, content=content)
                 content = content and content.after(block.strides)
-            # The pyramid takes every level, so that each frozen one is an end of the gradient.
+            # The gradient stops at each frozen level: the pyramid takes all of them.
             features[level] = tf.stop_gradient(outputs) if level <= self.freeze_at else outputs
         return features
 
@@ -142,7 +142,7 @@ def _pool(outputs, content):
     # of the memory. It also lets zeros pad the maximum as minus infinity would.
     outputs = tf.pad(outputs, [[0, 0], [1, 1], [1, 1], [0, 0]])
     outputs = tf.nn.relu(tf.nn.max_pool2d(outputs, 3, 2, "VALID"))
-    # The first maximum beyond the content sees its last cells.
+    # The first maximum beyond the content is taken over its last cells, and must be 0.
     return content.keep(outputs) if content else outputs
 
 

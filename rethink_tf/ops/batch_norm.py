@@ -45,7 +45,7 @@ def batch_norm(inputs, gamma, beta, epsilon, total, mask=None, correct=None):
         exact = tf.cast(inputs, tf.float32)
         places = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), tf.float32)
         if mask is not None:
-            # A row that is not there has one number in the mask for all of its places.
+            # The mask of RoIs has one number a RoI: its mean is the share of RoIs that are there.
             places *= tf.reduce_mean(tf.cast(mask, tf.float32))
         found = total(places)
         count = tf.maximum(found, 1.0)

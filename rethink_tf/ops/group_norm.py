@@ -106,7 +106,8 @@ class _Statistics:
             raise ValueError(
                 f"GroupNorm: {channels} channels cannot be split into {num_groups} equal groups."
             )
-        self._operations, self._mask = operations, norm.mask(inputs) if norm.mask else None
+        self._mask = norm.mask(inputs) if norm.mask else None
+        self._sum = operations.sum_over_places(inputs, self._mask)
         self._axes, self._places = list(range(1, rank - 1)), inputs.shape[1:-1].num_elements()
         self._channel_shape = [-1, *[1] * (rank - 2), channels]
         self._group_shape = [-1, num_groups, channels // num_groups]
@@ -167,8 +168,7 @@ class _Statistics:
 
     def _sum_channels(self, values):
         """Returns the sums over all places that count, float32 [B, G, C / G]."""
-        sums = self._operations.sum_places(tf.cast(values, tf.float32), self._mask)
-        return tf.reshape(sums, self._group_shape)
+        return tf.reshape(self._sum(tf.cast(values, tf.float32)), self._group_shape)
 
     def _sum_gradients(self, values):
         """As `_sum_channels`; bfloat16 is summed in rows, which spares a copy in float32.

@@ -92,7 +92,7 @@ def sample(labels, draws, num_samples, positive_fraction):
     )
     num_positives = tf.reduce_sum(tf.cast(positive_score >= 0.0, tf.int32), axis=1, keepdims=True)
     num_positives = tf.minimum(num_positives, max_positives)
-    # Place p holds the p-th positive; after the positives come the negatives in their order.
+    # Slot p holds the p-th positive; after the positives come the negatives in their order.
     slot = tf.range(num_slots)[tf.newaxis, :]
     is_positive = slot < num_positives
     negative_slot = tf.maximum(slot - num_positives, 0)

@@ -76,7 +76,7 @@ def suppress_per_class(boxes, scores, classes, max_output, iou_threshold):
     Returns:
         indices int32 [B, K] and valid bool [B, K], as of `suppress`.
     """
-    # Each class is moved to a place of its own, beyond the reach of every other.
+    # Boxes of each class are moved apart, so that boxes of two classes do not overlap.
     span = tf.reduce_max(boxes, axis=[1, 2], keepdims=True) + 1.0
     offset = tf.cast(classes, boxes.dtype)[..., tf.newaxis] * span
     return suppress(boxes + offset, scores, max_output, iou_threshold)

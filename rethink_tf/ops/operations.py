@@ -38,18 +38,20 @@ class Operations:
         """Returns the product [N, K] of [N, C] and [C, K]."""
         return tf.matmul(inputs, kernel)
 
-    def sum_places(self, values, mask=None):
-        """Sums each channel over the places of an image.
+    def sum_over_places(self, maps, mask=None):
+        """Returns a function that sums each channel over the places of an image.
 
         Args:
-            values: float32 [B, ..., C].
+            maps: floating [B, ..., C], of the shape that will be summed.
             mask: floating [B, ..., 1], 1 for places that count, 0 for others; None where all count.
 
         Returns:
-            float32 [B, C].
+            callable, float32 [B, ..., C] -> float32 [B, C] or [B, 1, C].
         """
-        values = values if mask is None else values * tf.cast(mask, values.dtype)
-        return tf.reduce_sum(values, list(range(1, values.shape.rank - 1)))
+        axes = list(range(1, maps.shape.rank - 1))
+        if mask is None:
+            return lambda values: tf.reduce_sum(values, axes)
+        return lambda values: tf.reduce_sum(values * tf.cast(mask, values.dtype), axes)
 
     def repeat_cells(self, maps):
         """Doubles both sides of [B, H, W, C] by repeating each cell: [B, 2 H, 2 W, C]."""

@@ -223,7 +223,7 @@ def _repeat_border(maps, content):
     for axis in (1, 2):
         here, shifted = [[0, 0] for _ in range(4)], [[0, 0] for _ in range(4)]
         here[axis], shifted[axis] = [0, 1], [1, 0]
-        # Of the padded map: the first place beyond the content, where the last cell goes.
+        # In the padded map: the first cell beyond the content, which repeats the last one inside.
         beyond = content.sizes[:, axis - 1, tf.newaxis] + 1
         is_border = tf.range(tf.shape(maps)[axis] + 1) == beyond
         shape = [tf.shape(maps)[0], 1, 1, 1]

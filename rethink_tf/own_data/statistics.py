@@ -6,7 +6,7 @@ import numpy as np
 
 from rethink_tf.data.records import splits, store, subsets
 
-# Of a single split so much is held out for evaluation, up to so many images.
+# If there is one split, this share of it is held out for evaluation, at most so many images.
 HELD_OUT_SHARE, MAX_HELD_OUT = 0.2, 1000
 # Quantiles of the objects' sizes: beyond the first and the last, they need no anchors of their own.
 SIZE_QUANTILES = (0.05, 0.5, 0.95)

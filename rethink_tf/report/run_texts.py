@@ -10,8 +10,9 @@ import rethink_tf
 from rethink_tf import console
 from rethink_tf.data.records.splits import category_names
 
-# Columns of the table of evaluations, those of them that the metrics have.
-COLUMNS = "box/AP box/AP50 box/AP75 mask/AP mask/AP50 mask/AP75 keypoint/AP voc/mAP".split()
+# Columns of the table of evaluations, those of them that the metrics have; the AP of any other kind
+# follows.
+COLUMNS = "box/AP box/AP50 box/AP75 mask/AP mask/AP50 mask/AP75 voc/mAP".split()
 MAX_NAMES = 12
 
 
@@ -130,7 +131,9 @@ def _describe_devices(strategy, kind):
 def _table_of_evaluations(model_dir):
     with tf.io.gfile.GFile(os.path.join(model_dir, "metrics.jsonl")) as file:
         lines = [json.loads(line) for line in file if line.endswith("}\n")]
-    columns = [name for name in COLUMNS if any(name in line for line in lines)]
+    names = {name for line in lines for name in line}
+    columns = [name for name in COLUMNS if name in names]
+    columns += sorted(name for name in names - {*COLUMNS} if name.endswith("/AP"))
     table = [["step", *columns, "seconds"]]
     for line in lines:
         step = f"{line['step']}{' (test augmentation)' * line.get('test_augmentation', False)}"

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from rethink_tf.data.records.keypoints import read_keypoints
 from rethink_tf.report import pictures
 
-# Detections below are not drawn: most are wrong, and COCO's AP needs them all the same.
+# Detections that score lower are not drawn: most are wrong, though COCO's AP counts them.
 MIN_SCORE = 0.5
 MAX_PICTURES = 4
 

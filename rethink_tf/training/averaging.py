@@ -60,7 +60,7 @@ class WeightAverage:
             raise ValueError(f"WeightAverage: decay must be in (0, 1), got {decay}.")
         self._decay, self._warmup = decay, warmup
         self._strategy, self._weights = tf.distribute.get_strategy(), averaged_variables(model)
-        # Each replica keeps its own, and all of them are equal, for so are the weights.
+        # Each replica keeps its own average; all are equal, as the weights are.
         self.variables = [
             tf.Variable(
                 tf.zeros(each.shape, each.dtype),

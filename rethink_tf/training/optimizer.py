@@ -47,7 +47,7 @@ class MomentumSGD(tf_keras.optimizers.Optimizer):
             raise ValueError(f"MomentumSGD: momentum must be in [0, 1), got {momentum}.")
         if bias_rate <= 0.0:
             raise ValueError(f"MomentumSGD: bias_rate must be positive, got {bias_rate}.")
-        # Not even 0: Keras would still multiply every variable by it and subtract the product.
+        # None and not 0: with 0, Keras would multiply every variable by it and subtract that.
         super().__init__(name=name, jit_compile=False, weight_decay=None, **kwargs)
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.momentum, self.bias_rate = momentum, bias_rate

@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from rethink_tf.layers import normalization
-from rethink_tf.losses import box_stages
+from rethink_tf.losses import NAMES, box_stages
 from rethink_tf.ops.content import split_padding
 from rethink_tf.training import optimizer as optimizer_lib
 
@@ -37,7 +37,7 @@ class TrainStep:
         """Sets up the step; all variables must exist and hold what the run starts from.
 
         With micro-batches the losses and the gradient are those of the same images in one batch:
-        means over all anchors, RoIs, masks and keypoints of the step. How many there are is known
+        means over all anchors, RoIs and samples of heads in the step. How many there are is known
         only after a forward pass, which comes first, without the heads and without gradients: about
         a quarter of the step's time. The draws go by the step and the image. Batch normalization
         alone differs: its statistics are those of the micro-batch, over all replicas, and its
@@ -82,6 +82,11 @@ class TrainStep:
     def step(self):
         """The variable that counts the steps."""
         return self._optimizer.iterations
+
+    @property
+    def loss_names(self):
+        """The losses that every step has, their sum `total` first."""
+        return ["total", *NAMES, *(head.loss_name for head in self._detector.heads)]
 
     def __call__(self, *batches):
         """Runs the step.

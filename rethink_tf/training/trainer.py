@@ -10,8 +10,6 @@ from absl import logging
 from rethink_tf import console
 from rethink_tf.training import health
 
-# Shown in this order in the log line; the rest goes to TensorBoard only.
-LOGGED = tuple("total rpn_objectness rpn_box box_class box_regression mask keypoint".split())
 # From this share of a step's time on, the log line says that the input is waited for.
 SHOWN_WAIT = 0.1
 
@@ -69,7 +67,7 @@ class Trainer(orbit.AbstractTrainer):
         seconds = max(time.monotonic() - start, 1e-9)
         step = int(self._step_fn.step.numpy())
         health.check_finite(history, step - len(history) + 1)
-        # Names may join in between: the losses of a cascade's later stages.
+        # The losses of a cascade's later stages may begin within these steps.
         means = {}
         for name in history[-1]:
             present = [values[name] for values in history if name in values]
@@ -88,7 +86,8 @@ class Trainer(orbit.AbstractTrainer):
             tf.summary.scalar(f"data/{name}", count)
 
     def _log(self, step, values, images_per_second, waiting):
-        losses = " ".join(f"{name} {values[name]:.4f}" for name in LOGGED if name in values)
+        # The rest goes to TensorBoard only.
+        losses = " ".join(f"{name} {values[name]:.4f}" for name in self._step_fn.loss_names)
         rate = f"{images_per_second:.1f} images/s"
         if waiting >= SHOWN_WAIT:
             rate += f", {waiting:.0%} of the time waiting for data"

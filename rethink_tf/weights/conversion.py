@@ -17,7 +17,7 @@ def convert(checkpoint, output, input_format, build):
         checkpoint: str, Detectron2's `.pkl` of a detector, or its or Detectron's of a classifier.
         output: str, path of the checkpoint to write, without an ending.
         input_format: "BGR" or "RGB", the order of the channels it was trained with.
-        build: callable taking num_classes, num_keypoints and static_shapes, returns the detector.
+        build: callable taking num_classes and num_keypoints, returns the detector.
 
     Returns:
         int, the number of variables written.

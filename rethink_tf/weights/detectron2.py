@@ -14,7 +14,7 @@ from rethink_tf.models.resnet import ResNet
 from rethink_tf.ops import anchors
 
 _CELL_ANCHORS = "proposal_generator.anchor_generator.cell_anchors."
-# In a checkpoint, but no weights: constants that our gin files state themselves. The anchors are
+# Constants that a checkpoint holds beside its weights. Our gin files state them; the anchors are
 # compared.
 CONSTANTS = ("pixel_mean", "pixel_std", _CELL_ANCHORS)
 _ANCHOR_TOLERANCE = 0.05  # pixels

@@ -21,7 +21,7 @@ import re
 
 import numpy as np
 
-# Booleans, integers, floats, complex numbers, bytes and text. Not objects, not records.
+# NumPy's kinds that an array may have: booleans, numbers, bytes and text, not objects or records.
 _DTYPE_PATTERN = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|[SU][1-9][0-9]{0,8}")
 # What a pickle may hold beside arrays and containers, and what may be a key.
 PLAIN_TYPES = (str, bytes, int, float, complex, bool, type(None))

@@ -144,7 +144,7 @@ def assert_as_by_hand(found, row):
 def test_boxes_are_united_and_voted_and_masks_averaged(jit_compile):
     detector, strategy = RectangleDetector(jit_compile), tf.distribute.get_strategy()
     augmentation = tta.TestTimeAugmentation(scales=(80,), max_side=120, vote_iou=0.7)
-    predictor = tta.AugmentedPredictor(detector, strategy, augmentation, EYES)
+    predictor = tta.AugmentedPredictor(detector, strategy, augmentation, EYES.flip_order)
     image_ids = [7, schema.PADDING_IMAGE_ID]
     batches = list(augmentation.group(in_both_sizes(image_ids) * 2))
     assert len(batches) == 2
@@ -163,7 +163,7 @@ def test_boxes_are_united_and_voted_and_masks_averaged(jit_compile):
 def test_replicas_predict_for_their_own_images(two_replicas):
     augmentation = tta.TestTimeAugmentation(scales=(80,), max_side=120, vote_iou=0.7)
     predictor = tta.AugmentedPredictor(
-        RectangleDetector(), two_replicas, augmentation, keypoints=EYES
+        RectangleDetector(), two_replicas, augmentation, EYES.flip_order
     )
     shares = [in_both_sizes([image_id]) for image_id in (schema.PADDING_IMAGE_ID, 7)]
 

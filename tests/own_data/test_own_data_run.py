@@ -29,15 +29,10 @@ NARROW = {
 def drawn(tmp_path_factory):
     """A folder of drawn images with COCO files."""
     folder = tmp_path_factory.mktemp("drawn") / "shapes"
-    shapes.write_shapes(
-        str(folder),
-        num_train=10,
-        num_val=4,
-        image_size=128,
-        seed=0,
-        max_objects=6,
-        num_shards=1,
+    drawing = shapes.Drawing(
+        num_train=10, num_val=4, image_size=128, seed=0, max_objects=6, num_shards=1
     )
+    shapes.write_shapes(str(folder), drawing)
     return folder
 
 

@@ -19,7 +19,7 @@ from rethink_tf.data.input import batch_shapes
 
 # Batches of a window: the more, the less padding, and the longer the draws of sizes.
 WINDOW = 64
-# With a few fixed shapes, each has a batch in a window that others have to fill up.
+# With fixed shapes, each of them may leave one batch of a window to images of other shapes.
 WINDOW_FIXED = 256
 
 _ORDER_STREAM = 1

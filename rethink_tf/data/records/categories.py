@@ -100,7 +100,7 @@ def check_run(
         ValueError: if the run's own weights, or those that are only evaluated, are of others.
     """
     own = _read(model_dir)
-    # A run that stopped before its first checkpoint has no weights that know any class.
+    # Before its first checkpoint, a run has no weights that were trained on these classes.
     if own is not None and tf.io.gfile.glob(os.path.join(model_dir, "checkpoints", "*.index")):
         found = difference(own[1], entries, (own[0], place))
         if found:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from rethink_tf.data.records.skips import SkipLog
-from rethink_tf.data.sources import coco_checks, image_files, writing
+from rethink_tf.data.sources import coco_checks, writing
 
 
 def convert(
@@ -21,35 +21,19 @@ def convert(
     annotations: str,
     output: str,
     num_shards: int,
-    num_workers: int | None = None,
-    strict: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-    num_images: int | None = None,
-    exif: str = image_files.APPLY,
-    sixteen_bit: str | None = None,
     flip_pairs: Sequence[str] | None = None,
+    **options,
 ) -> dict:
     """Converts COCO images and annotations to TFRecords.
 
     Args:
         images: folder that the entries' "file_name" are relative to.
         annotations: COCO JSON file.
-        output: folder to make. It is marked incomplete until all is written.
-        num_shards: number of record files, at most one an image.
-        num_workers: processes that read images; 0 reads them in this one; None: one a core. They
-            are spawned: a script that calls this needs an `if __name__ == "__main__"` guard.
-        strict: stop at the first bad entry instead of skipping it.
-        overwrite: replace finished records in `output`.
-        progress: show a progress bar.
-        num_images: write that many images, chosen by `subsets` from those whose entries are good;
-            None for all.
-        exif: "apply" for images annotated as they are shown, turned by their EXIF orientation;
-            "ignore" for images annotated in the pixels as stored.
-        sixteen_bit: how 16-bit images become 8-bit ones, "full" or "range"; see
-            `image_files.Options`. None leaves them out, with their range named.
+        output: folder to make.
+        num_shards: number of record files.
         flip_pairs: "NAME:NAME" each, keypoints that change places in a mirrored image and do not
             tell it by their names; see `keypoints.KeypointLayout.from_names`.
+        **options: further attributes of `writing.Conversion`.
 
     Returns:
         The manifest, as it is in `output`.
@@ -63,14 +47,13 @@ def convert(
         FileExistsError: if `output` holds finished records and not `overwrite`.
         ChildProcessError: if a worker was killed.
     """
-    options = image_files.Options(exif, sixteen_bit)
-    skips = SkipLog(strict)
+    conversion = writing.Conversion(output, num_shards, **options)
+    skips = SkipLog(conversion.strict)
     checked = _read_source(images, annotations, skips, flip_pairs)
     # Base names only: the manifest must not tell where the files were on this machine.
     source = {"images": _base_name(images), "annotations": _base_name(annotations)}
-    target = writing.Target(output, num_shards, num_workers, overwrite, progress, num_images)
     return writing.write_records(
-        checked, lambda image: images, skips, annotations, source, target, options
+        checked, lambda image: images, skips, annotations, source, conversion
     )
 
 

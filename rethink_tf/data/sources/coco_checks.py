@@ -207,7 +207,7 @@ def _corrections(entry, layout):
         yield "ignored_as_crowd", f": ignore is {entry['ignore']!r}", {"iscrowd": 1}
     box_area = entry["bbox"][2] * entry["bbox"][3]
     stated = entry.get("area")
-    # By its area, similarity of keypoints is measured: half a pixel would be too far from any.
+    # The area scales the similarity of keypoints: with one near 0, half a pixel would be too far.
     if layout and entry.get("keypoints") and (stated or 0) <= 1 < box_area:
         if stated is not None or not _may_have_mask(entry):
             found = "no area" if stated is None else f"area {stated}"

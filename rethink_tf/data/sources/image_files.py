@@ -165,7 +165,7 @@ def _orientation(opened):
     """EXIF's orientation of an opened image, before its pixels are loaded; 1 for none."""
     try:
         found = opened.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # a damaged EXIF block says nothing of the pixels
+    except Exception:  # a damaged EXIF block: the pixels may be good
         return 1
     return found if found in _TURN else 1
 

@@ -7,6 +7,7 @@ validation images do not change with the number of training images. Every shape 
 the ends of its visible part.
 """
 
+import dataclasses
 import functools
 import io
 import json
@@ -43,6 +44,42 @@ _FIRST_IMAGE_ID = {"train": 1, "val": 1_000_001}
 _MAX_OBJECTS = 99
 
 
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """What is drawn.
+
+    Attributes:
+        num_train: training images.
+        num_val: validation images; none of them is a training image.
+        image_size: height and width in pixels.
+        seed: integer >= 0 that everything is drawn from.
+        max_objects: shapes an image, at most; at least one.
+        num_shards: record files of each split (one an image if it has fewer).
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    num_train: int
+    num_val: int
+    image_size: int
+    seed: int
+    max_objects: int
+    num_shards: int
+
+    def __post_init__(self):
+        least = {"seed": 0, "image_size": MIN_IMAGE_SIZE}
+        most = {"max_objects": _MAX_OBJECTS, "num_train": 10**6, "num_val": 10**6}
+        for name, value in dataclasses.asdict(self).items():
+            lowest = least.get(name, 1)
+            if not isinstance(value, int) or not lowest <= value <= most.get(name, value):
+                limit = f" and at most {most[name]}" if name in most else ""
+                raise ValueError(
+                    f"make_shapes.{name} is {value!r}; it must be an integer of at least "
+                    f"{lowest}{limit}"
+                )
+
+
 @gin.register
 def make_shapes(
     output: str,
@@ -60,12 +97,7 @@ def make_shapes(
 
     Args:
         output: folder for it, on a local disk. The records are in `output/train`, `output/val`.
-        num_train: training images.
-        num_val: validation images; none of them is a training image.
-        image_size: height and width in pixels.
-        seed: integer >= 0 that everything is drawn from.
-        max_objects: shapes an image, at most; at least one.
-        num_shards: record files of each split (one an image if it has fewer).
+        num_train, num_val, image_size, seed, max_objects, num_shards: as of `Drawing`.
 
     Returns:
         `output`.
@@ -78,14 +110,8 @@ def make_shapes(
     if "://" in output:
         raise ValueError(f"{output}: shapes are drawn on a local disk; copy them there afterwards")
     output = os.path.abspath(output)
-    arguments = {
-        "num_train": num_train,
-        "num_val": num_val,
-        "image_size": image_size,
-        "seed": seed,
-        "max_objects": max_objects,
-        "num_shards": num_shards,
-    }
+    drawing = Drawing(num_train, num_val, image_size, seed, max_objects, num_shards)
+    arguments = dataclasses.asdict(drawing)
     if _is_there(output, arguments):
         return output
     start = time.monotonic()
@@ -94,7 +120,7 @@ def make_shapes(
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        write_shapes(temporary, **arguments)
+        write_shapes(temporary, drawing)
         try:
             os.rename(temporary, output)  # fails if another process has put its own there
         except OSError:
@@ -106,57 +132,40 @@ def make_shapes(
     return output
 
 
-def write_shapes(
-    output: str,
-    num_train: int,
-    num_val: int,
-    image_size: int,
-    seed: int,
-    max_objects: int,
-    num_shards: int,
-) -> None:
-    """Draws the data set into a new folder; see `make_shapes` for the arguments.
+def write_shapes(output: str, drawing: Drawing) -> None:
+    """Draws the data set into a new folder.
 
     Leaves `images/{train,val}/*.jpg`, `annotations/instances_{train,val}.json` in COCO form, the
-    record directories `train` and `val`, and, last, `shapes.json` with the arguments.
+    record directories `train` and `val`, and, last, `shapes.json` with the drawing.
 
     Raises:
-        ValueError: if an argument is out of range.
         FileExistsError: if `output` holds finished records.
     """
-    arguments = {
-        "num_train": num_train,
-        "num_val": num_val,
-        "image_size": image_size,
-        "seed": seed,
-        "max_objects": max_objects,
-        "num_shards": num_shards,
-    }
-    _check_arguments(arguments)
     os.makedirs(os.path.join(output, "annotations"), exist_ok=True)
-    for split, num_images in (("train", num_train), ("val", num_val)):
+    for split, num_images in (("train", drawing.num_train), ("val", drawing.num_val)):
         folder = os.path.join(output, "images", split)
         path = os.path.join(output, "annotations", f"instances_{split}.json")
         os.makedirs(folder, exist_ok=True)
         ids = [_FIRST_IMAGE_ID[split] + number for number in range(num_images)]
-        dataset = _draw_images(folder, ids, seed, image_size, max_objects)
+        dataset = _draw_images(folder, ids, drawing)
         with open(path, "w", encoding="utf-8") as file:
             json.dump(dataset, file)
         coco.convert(
             images=folder,
             annotations=path,
             output=os.path.join(output, split),
-            num_shards=min(num_shards, num_images),
+            num_shards=min(drawing.num_shards, num_images),
             num_workers=0,  # to start a process takes longer than its share of the work
             strict=True,
             progress=False,
         )
     with open(os.path.join(output, PARAMETERS_FILE), "w", encoding="utf-8") as file:
-        json.dump({"version": FORMAT_VERSION} | arguments, file, indent=1)
+        json.dump({"version": FORMAT_VERSION} | dataclasses.asdict(drawing), file, indent=1)
 
 
-def _draw_images(folder, ids, seed, image_size, max_objects):
+def _draw_images(folder, ids, drawing):
     """Draws images into a folder and returns their data set in COCO form."""
+    seed, size = drawing.seed, drawing.image_size
     dataset = {
         "info": {"description": f"shapes drawn from seed {seed}"},
         "categories": [
@@ -167,13 +176,11 @@ def _draw_images(folder, ids, seed, image_size, max_objects):
         "annotations": [],
     }
     for image_id in ids:
-        pixels, labels, masks = draw_image(seed, image_id, image_size, max_objects)
+        pixels, labels, masks = draw_image(seed, image_id, size, drawing.max_objects)
         name = f"{image_id:07d}.jpg"
         with open(os.path.join(folder, name), "wb") as file:
             file.write(_encode_jpeg(pixels))
-        dataset["images"].append(
-            {"id": image_id, "file_name": name, "height": image_size, "width": image_size}
-        )
+        dataset["images"].append({"id": image_id, "file_name": name, "height": size, "width": size})
         dataset["annotations"] += _annotations(image_id, labels, masks)
     return dataset
 
@@ -219,18 +226,6 @@ def draw_image(
     canvas += 0.5
     pixels = np.clip(canvas, 0, 255, out=canvas).astype(np.uint8)
     return pixels, labels[kept], _visible(shapes[kept])
-
-
-def _check_arguments(arguments: dict) -> None:
-    least = dict.fromkeys(arguments, 1) | {"seed": 0, "image_size": MIN_IMAGE_SIZE}
-    most = {"max_objects": _MAX_OBJECTS, "num_train": 10**6, "num_val": 10**6}
-    for name, value in arguments.items():
-        if not isinstance(value, int) or not least[name] <= value <= most.get(name, value):
-            limit = f" and at most {most[name]}" if name in most else ""
-            raise ValueError(
-                f"make_shapes.{name} is {value!r}; it must be an integer of at least "
-                f"{least[name]}{limit}"
-            )
 
 
 def _is_there(output: str, arguments: dict) -> bool:

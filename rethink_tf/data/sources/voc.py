@@ -41,23 +41,17 @@ def convert(
     sets: Sequence[str],
     output: str,
     num_shards: int,
-    num_workers: int | None = None,
-    strict: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-    num_images: int | None = None,
     classes: Sequence[str] = CLASSES,
-    exif: str = image_files.APPLY,
-    sixteen_bit: str | None = None,
+    **options,
 ) -> dict:
     """Converts sets of images with their boxes to TFRecords.
 
     Args:
         sets: "FOLDER:LIST" each, such as "VOCdevkit/VOC2007:trainval".
-        output, num_shards, num_workers, strict, overwrite, progress, num_images: as in
-            `coco.convert`.
+        output: folder to make.
+        num_shards: number of record files.
         classes: names of the classes; the k-th (from 1) has category id k.
-        exif, sixteen_bit: as in `coco.convert`.
+        **options: further attributes of `writing.Conversion`.
 
     Returns:
         The manifest, as it is in `output`. "num_objects" counts difficult ones too.
@@ -71,24 +65,22 @@ def convert(
     """
     if not sets:
         raise ValueError("no set was given; write FOLDER:LIST, such as VOCdevkit/VOC2007:trainval")
-    options = image_files.Options(exif, sixteen_bit)
-    skips = SkipLog(strict)
-    reader = _Reader(classes, skips, options)
+    conversion = writing.Conversion(output, num_shards, **options)
+    skips = SkipLog(conversion.strict)
+    reader = _Reader(classes, skips, conversion.image_options)
     places = [_split_set(text) for text in sets]
     listed = [(folder, split, _read_list(folder, split)) for folder, split in places]
     for folder, split, names in listed:
-        for name in tqdm.tqdm(names, "annotations", unit="image", disable=not progress):
+        for name in tqdm.tqdm(names, "annotations", unit="image", disable=not conversion.progress):
             reader.read(folder, split, name)
     checked = coco_checks.check_dataset(reader.dataset, skips, reader.object_names)
-    target = writing.Target(output, num_shards, num_workers, overwrite, progress, num_images)
     return writing.write_records(
         checked,
         lambda image: reader.parents[image["id"]],
         skips,
         where=", ".join(sets),
         source={"sets": [f"{os.path.basename(folder)}:{split}" for folder, split in places]},
-        target=target,
-        options=options,
+        conversion=conversion,
     )
 
 

@@ -27,15 +27,47 @@ _JOBS_AHEAD = 8  # per worker: images prepared before they are asked for
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
-    """Where records are written and how; the attributes are arguments of `coco.convert`."""
+class Conversion:
+    """Where records are written and how: what every converter takes, by these names.
+
+    Attributes:
+        output: folder to make. It is marked incomplete until all is written.
+        num_shards: number of record files, at most one an image.
+        num_workers: processes that read images; 0 reads them in this one; None: one a core. They
+            are spawned: a script that converts needs an `if __name__ == "__main__"` guard.
+        strict: stop at the first bad entry instead of skipping it.
+        overwrite: replace finished records in `output`.
+        progress: show a progress bar.
+        num_images: write that many images, chosen by `subsets` from those whose entries are good;
+            None for all.
+        exif: "apply" for images annotated as they are shown, turned by their EXIF orientation;
+            "ignore" for images annotated in the pixels as stored.
+        sixteen_bit: how 16-bit images become 8-bit ones, "full" or "range"; see
+            `image_files.Options`. None leaves them out, with their range named.
+
+    Raises:
+        ValueError: if exif, sixteen_bit or num_workers is none of them.
+    """
 
     output: str
     num_shards: int
-    num_workers: int | None
-    overwrite: bool
-    progress: bool
-    num_images: int | None
+    num_workers: int | None = None
+    strict: bool = False
+    overwrite: bool = False
+    progress: bool = True
+    num_images: int | None = None
+    exif: str = image_files.APPLY
+    sixteen_bit: str | None = None
+
+    def __post_init__(self):
+        if self.num_workers is not None and self.num_workers < 0:
+            raise ValueError(f"num_workers is {self.num_workers}; give 0 or more")
+        _ = self.image_options  # checks them before anything is read
+
+    @property
+    def image_options(self):
+        """How image files are read."""
+        return image_files.Options(self.exif, self.sixteen_bit)
 
 
 def write_records(
@@ -44,8 +76,7 @@ def write_records(
     skips: SkipLog,
     where: str,
     source: dict,
-    target: Target,
-    options: image_files.Options,
+    conversion: Conversion,
 ) -> dict:
     """Writes the record directory of a data set whose entries were checked.
 
@@ -55,8 +86,7 @@ def write_records(
         skips: told of what turns out to be unusable.
         where: what errors call the data set.
         source: what the manifest says of where the data came from.
-        target: where the records go.
-        options: how image files are read.
+        conversion: where the records go, and how.
 
     Returns:
         The manifest, as it is in the output.
@@ -64,21 +94,20 @@ def write_records(
     Raises:
         As `coco.convert`, but for what is about its files.
     """
-    if target.num_workers is not None and target.num_workers < 0:
-        raise ValueError(f"num_workers is {target.num_workers}; give 0 or more")
     stated = _count_stated(checked, skips)
     if not checked.images:
         raise ValueError(f"{where}: no image is left to convert{_why(skips)}")
     if stated["objects"] and not _count_objects(itertools.chain(*checked.annotations.values())):
         raise ValueError(_nothing_left(where, checked, skips))
-    checked, subset = _take_subset(checked, target.num_images, where)
-    if not 1 <= target.num_shards <= len(checked.images):
+    checked, subset = _take_subset(checked, conversion.num_images, where)
+    output, num_shards = conversion.output, conversion.num_shards
+    if not 1 <= num_shards <= len(checked.images):
         raise ValueError(
-            f"num_shards is {target.num_shards}; give at least 1 and at most one an image "
+            f"num_shards is {num_shards}; give at least 1 and at most one an image "
             f"({where} has {len(checked.images)} that can be used)"
         )
-    store.begin_directory(target.output, target.overwrite)
-    rows, shards, kept = _write_images(checked, folder_of, skips, options, target)
+    store.begin_directory(output, conversion.overwrite)
+    rows, shards, kept = _write_images(checked, folder_of, skips, conversion)
     skips.log()
     if not kept:
         raise ValueError(f"{where}: no image could be used{_why(skips)}")
@@ -87,31 +116,32 @@ def write_records(
     summary = skips.loud_summary(stated["images"], stated["objects"])
     if summary:
         logging.warning("%s", summary)
-    manifest = manifests.make_manifest(checked, kept, shards, skips, options)
+    manifest = manifests.make_manifest(checked, kept, shards, skips, conversion.image_options)
     manifest |= {"subset": subset, "source": source}
     files.write_whole(
-        os.path.join(target.output, store.GROUND_TRUTH_FILE),
+        os.path.join(output, store.GROUND_TRUTH_FILE),
         json.dumps(manifests.make_ground_truth(checked, kept)),
     )
-    paths = [os.path.join(target.output, entry["file"]) for entry in shards]
-    store.write_index(store.RecordIndex.from_rows(target.output, paths, rows))
-    store.write_manifest(target.output, manifest)
+    paths = [os.path.join(output, entry["file"]) for entry in shards]
+    store.write_index(store.RecordIndex.from_rows(output, paths, rows))
+    store.write_manifest(output, manifest)
     return manifest
 
 
-def _write_images(checked, folder_of, skips, options, target):
+def _write_images(checked, folder_of, skips, conversion):
     """Reads, checks and writes all images; returns what `_write_shards` does."""
-    num_workers = os.cpu_count() if target.num_workers is None else target.num_workers
+    workers, options = conversion.num_workers, conversion.image_options
     jobs = (
         (folder_of(image), image, checked.annotations[image["id"]], checked.has_masks, options)
         for image in checked.images
     )
-    prepared = _prepare_all(jobs, num_workers)
+    prepared = _prepare_all(jobs, os.cpu_count() if workers is None else workers)
     decoded = decode_check.check_all(prepared)
-    bar = tqdm.tqdm(decoded, total=len(checked.images), unit="image", disable=not target.progress)
+    total, quiet = len(checked.images), not conversion.progress
+    bar = tqdm.tqdm(decoded, total=total, unit="image", disable=quiet)
     with contextlib.closing(prepared), contextlib.closing(decoded), bar:
         images_done = iter(bar)
-        written = _write_shards(target.output, target.num_shards, images_done, checked, skips)
+        written = _write_shards(conversion, images_done, checked, skips)
         next(images_done, None)  # lets the bar reach its end
     return written
 
@@ -183,12 +213,11 @@ def _prepare_all(jobs: Iterable[tuple], num_workers: int) -> Iterator[coco_image
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _write_shards(output, num_shards, prepared, checked, skips):
+def _write_shards(conversion, prepared, checked, skips):
     """Writes all shards: images in ascending order of id, cut into equal parts.
 
     Args:
-        output: record directory.
-        num_shards: how many.
+        conversion: `Conversion`.
         prepared: iterator of `PreparedImage`, one each of `checked.images`.
         checked: a `CheckedDataset`.
         skips: told of what turns out to be unusable.
@@ -197,7 +226,7 @@ def _write_shards(output, num_shards, prepared, checked, skips):
         (rows of the index, the manifest's "shards", the images written without their bytes).
     """
     names = {category["id"]: category["name"] for category in checked.categories}
-    rows, shards, kept = [], [], []
+    num_shards, rows, shards, kept = conversion.num_shards, [], [], []
 
     def examples(shard, num_images):
         """Yields the records of a shard, and notes their rows and what was skipped."""
@@ -225,7 +254,7 @@ def _write_shards(output, num_shards, prepared, checked, skips):
     for shard in range(num_shards):
         start, stop = (len(checked.images) * k // num_shards for k in (shard, shard + 1))
         name = store.shard_name(shard, num_shards)
-        path = os.path.join(output, name)
+        path = os.path.join(conversion.output, name)
         first_row = len(rows)
         offsets, lengths = tfrecord_files.write_shard(path, examples(shard, stop - start))
         for row, offset, length in zip(rows[first_row:], offsets, lengths, strict=True):

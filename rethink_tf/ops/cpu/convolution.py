@@ -33,9 +33,9 @@ from rethink_tf.ops.cpu import fourier
 MIN_CHANNELS = 256
 # In float32 the library's kernel is faster on the 7 x 7 cells of a RoI.
 MIN_WIDTH_FLOAT32 = 14
-# Of the maps that `fourier` takes: those of RoIs.
+# Largest side of the maps that `fourier` transforms: those of RoIs.
 MAX_FOURIER_SIDE = 14
-# Of these there must be enough for the kernel's transform not to count.
+# With fewer maps, the transform of the kernel costs more than the spectra save.
 MIN_FOURIER_MAPS = 64
 MIN_FOURIER_CHANNELS = 128
 
