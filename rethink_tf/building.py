@@ -91,6 +91,7 @@ def build(settings):
     """
     if settings.mode != "evaluate":
         config_record.compare(settings.model_dir)
+    # What needs no data is checked first: an error should not wait for the records.
     cascade_from = step.cascade_start(settings.schedule, settings.cascade_steps)
     strategy, plan = _start_strategy(settings)
     pipeline, losses = settings.pipeline(), settings.losses()
@@ -124,6 +125,7 @@ def build(settings):
     if test_data and not (views and settings.mode == "evaluate"):
         experiment.evaluator = _make_evaluator(experiment)
 
+    # All parts are made by now: what is still unused has no effect.
     config.check_all_used()
     if experiment.is_chief and settings.mode != "evaluate":
         config_record.write(settings.model_dir, dataclasses.asdict(plan))
@@ -212,6 +214,7 @@ def _make_trainer(experiment, losses, cascade_from):
     """Returns the loop of training; cascade_from is the step of `step.cascade_start`."""
     settings, strategy, data = experiment.settings, experiment.strategy, experiment.train_data
     counters = reading.PipelineCounters()
+    # The checkpoint's step is known: the order of the data goes on from there.
     start = int(experiment.step.numpy())
 
     def make_dataset(context):

@@ -27,6 +27,7 @@ def run(mode=None, when_built=None):
     Raises:
         ValueError: if a value does not fit the others; the message names both.
     """
+    # Before `Settings` are made, which take what follows from the data like any binding.
     deriving.bind_settings(is_training=mode != "evaluate")
     experiment = build(Settings(mode=mode) if mode else Settings())
     if when_built:

@@ -77,6 +77,8 @@ class DetectionLosses:
             dict of float32 scalars: rpn_objectness, rpn_box, box_class, box_regression (of later
             stages box_class_stage2, ...), and one of each head's `loss_name`.
         """
+        # Not max(value, 1): a mean below one sample a replica is right, and 1 would shrink the
+        # loss.
         divisor = {key: tf.where(value > 0.0, value, 1.0) for key, value in normalizers.items()}
         labels = outputs["rpn_labels"]
         objectness = tf.nn.sigmoid_cross_entropy_with_logits(

@@ -170,6 +170,7 @@ class Evaluator(orbit.AbstractEvaluator):
             disable=not (self._is_chief and console.shows_bars()),
             leave=False,
         )
+        # Pasting and encoding masks takes its time: it runs beside the next batch's prediction.
         with self._weights(), overlap.InOrder(self._results) as background:
             for position, batch in enumerate(batches):
                 outputs = self._predictor(batch)
@@ -219,6 +220,7 @@ class Evaluator(orbit.AbstractEvaluator):
             and the heads' fields, as of `forms`.
         """
         valid = outputs["classes"][row] > 0
+        # From pixels of the network's input to those of the image to place them in.
         boxes = outputs["boxes"][row][valid] / np.tile(scale, 2)
         found = {
             "boxes": np.clip(boxes, 0, np.tile([height, width], 2)),

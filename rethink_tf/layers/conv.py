@@ -56,6 +56,7 @@ class Conv2D(tf_keras.layers.Conv2D):
         """
         if kernel_size % 2 == 0:
             raise ValueError(f"Conv2D: the kernel size must be odd, got {kernel_size}.")
+        # Keras' own padding is never used: `convolution_op` pads.
         super().__init__(filters, kernel_size, strides, padding="same", **kwargs)
 
     def convolution_op(self, inputs, kernel):

@@ -79,6 +79,7 @@ class BoxHead(tf_keras.layers.Layer):
         def dense(units, initializer, name, activation=None):
             return conv.Dense(units, activation, kernel_initializer=initializer, name=name)
 
+        # With deltas near 0, training starts from the proposals themselves.
         self.fcs = [dense(fc_channels, conv.xavier(), f"fc{i + 1}", "relu") for i in range(num_fcs)]
         self.class_logits = dense(num_classes + 1, conv.normal(0.01), "class_logits")
         self.deltas = dense(self.num_boxes * 4, conv.normal(0.001), "deltas")
@@ -128,6 +129,7 @@ class BoxHead(tf_keras.layers.Layer):
             -1 an empty slot); box_delta_targets float32 [B, R, 4]; roi_matches int32 [B, R], the
             object of each RoI.
         """
+        # Untrained proposals may miss every object; the objects' own boxes never do.
         candidates = tf.concat([proposals, objects], axis=1)
         valid = tf.concat([proposal_valid, classes > 0], axis=1)
         labels, matches = self._match(candidates, valid, objects, classes)

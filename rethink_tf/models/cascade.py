@@ -110,6 +110,7 @@ class CascadeBoxHead(tf_keras.layers.Layer):
         """
         stages = self.stages[:num_stages]
         self.stages_trained.assign(len(stages))
+        # Detectron2 scales the gradient of the features, so that more stages do not weigh more.
         share, suffix, outputs = 1.0 / len(stages), "", {}
         for number, head in enumerate(stages, start=1):
             if number > 1:
@@ -178,6 +179,7 @@ def refine(rois, valid, deltas, box_weights, image_size):
         rois: float32 [B, R, 4], clipped to the image; zero where they are not valid.
         valid: bool [B, R]; False also where nothing is left of a box.
     """
+    # The boxes are inputs of the next stage, not what this one is trained by.
     deltas = tf.stop_gradient(deltas)
     boxes = box_ops.clip_boxes(box_ops.decode_boxes(deltas, rois, box_weights), image_size)
     # A diverged stage must not crash the pooling before its loss is seen and named.

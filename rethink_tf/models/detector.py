@@ -66,6 +66,7 @@ class MaskRCNN(tf_keras.Model):
             plan: `ExecutionPlan`, for all layers; None for TensorFlow's own operations.
             **kwargs: of the Keras model.
         """
+        # Keras would cast the boxes of a batch to bfloat16, which has no odd pixels from 256 on.
         super().__init__(autocast=False, **kwargs)
         self.backbone, self.rpn = backbone(), rpn()
         self.fpn = fpn() if fpn else None
@@ -86,6 +87,7 @@ class MaskRCNN(tf_keras.Model):
 
     def create_variables(self):
         """Creates every variable, by running each part once on the smallest input that it takes."""
+        # Two cells a side of the coarsest level.
         side = 2 ** (max(self.rpn.levels) + 1)
         image, size = tf.zeros([1, side, side, 3], tf.uint8), tf.constant([[side, side]])
         features = self.features(image, size)
@@ -162,6 +164,7 @@ class MaskRCNN(tf_keras.Model):
         Args:
             num_stages: int, how many stages train; None for all.
         """
+        # They have no gradient yet: to update them would be to let momentum and decay move them.
         later = self.box_head.stages[num_stages:] if num_stages else []
         left_out = {each.ref() for stage in later for each in stage.trainable_variables}
         return [each for each in self.trainable_variables if each.ref() not in left_out]
@@ -261,6 +264,8 @@ class MaskRCNN(tf_keras.Model):
         for head in self.heads:
             found = head.train(pool, positives, batch, self.plan.static_shapes)
             outputs |= {f"{head.loss_name}_{key}": value for key, value in found.items()}
+        # The box head has the most to hold: its backward pass comes first, when nothing else is
+        # held.
         for key in ["rpn_logits", "rpn_deltas", *(f"{h.loss_name}_losses" for h in self.heads)]:
             outputs[key], pooled = self.plan.operations.one_at_a_time(outputs[key], pooled)
         return outputs | self.box_head.train(
@@ -287,6 +292,7 @@ class MaskRCNN(tf_keras.Model):
 
     def _positives(self, sampled):
         """Returns the `Positives` of a sample, which come first among the RoIs."""
+        # A sample has its positives first, and at most so many.
         limit = int(self.box_head.num_samples * self.box_head.positive_fraction)
         rois, classes = sampled["rois"][:, :limit], sampled["class_targets"][:, :limit]
         matches = sampled["roi_matches"][:, :limit]

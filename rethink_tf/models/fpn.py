@@ -59,5 +59,6 @@ class FPN(tf_keras.layers.Layer):
             above = merged
             pyramid[level] = self.outputs[position](merged, training=training, content=inside)
         coarsest = self.levels[-1]
+        # For the anchors of 512 pixels alone: every second cell is enough, and needs no weights.
         pyramid[coarsest + 1] = pyramid[coarsest][:, ::2, ::2, :]
         return pyramid

@@ -98,6 +98,7 @@ class ResNet(tf_keras.layers.Layer):
         _check(depth, groups, width_per_group, blocks_per_stage)
         counts, bottleneck = DEPTHS[depth]
         counts = counts if blocks_per_stage is None else blocks_per_stage
+        # Its ReLU comes after the pooling, see `_pool`.
         self.stem = conv.ConvNorm(STEM_WIDTH, 7, 2, normalizer, relu=False, name="stem")
         self.stages = [
             _make_stage(index, count, groups, width_per_group, bottleneck, normalizer)

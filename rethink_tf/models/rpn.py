@@ -107,6 +107,8 @@ class RPN(tf_keras.layers.Layer):
         for level, sizes in zip(self.levels, self.anchor_sizes, strict=True):
             if level not in features:
                 raise ValueError(f"RPN: no features of level {level}, only of {sorted(features)}.")
+            # One convolution for all levels, as in FPN: objects look alike at each level's own
+            # scale.
             shared = self.conv(features[level])
             for each in self.further_convs:
                 # It sees zeros beyond the content, not what the one before makes of them.
@@ -164,15 +166,18 @@ class RPN(tf_keras.layers.Layer):
         # A diverged head must not crash the suppression before the losses are seen and named.
         usable = tf.math.is_finite(logits) & tf.reduce_all(tf.math.is_finite(deltas), -1)
         scores = tf.where(usable, logits, nms.NO_SCORE)
+        # Before the suppression, whose time and memory grow with the square of the boxes.
         scores, order = nms.top_scores(scores, self.pre_nms[training])
         boxes = box_ops.decode_boxes(
             tf.gather(deltas, order, batch_dims=1), tf.gather(anchors, order), BOX_WEIGHTS
         )
         boxes = box_ops.clip_boxes(boxes, image_size)
         keep = (scores > nms.NO_SCORE) & (box_ops.area(boxes) > 0.0)
+        # A box of no area overlaps no other: it suppresses nothing.
         boxes = tf.where(keep[..., tf.newaxis], boxes, 0.0)
         scores = tf.where(keep, scores, nms.NO_SCORE)
         max_output = min(self.num_proposals[training], scores.shape[1])
+        # Each level alone: a small object's proposals are not suppressed by those of a large one.
         kept, valid = nms.suppress(boxes, scores, max_output, self.nms_threshold)
         boxes = tf.gather(boxes, kept, batch_dims=1)
         return boxes, tf.where(valid, tf.gather(scores, kept, batch_dims=1), nms.NO_SCORE)
@@ -253,6 +258,7 @@ class RPN(tf_keras.layers.Layer):
         shape = tf.shape(indices)
         patches = tf.reshape(patches, [*tf.unstack(shape), 9 * patches.shape[-1]])
         shared = tf.nn.relu(_dense(last, patches))
+        # A product with 0 and 1 in place of a gather, whose gradient would be a scatter.
         anchor = tf.one_hot(indices % self._num_anchors, self._num_anchors)
         logits = tf.cast(_dense(self.objectness, shared), tf.float32)
         deltas = tf.cast(_dense(self.deltas, shared), tf.float32)

@@ -40,6 +40,7 @@ def pairwise_iou(boxes_a, boxes_b):
     b = boxes_b[..., tf.newaxis, :, :]
     height = tf.minimum(a[..., 2], b[..., 2]) - tf.maximum(a[..., 0], b[..., 0])
     width = tf.minimum(a[..., 3], b[..., 3]) - tf.maximum(a[..., 1], b[..., 1])
+    # Two negative sides would make a positive area.
     intersection = tf.maximum(height, 0.0) * tf.maximum(width, 0.0)
     union = area(boxes_a)[..., :, tf.newaxis] + area(boxes_b)[..., tf.newaxis, :] - intersection
     return tf.math.divide_no_nan(intersection, union)

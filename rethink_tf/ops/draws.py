@@ -35,6 +35,7 @@ def uniform(seed, purpose, image_id, count):
     Returns:
         float32 [B, N], multiples of 2 ** -24 in [0, 1).
     """
+    # All 64 bits of the id count: some of VOC's are hashes above 2 ** 48.
     low = tf.bitwise.bitwise_and(image_id, tf.constant(0xFFFFFFFF, tf.int64))
     high = tf.bitwise.right_shift(image_id, tf.constant(32, tf.int64))
     key = _mix(tf.constant(purpose + 1, tf.uint32))
@@ -42,5 +43,6 @@ def uniform(seed, purpose, image_id, count):
         key = _mix(tf.bitwise.bitwise_xor(key, tf.cast(part, tf.uint32)) + 0x9E3779B9)
     numbers = _mix(tf.cast(tf.range(count), tf.uint32) + tf.constant(0x9E3779B9, tf.uint32))
     words = _mix(tf.bitwise.bitwise_xor(numbers[tf.newaxis, :], key[:, tf.newaxis]))
+    # The upper 24 bits: a float32 holds no more, and would round the largest up to 1.
     fraction = tf.bitwise.right_shift(words, tf.constant(8, tf.uint32))
     return tf.cast(fraction, tf.float32) * 2.0**-24

@@ -37,6 +37,7 @@ def encode(keypoints, rois, size):
     positions = keypoints[..., :2]
     low, high = rois[:, tf.newaxis, :2], rois[:, tf.newaxis, 2:]
     cells = tf.floor((positions - low) * (size / tf.maximum(high - low, 1e-6)))
+    # Boxes around keypoints have them on their border.
     cells = tf.where(positions == high, size - 1.0, cells)
     inside = tf.reduce_all((cells >= 0.0) & (cells < size), axis=-1)
     valid = inside & (keypoints[..., 2] > 0.0)
@@ -87,6 +88,7 @@ def decode(logits, rois):
     fractions = tf.gather(positions, peaks[..., tf.newaxis], batch_dims=3)[..., 0] / size
     low, high = rois[:, tf.newaxis, :2], rois[:, tf.newaxis, 2:]
     score = tf.exp(tf.reduce_max(fine, axis=-1) - tf.reduce_logsumexp(flat, axis=-1))
+    # Cubic interpolation overshoots the cells.
     score = tf.minimum(score, 1.0)
     return tf.concat([low + fractions * (high - low), score[..., tf.newaxis]], axis=-1)
 

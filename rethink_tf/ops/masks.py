@@ -27,10 +27,12 @@ def crop_targets(masks, mask_boxes, boxes, size):
         """Returns [P, size, S]: what each pixel of the crop adds to each bin of the target."""
         low, high = boxes[:, axis, tf.newaxis], boxes[:, axis + 2, tf.newaxis]
         start = mask_boxes[:, axis, tf.newaxis]
+        # Padding rows have boxes of no extent.
         extent = tf.maximum(mask_boxes[:, axis + 2, tf.newaxis] - start, 1e-6)
         num_samples = size * SAMPLES_PER_BIN
         fractions = (tf.range(num_samples, dtype=tf.float32) + 0.5) / num_samples
         position = (low + fractions * (high - low) - start) / extent * crop_size - 0.5
+        # Beyond the object's box there is no object, though the last sample would be repeated.
         inside = (position >= -0.5) & (position <= crop_size - 0.5)
         position = tf.clip_by_value(position, 0.0, crop_size - 1.0)[..., tf.newaxis]
         hat = tf.nn.relu(1.0 - tf.abs(position - tf.range(crop_size, dtype=tf.float32)))

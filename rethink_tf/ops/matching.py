@@ -54,6 +54,7 @@ def match(
     matches = tf.argmax(iou, axis=2, output_type=tf.int32)
     positive = best >= positive_from
     if keep_best:
+        # An object that no anchor fits well would have no positive, and never be learned.
         best_of_object = tf.reduce_max(iou, axis=1, keepdims=True)
         is_best = (iou == best_of_object) & (best_of_object > 0.0)
         positive |= tf.reduce_any(is_best, axis=2)
@@ -81,6 +82,7 @@ def sample(labels, draws, num_samples, positive_fraction):
         labels: int32 [B, K']: 1, 0, or -1 for a slot that is left empty.
     """
     total = tf.shape(labels)[1]
+    # A short list has fewer candidates than samples.
     num_slots = tf.minimum(num_samples, total)
     max_positives = tf.minimum(int(num_samples * positive_fraction), total)
     # The best draws of each kind; a score below 0 marks a candidate of another kind.

@@ -49,6 +49,7 @@ def suppress(boxes, scores, max_output, iou_threshold):
     num_outputs = min(max_output, scores.shape[1])
     empty = [[0, max_output - num_outputs]]
     all_indices, all_valid = [], []
+    # The kernel takes one image; unrolled, the images of a batch run side by side.
     for image_boxes, image_scores in zip(tf.unstack(boxes), tf.unstack(scores), strict=True):
         indices, count = tf.raw_ops.NonMaxSuppressionV4(
             boxes=image_boxes,

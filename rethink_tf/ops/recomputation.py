@@ -93,6 +93,7 @@ def run(parts, inputs):
             values.append(outputs)
             of_tensors = []
             for index in reversed(range(len(parts))):
+                # From the last part to the first, as a tape would go.
                 upstream, *own = parts[index].gradients(*values[index : index + 2], upstream)
                 of_tensors[:0] = own
             return upstream, *of_tensors

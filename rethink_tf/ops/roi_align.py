@@ -83,6 +83,7 @@ class RoIAlign:
         cells = self._content[0].sizes if self._content[0] else tf.shape(self._maps[0])[1:3]
         extent = tf.cast(tf.reshape(cells * 2**finest, [-1, 1, 2]), boxes.dtype)
         limits = tf.tile(extent, [1, 1, 2])
+        # As proposals are: samples beyond the content would repeat its border.
         boxes = tf.clip_by_value(tf.stop_gradient(boxes), 0.0, limits)
         return self.from_levels(boxes, assign_levels(boxes, finest, coarsest), output_size)
 
@@ -90,6 +91,7 @@ class RoIAlign:
         """As a call, for boxes within the features and levels that are given, int32 [B, R]."""
         scaled = boxes / tf.pow(2.0, tf.cast(levels, tf.float32))[..., tf.newaxis]
         pooled = self._pool(*self._layout, scaled, levels - self._levels[0], output_size)
+        # `crop_and_resize` returns float32 whatever it is given.
         return tf.cast(pooled, self._maps[0].dtype)
 
 

@@ -85,6 +85,7 @@ def restore(checkpoint, path):
         ValueError: if the run that wrote it did not average its weights and this one does, or
             trained other weights.
     """
+    # Averages that start here would be measured as if they had followed the whole run.
     if hasattr(checkpoint, AVERAGES) and not _holds_averages(path):
         raise ValueError(
             f"The checkpoint {path} holds no averaged weights, because its run had none: take "
@@ -151,7 +152,7 @@ def initialize(detector, path):
         names = tf.train.load_checkpoint(found).get_variable_to_shape_map()
         of_classifier = any(name.startswith("backbone/") for name in names)
         parts = detector.pretrained_parts() if of_classifier else {"model": detector}
-    except Exception as error:  # one of many, as above
+    except Exception as error:  # TensorFlow raises one of many
         raise ValueError(f"The checkpoint {found} cannot be read: {error}") from error
     checkpoint_shapes.check(tf.train.Checkpoint(**parts), found)
     try:
@@ -161,7 +162,7 @@ def initialize(detector, path):
             variables = averaging.averaged_variables(detector)
             status = tf.train.Checkpoint(**{AVERAGES: variables}).read(found)
             status.assert_existing_objects_matched().expect_partial()
-    except Exception as error:  # one of many, as above
+    except Exception as error:  # TensorFlow raises one of many
         raise ValueError(
             f"The checkpoint {found} does not fit the detector that the gin files describe: {error}"
         ) from error
@@ -290,6 +291,7 @@ class BestKeeper:
         if self._best is not None and score <= self._best:
             return False
         self._best = score
+        # Before the score is written: after a kill between the two, the weights are there.
         self._manager.save(checkpoint_number=step, check_interval=False)
         if self._is_chief:
             files.write_whole(self._path, json.dumps({"score": score, "step": step}))

@@ -354,6 +354,7 @@ class CosineSchedule(WarmupSchedule):
         """Returns the rate, float32, as if there were no warm-up; step is int64."""
         length = max(self.num_steps - self.warmup_steps, 1)
         done = tf.cast(tf.clip_by_value(step - self.warmup_steps, 0, length), tf.float32) / length
+        # From 1 at the end of the warm-up to 0 at the last step.
         share = 0.5 * (1.0 + tf.cos(math.pi * done))
         return self.peak_learning_rate * (self.final_factor + (1.0 - self.final_factor) * share)
 

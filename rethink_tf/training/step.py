@@ -74,6 +74,7 @@ class TrainStep:
         self._optimizer, self._strategy = optimizer, strategy
         self._seed, self._weight_decay = seed, weight_decay
         self._clip_norm, self._average = clip_norm, average
+        # Of the run so far: a resumed one goes on where its optimizer counts.
         self._cascade_from, self._next_step = cascade_from, int(optimizer.iterations.numpy())
         self._batch_spec, self._programs = batch_spec, {}
         self._sums = self._make_sums() if accumulate_steps > 1 else {}
@@ -232,6 +233,7 @@ class TrainStep:
 
     def _look_at(self, batch, num_stages, padded):
         """Returns the detector's training outputs for a batch of this replica."""
+        # By the step and not by a state: a resumed run draws as the unbroken one would.
         seed = tf.stack([self._seed, tf.cast(self._optimizer.iterations, tf.int32)])
         return self._detector(batch, training=True, seed=seed, num_stages=num_stages, padded=padded)
 
@@ -263,6 +265,7 @@ class TrainStep:
             losses = self._losses_fn(outputs, counts)
             losses = {name: loss / num_parts for name, loss in losses.items()}
             total = tf.add_n(list(losses.values()))
+        # A head may have no sample in a step: zeros keep the list whole.
         gradients = tape.gradient(
             total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
@@ -287,6 +290,7 @@ class TrainStep:
         if num_replicas > 1:
             replica = tf.distribute.get_replica_context()
             gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        # Of the summed gradient, so that clipping does not depend on the number of replicas.
         norm = tf.linalg.global_norm(gradients)
         if self._clip_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm, use_norm=norm)
@@ -294,6 +298,7 @@ class TrainStep:
             self._add_decay(gradient, variable, norm)
             for gradient, variable in zip(gradients, variables, strict=True)
         ]
+        # They are summed already: Keras would sum them over the replicas once more.
         self._optimizer.apply_gradients(
             zip(gradients, variables, strict=True), skip_gradients_aggregation=True
         )

@@ -63,9 +63,11 @@ class Trainer(orbit.AbstractTrainer):
                 # The first step compiles; it would spoil the rate and the time left.
                 start, num_timed, waited = time.monotonic(), num_timed - 1, 0.0
             self._is_first = False
+        # Only here does Python wait for the device: reading each step's losses would stop it.
         history = [{name: float(value) for name, value in values.items()} for values in history]
         seconds = max(time.monotonic() - start, 1e-9)
         step = int(self._step_fn.step.numpy())
+        # Before Orbit saves: a checkpoint of weights that are not finite would replace a good one.
         health.check_finite(history, step - len(history) + 1)
         # The losses of a cascade's later stages may begin within these steps.
         means = {}

@@ -27,6 +27,7 @@ class BatchShapes:
         self.multiple, self.fixed = multiple, None
         if fixed is not None:
             self._given = np.array([tuple(shape) for shape in fixed])
+            # A landscape and a portrait image may meet in the last batch of a window.
             around = self._given.max(0)
             has_around = (self._given == around).all(1).any()
             self.fixed = self._given if has_around else np.vstack([self._given, around])
@@ -130,6 +131,7 @@ def _split(rows, sizes, batch_size, shapes):
     for axis in (0, 1):
         order = rows[np.lexsort((sizes[rows, 1 - axis], sizes[rows, axis]))]
         ordered = sizes[order]
+        # The cost of a cut: both parts as if each were one batch of its largest height and width.
         before = np.maximum.accumulate(ordered)[cuts - 1]
         after = np.maximum.accumulate(ordered[::-1])[::-1][cuts]
         cost = shapes.areas(before) * cuts + shapes.areas(after) * (len(rows) - cuts)

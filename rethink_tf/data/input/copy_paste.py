@@ -93,6 +93,7 @@ def paste(first, second, draws, max_objects, mask_size):
         for key in (schema.BOXES, schema.CLASSES, schema.MASKS, schema.HAS_MASK)
     }
     boxes = joined[schema.BOXES]
+    # Pasting may make more objects than there are rows.
     rows, cut = augment.choose_objects(boxes, tf.zeros(tf.shape(boxes)[:1], tf.bool), max_objects)
     objects = {
         key: augment.pad_rows(tf.gather(value, rows), max_objects) for key, value in joined.items()
@@ -113,6 +114,7 @@ def _draw_rows(held, draws):
     # What has no mask cannot be cut out.
     rows = tf.where((held[schema.CLASSES] > 0) & augment.has_mask(held[_ENCODED]))[:, 0]
     count = tf.shape(rows)[0]
+    # From none to all, each number as likely as another.
     taken = tf.cast(draws[0] * tf.cast(count + 1, tf.float32), tf.int32)
     chosen = tf.argsort(draws[1 : count + 1])[: tf.minimum(taken, count)]
     return tf.sort(tf.gather(tf.cast(rows, tf.int32), chosen))

@@ -139,6 +139,7 @@ class TrainingPlan:
         rows, passes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         count = self._num_records
         for epoch in range(start // count, -(-stop // count)):
+            # Sorting random words is a permutation that does not depend on NumPy's version.
             order = np.argsort(_bits(_ORDER_STREAM, self._seed, epoch, 0, count), kind="stable")
             own = order[max(start - epoch * count, 0) : stop - epoch * count]
             rows.append(own)
@@ -165,7 +166,9 @@ def evaluation_batches(
         global_batch_size: G.
         shapes: of the batches.
     """
+    # Every replica gets as many images: a strategy cannot leave one out.
     missing = -len(sizes) % global_batch_size
+    # Padding images are small, so that they fill a batch of small ones.
     padded = np.pad(shapes.limit(sizes), [(0, missing), (0, 0)], constant_values=1)
     order = batch_shapes.group(padded, global_batch_size, shapes)
     return np.where(order < len(sizes), order, -1).reshape(-1, global_batch_size)

@@ -5,8 +5,8 @@ checksums checked), decoded and augmented in parallel, and the order of the plan
 batches are a pure function of the records, the settings, the seed and the step.
 
 A slot holds one image of a batch. In training it has three candidates: its record, and two
-stand-ins in case its record is corrupted (`reading`). With copy-paste it has a second slot inside,
-of the image whose objects are pasted.
+stand-ins if that is corrupted (`reading`). With copy-paste it has a second slot inside, of the
+image whose objects are pasted.
 
 Letters: G images of a global batch, P of it in one input pipeline, B in one replica.
 """
@@ -368,7 +368,7 @@ class Pipeline:
         return subsets.choose_images(index, num_images, f"Pipeline.{setting}, for {where}")
 
     def _dataset(self, make_slots, read, share, spec, report, is_compiled):
-        """Joins the parts: slots, parallel reading, batches, the report, prefetch."""
+        """Joins the parts: slots, parallel reading, batches (all full), the report, prefetch."""
 
         def finish(batch, padding, *notes):
             batch = report.check(batch, *notes)
