@@ -50,8 +50,33 @@ def two_replicas(two_cpus):
     return tf.distribute.MirroredStrategy(two_cpus)
 
 
+# Files that take more than some seconds: whole runs, other processes, graphs of whole detectors.
+LONG = """
+    benchmarks/test_evaluation benchmarks/test_group_norm benchmarks/test_input_pipeline
+    data/input/test_copy_paste data/input/test_jitter data/input/test_pipeline
+    data/input/test_reading data/records/test_keypoints data/records/test_skips
+    data/sources/test_coco data/sources/test_image_files data/sources/test_inputs
+    data/sources/test_unmasked_objects data/sources/test_voc
+    evaluation/test_test_time_augmentation layers/test_conv models/test_cascade
+    models/test_detector models/test_freezing models/test_invariance models/test_keypoint_head
+    models/test_resnet models/test_toy_head models/test_vgg ops/test_convolution
+    own_data/test_own_data_run training/test_accumulation training/test_averaging
+    training/test_cascade_switch training/test_checkpoint_shapes training/test_step
+    training/test_workers weights/test_detectron2 weights/test_imagenet test_cascade_run
+    test_convert test_experiment test_keypoint_experiment test_output test_parity
+    test_shipped_experiments test_toy_parts test_train test_voc_experiment
+""".split()
+
+
 def pytest_collection_modifyitems(items):
-    """Splits the CPU after collection and before the first test, if any test asks for two."""
+    """Marks the tests that are quick, and splits the CPU before the first test that asks for two.
+
+    `-m quick` is what one runs while working.
+    """
+    for item in items:
+        name = item.path.relative_to(REPOSITORY / "tests").with_suffix("").as_posix()
+        if name not in LONG:
+            item.add_marker(pytest.mark.quick)
     if not any("two_cpus" in getattr(item, "fixturenames", ()) for item in items):
         return
     import tensorflow as tf

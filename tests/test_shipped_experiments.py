@@ -84,8 +84,8 @@ def run_tiny(name, folder, data_dir, eagerly):
 def runs(request, tmp_path_factory):
     """{name: (folder, future)} of the tiny runs that are asked for, two at a time.
 
-    To trace the graph is most of a run's time. So it is traced once for each model (the overlay
-    says how deep it is), and the other experiments of that model run operation by operation.
+    To trace the graph is most of a run's time. So it is traced where a model has a binding that
+    none had before (the overlay says how deep it is); the others run operation by operation.
     """
     data_dir = tmp_path_factory.mktemp("shipped") / "shapes"
     spawn = multiprocessing.get_context("spawn")
@@ -96,10 +96,10 @@ def runs(request, tmp_path_factory):
                 name = item.callspec.params["name"]
                 folder = tmp_path_factory.mktemp(name.removesuffix(".gin"))
                 parse(name, "overlays/tiny.gin")
-                model = models("pixel", "ResNet.depth")
-                run = pool.submit(run_tiny, name, folder, data_dir, eagerly=model in traced)
+                model = set(models("pixel", "ResNet.depth"))
+                run = pool.submit(run_tiny, name, folder, data_dir, eagerly=model <= traced)
                 started[name] = folder, run
-                traced.add(model)
+                traced |= model
         yield started
 
 

@@ -32,7 +32,7 @@ def convert(checkpoint, output, input_format, build):
     if not of_classifier:
         sizes["num_classes"] = detectron2.num_classes(arrays)
         sizes["num_keypoints"] = detectron2.num_keypoints(arrays)
-    model = build(**sizes, static_shapes=False)
+    model = build(**sizes)
     model.create_variables()
     if of_classifier:
         imagenet.load(model, arrays, input_format)

@@ -165,7 +165,7 @@ def test_save_png_round_trip(tmp_path):
 
 def test_names_that_the_font_cannot_draw_are_ids(caplog):
     names = {1: "cat", 2: "caf\xe9", 3: "\u72d7", 7: "\u043a\u043e\u0442 (cat)", 9: "tree no. 1"}
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="absl"):
         shown = pictures.drawable_names(names)
     assert shown == {1: "cat", 2: "cafe", 3: "class 3", 7: "class 7", 9: "tree no. 1"}
     assert "cafe is caf\xe9, class 3 is \u72d7, class 7 is" in caplog.text

@@ -26,7 +26,7 @@ class Line(tf_keras.Model):
 
     num_samples = 1
 
-    def __init__(self, jit_compile):
+    def __init__(self, jit_compile=False):
         super().__init__()
         self.plan = ExecutionPlan(jit_compile=jit_compile)
         self.kernel = tf.Variable([3.0, -2.0], name="kernel")

@@ -21,6 +21,7 @@ def convert(
     annotations: str,
     output: str,
     num_shards: int,
+    *,
     flip_pairs: Sequence[str] | None = None,
     **options,
 ) -> dict:

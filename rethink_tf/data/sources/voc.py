@@ -41,6 +41,7 @@ def convert(
     sets: Sequence[str],
     output: str,
     num_shards: int,
+    *,
     classes: Sequence[str] = CLASSES,
     **options,
 ) -> dict:

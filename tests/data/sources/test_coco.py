@@ -107,7 +107,8 @@ def die_at_the_last(folder, image, *rest):
     return os.kill(os.getpid(), 9) if image["id"] == 4 else prepare(folder, image, *rest)
 
 coco_images.prepare_image = die_at_the_last
-coco.convert({str(coco_source.folder)!r}, {str(coco_source.path)!r}, {str(output)!r}, 2, 0)
+source = {str(coco_source.folder)!r}, {str(coco_source.path)!r}
+coco.convert(*source, {str(output)!r}, 2, num_workers=0)
 """
 
     killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True)
