@@ -110,6 +110,9 @@ def make_plan(strategy, precision="float32", jit_compile=False, deterministic=No
     has_bfloat16_kernels = not on_cpu or _has_bfloat16_kernels()
     in_bfloat16 = precision == "mixed_bfloat16" and has_bfloat16_kernels
     gradient_dtype = "bfloat16" if in_bfloat16 else "float32"
+    # XLA orders the program itself, and joins what is computed again with what was: its programs
+    # for an H100 take the same bytes with recomputation and without (docs/performance.md).
+    bounds_memory = on_cpu or not static_shapes
     return ExecutionPlan(
         device=device,
         precision=precision,
@@ -118,8 +121,8 @@ def make_plan(strategy, precision="float32", jit_compile=False, deterministic=No
         is_deterministic=deterministic,
         convolution="cpu" if on_cpu else "tensorflow",
         roi_align=roi_align.choose_form(device, static_shapes, deterministic),
-        recomputes=on_cpu or not static_shapes,
-        is_ordered=on_cpu or not static_shapes,
+        recomputes=bounds_memory,
+        is_ordered=bounds_memory,
         has_bfloat16_kernels=has_bfloat16_kernels,
         has_grouped_gradients=not on_cpu or _has_grouped_gradients(gradient_dtype),
     )
