@@ -6,6 +6,7 @@ of a run, and not what is computed.
 
 import dataclasses
 import functools
+import os
 import pathlib
 
 import tensorflow as tf
@@ -23,6 +24,7 @@ class ExecutionPlan:
 
     Attributes:
         device: "CPU", "GPU" or "TPU": the kind of the replicas' devices.
+        device_name: str, what there is of it: the cores, the GPU's model, or nothing.
         precision: str, name of the Keras policy.
         jit_compile: bool, whether XLA is asked to compile the step.
         static_shapes: bool, whether a compiler needs every shape: the heads of objects then run on
@@ -39,6 +41,7 @@ class ExecutionPlan:
     """
 
     device: str = "CPU"
+    device_name: str = ""
     precision: str = "float32"
     jit_compile: bool = False
     static_shapes: bool = False
@@ -115,6 +118,7 @@ def make_plan(strategy, precision="float32", jit_compile=False, deterministic=No
     bounds_memory = on_cpu or not static_shapes
     return ExecutionPlan(
         device=device,
+        device_name=_device_name(device),
         precision=precision,
         jit_compile=jit_compile,
         static_shapes=static_shapes,
@@ -135,6 +139,15 @@ def _device_type(strategy):
     # The default strategy's is where TensorFlow places operations.
     kinds = {device.device_type for device in tf.config.list_logical_devices()}
     return next(kind for kind in ("TPU", "GPU", "CPU") if kind in kinds)
+
+
+def _device_name(device):
+    """Returns the cores that this process may use, or the model of the first GPU."""
+    if device == "CPU":
+        return f"{len(os.sched_getaffinity(0))} cores"
+    gpus = tf.config.list_physical_devices("GPU") if device == "GPU" else []
+    found = [tf.config.experimental.get_device_details(gpu).get("device_name") for gpu in gpus]
+    return str(found[0]) if found and found[0] else ""
 
 
 def _has_bfloat16_kernels():

@@ -99,6 +99,19 @@ def fresh_tensorflow_settings():
     framework_config.disable_op_determinism()
 
 
+@pytest.fixture
+def untraced():
+    """Runs the steps of a test operation by operation: to trace them takes most of a short run.
+
+    For what does not depend on the graph, and whose graph another test traces.
+    """
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.fixture(autouse=True)
 def clean_gin():
     """Forgets a test's bindings, so that they can't reach the next test."""

@@ -21,7 +21,7 @@ def parse(params):
     config.parse(["scratch_r101_cascade.gin", "overlays/tiny.gin"], params)
 
 
-def test_one_file_trains_without_and_then_with_the_cascade(tmp_path, caplog):
+def test_one_file_trains_without_and_then_with_the_cascade(tmp_path, caplog, untraced):
     whole, killed, data_dir = tmp_path / "whole", tmp_path / "killed", tmp_path / "data"
     parse(tiny(whole, data_dir, *SHORT, *AVERAGED))
     with caplog.at_level("INFO", logger="absl"):

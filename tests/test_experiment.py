@@ -50,6 +50,8 @@ def test_a_run_leaves_what_it_says(finished):
         assert set(result) == {"image_id", "category_id", "bbox", "score", "segmentation"}
     assert [path.name for path in (model_dir / "pictures").iterdir()]
     assert json.loads((model_dir / "best" / "best.json").read_text())["step"] == 4
+    plan = json.loads((model_dir / "config.json").read_text())["plan"]
+    assert (plan["device"], plan["convolution"]) == ("CPU", "cpu") and plan["is_deterministic"]
     scalars = read_scalars(model_dir)
     for step in (1, 2, 3, 4):
         assert all(np.isfinite(scalars[f"train/{name}", step]) for name in LOSSES)
@@ -190,7 +192,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path, data_dir):
         run("quickstart.gin", tiny(tmp_path, data_dir, "run.evaluation_batch_size=-1"))
 
 
-def test_a_diverging_run_stops_unsaved_and_names_step_and_term(tmp_path, data_dir):
+def test_a_diverging_run_stops_unsaved_and_names_step_and_term(tmp_path, data_dir, untraced):
     params = ["StepwiseSchedule.peak_learning_rate=1e30", "STEPS=8", "run.checkpoint_every=1"]
     with pytest.raises(NonFiniteLossError, match=r"Step [2-8]: .*weight_decay.* is not finite"):
         run("quickstart.gin", tiny(tmp_path, data_dir, *params))
@@ -229,7 +231,7 @@ def test_data_without_masks_is_refused_by_a_mask_head(tmp_path, boxes_only):
         experiment.run()
 
 
-def test_faster_rcnn_trains_on_boxes_alone(tmp_path, boxes_only):
+def test_faster_rcnn_trains_on_boxes_alone(tmp_path, boxes_only, untraced):
     (tmp_path / "boxes.gin").write_text(
         "include 'base/run.gin'\n"
         "include 'base/faster_rcnn.gin'\n"
@@ -253,7 +255,7 @@ def test_faster_rcnn_trains_on_boxes_alone(tmp_path, boxes_only):
     assert ("train/mask", 2) not in read_scalars(tmp_path / "model")
 
 
-def test_large_scale_jitter_with_copy_paste_trains_and_evaluates(tmp_path, data_dir):
+def test_large_scale_jitter_with_copy_paste_trains_and_evaluates(tmp_path, data_dir, untraced):
     params = tiny(tmp_path, data_dir, "STEPS=2", "ResNet.depth=18", "run.log_every=2")
     overlays = ["overlays/copy_paste.gin", "overlays/tiny.gin"]
     config.parse(["lsj_r50.gin", *overlays], params)

@@ -37,7 +37,7 @@ def log_header(splits, pipeline, model, strategy, training_plan, model_dir):
     if "training" in splits:
         num_images = len(pipeline.training_index(splits["training"].index))
         rows += [("Plan", line) for line in describe_plan(*training_plan, num_images)]
-    rows += [("Devices", _describe_devices(strategy, model.plan.device))]
+    rows += [("Devices", _describe_devices(strategy, model.plan))]
     rows += [("Precision", model.plan.precision), ("Execution", model.plan.summary())]
     rows += [("Folder", model_dir)]
     logging.info("%s", _lay_out(rows), extra=console.KEPT)
@@ -117,15 +117,10 @@ def _count(variables):
     return sum(variable.shape.num_elements() for variable in variables)
 
 
-def _describe_devices(strategy, kind):
+def _describe_devices(strategy, plan):
     replicas = strategy.num_replicas_in_sync
-    text = f"{replicas} replica{'s' if replicas > 1 else ''} on {kind}"
-    if kind == "CPU":
-        return f"{text}, {len(os.sched_getaffinity(0))} cores"
-    if kind == "GPU":
-        gpu = tf.config.list_physical_devices("GPU")[0]
-        return f"{text}, {tf.config.experimental.get_device_details(gpu).get('device_name')}"
-    return text
+    text = f"{replicas} replica{'s' if replicas > 1 else ''} on {plan.device}"
+    return f"{text}, {plan.device_name}" if plan.device_name else text
 
 
 def _table_of_evaluations(model_dir):
