@@ -60,6 +60,7 @@ def make_manager(checkpoint, directory, strategy, step, interval=None, keep=3):
     if not is_chief(strategy):
         directory, keep = tempfile.mkdtemp(prefix="rethink_tf_"), 1
         atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    _mend_list(directory)
     manager = tf.train.CheckpointManager(
         checkpoint,
         directory,
@@ -72,6 +73,30 @@ def make_manager(checkpoint, directory, strategy, step, interval=None, keep=3):
     # last step of 0 for none.
     manager._last_checkpoint_step = int(step.numpy())
     return manager
+
+
+def _mend_list(directory):
+    """Writes TensorFlow's list of a folder's checkpoints again where it cannot be read.
+
+    The manager would refuse the folder, although the checkpoints themselves may be whole.
+    """
+    path = os.path.join(directory, "checkpoint")
+    if not tf.io.gfile.exists(path):
+        return
+    try:
+        if tf.train.get_checkpoint_state(directory):
+            return
+    except ValueError:
+        pass  # It is empty, or names no checkpoint.
+    found = checkpoint_files.list_newest_first(directory)
+    logging.warning("%s cannot be read: it is written again, with %d.", path, len(found))
+    tf.io.gfile.remove(path)
+    if found:
+        # A manager deletes none but those that have a time after its last one, here 0.
+        times = list(map(float, range(1, len(found) + 1)))
+        tf.compat.v1.train.update_checkpoint_state(
+            directory, found[0], found[::-1], None, times, 0.0
+        )
 
 
 def restore(checkpoint, path):
@@ -275,8 +300,13 @@ class BestKeeper:
         self._is_chief = is_chief
         self._best = None
         if tf.io.gfile.exists(self._path):
-            with tf.io.gfile.GFile(self._path) as file:
-                self._best = json.load(file)["score"]
+            try:
+                with tf.io.gfile.GFile(self._path) as file:
+                    self._best = float(json.load(file)["score"])
+            except (ValueError, KeyError, TypeError):
+                logging.warning(
+                    "%s is damaged: the next evaluation counts as the best so far.", self._path
+                )
 
     def offer(self, score, step):
         """Saves if the score is higher than every one before.

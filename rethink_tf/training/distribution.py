@@ -1,5 +1,8 @@
 """The distribution strategy, chosen by one binding, and what batches fit it."""
 
+import json
+import os
+
 import gin
 import tensorflow as tf
 import tf_keras
@@ -35,6 +38,14 @@ def make_strategy(name="auto", num_gpus=None, tpu_address="", all_reduce_alg=Non
     known = ("one_device", "mirrored", "multi_worker_mirrored", "tpu")
     if name not in known:
         raise ValueError(f"make_strategy: unknown name {name!r}; choose auto or one of {known}.")
+    if name == "multi_worker_mirrored":
+        _check_cluster()
+    if num_cpus > 1 and (name != "mirrored" or num_gpus):
+        raise ValueError(
+            f"make_strategy: num_cpus = {num_cpus} has no effect on {name} with {num_gpus} GPUs: "
+            "bind make_strategy.name = 'mirrored' and num_gpus = 0 to run so many replicas on the "
+            "CPU, or leave it out."
+        )
     if name == "mirrored" and num_gpus == 0 and num_cpus > 1:
         return tf.distribute.MirroredStrategy(_logical_cpus(num_cpus))
     return distribute_utils.get_distribution_strategy(
@@ -43,6 +54,25 @@ def make_strategy(name="auto", num_gpus=None, tpu_address="", all_reduce_alg=Non
         all_reduce_alg=all_reduce_alg,
         tpu_address=tpu_address,
     )
+
+
+def _check_cluster():
+    """Checks that TF_CONFIG names this worker: without it each worker would train alone."""
+    text = os.environ.get("TF_CONFIG")
+    problem = None if text else "is not set"
+    try:
+        cluster = json.loads(text or "{}")
+        if not problem and not (cluster.get("cluster") and cluster.get("task")):
+            problem = f"has no 'cluster' or no 'task': {text[:80]}"
+    except (ValueError, AttributeError):
+        problem = f"is not a JSON object: {text[:80]}"
+    if problem:
+        raise ValueError(
+            f"make_strategy: multi_worker_mirrored takes the workers from the environment variable "
+            f"TF_CONFIG, which {problem}. Set it on each worker, such as "
+            '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
+            '"task": {"type": "worker", "index": 0}}.'
+        )
 
 
 def check_batch_size(strategy, name, size, accumulate_steps=1):

@@ -114,6 +114,16 @@ def test_results_are_those_of_one_after_the_other(tmp_path):
     assert dict(evaluator.metrics) == first
 
 
+def test_a_line_of_metrics_stays_apart_from_half_a_line(tmp_path):
+    """What a kill has left in the file swallows no later evaluation."""
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "box/AP": 0.5}\n{"step": 2, "bo')
+    make_evaluator(tmp_path, make_batches()).evaluate(-1)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert lines[:2] == ['{"step": 1, "box/AP": 0.5}', '{"step": 2, "bo']
+    assert json.loads(lines[2])["step"] == 3 and len(lines) == 3
+    assert inference.evaluated_steps(str(tmp_path)) == {1, 3}
+
+
 def test_the_weights_to_measure_are_held_while_it_predicts(tmp_path):
     weight = tf.Variable(0.25)
 

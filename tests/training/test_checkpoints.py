@@ -57,10 +57,15 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
     assert path.endswith("step-1") and value == 1.0
 
 
-def test_a_damaged_state_file_does_not_matter(tmp_path):
-    _save(tmp_path, [3])
-    (tmp_path / "checkpoint").write_bytes(b"\0garbage")
-    assert _restore(tmp_path)[1] == 3.0
+@pytest.mark.parametrize("content", [b"", b"\0garbage", b'model_checkpoint_path: "'])
+def test_a_damaged_list_of_checkpoints_does_not_matter(tmp_path, content):
+    """Not to what is read, nor to saving on, which keeps as many as before."""
+    _save(tmp_path, [3, 4])
+    (tmp_path / "checkpoint").write_bytes(content)
+    assert _restore(tmp_path)[1] == 4.0
+    _save(tmp_path, [5], keep=2)
+    paths = checkpoint_files.list_newest_first(str(tmp_path))
+    assert [path.rpartition("-")[2] for path in paths] == ["5", "4"]
 
 
 def test_an_empty_folder_restores_nothing(tmp_path):
@@ -164,6 +169,20 @@ def test_the_best_is_kept_across_a_restart(tmp_path):
     assert [p.rpartition("-")[2] for p in checkpoint_files.list_newest_first(str(tmp_path))] == [
         "40"
     ]
+
+
+@pytest.mark.parametrize("content", ["", '{"score": 0.', '{"step": 40}', "[1]"])
+def test_a_cut_record_of_the_best_does_not_stop_a_run(tmp_path, caplog, content):
+    (tmp_path / "best.json").write_text(content)
+    model, step = _Model(0.0), tf.Variable(0, dtype=tf.int64)
+    manager = checkpoints.make_manager(
+        tf.train.Checkpoint(model=model), str(tmp_path), tf.distribute.get_strategy(), step, keep=1
+    )
+    with caplog.at_level("WARNING", logger="absl"):
+        keeper = checkpoints.BestKeeper(manager, str(tmp_path))
+    assert f"{tmp_path}/best.json is damaged" in caplog.text
+    assert keeper.offer(0.1, 50)
+    assert json.loads((tmp_path / "best.json").read_text()) == {"score": 0.1, "step": 50}
 
 
 def test_initialize_names_what_is_missing(tmp_path):

@@ -25,6 +25,30 @@ def test_what_is_not_there_is_refused():
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "TF_CONFIG, which is not set"),
+        ("{'cluster'", "which is not a JSON object: {'cluster'"),
+        ("[1]", r"which is not a JSON object: \[1\]"),
+        ('{"cluster": {}}', "which has no 'cluster' or no 'task'"),
+    ],
+)
+def test_workers_without_a_cluster_are_refused(monkeypatch, text, message):
+    """Each of them would train alone, and into the same folder."""
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if text is not None:
+        monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(ValueError, match=message):
+        make_strategy("multi_worker_mirrored")
+
+
+@pytest.mark.parametrize("name", ["auto", "one_device"])
+def test_cpus_that_would_not_be_used_are_refused(name):
+    with pytest.raises(ValueError, match="num_cpus = 2 has no effect on one_device with 0 GPUs"):
+        make_strategy(name, num_cpus=2)
+
+
+@pytest.mark.parametrize(
     ("size", "steps", "message"),
     [
         (5, 1, "batch_size = 5 images .* by 2 replicas: take a multiple of 2"),

@@ -44,8 +44,8 @@ class CpuOperations(Operations):
     def multiply(self, inputs, kernel):
         """Multiplies [N, C] by [C, K].
 
-        The inputs are let go before their own gradient, which is as large, is made: the box head's
-        are 51 MB an image, at the step's peak.
+        The inputs are let go before their own gradient, which is as large, is made: for 1,024 RoIs
+        the box head's are 49 MiB, at the peak of the step.
         """
 
         @tf.custom_gradient
