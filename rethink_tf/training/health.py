@@ -24,5 +24,6 @@ def check_finite(history, first_step):
             raise NonFiniteLossError(
                 f"Step {step}: {', '.join(bad)} is not finite ({terms}). Nothing of it was saved; "
                 "the newest checkpoint is from before. Lower the learning rate or lengthen the "
-                "warm-up, and check the data of that step."
+                "warm-up, in another MODEL_DIR (this one keeps its run to its settings; "
+                "run.init_checkpoint takes its checkpoints), and check the data of that step."
             )
