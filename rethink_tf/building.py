@@ -34,11 +34,10 @@ class Experiment:
     Attributes:
         settings: `Settings`.
         strategy: `tf.distribute.Strategy`.
-        plan: `ExecutionPlan`, made of the strategy.
         pipeline: `Pipeline`.
         train_data: `Split` to train on, or None.
         test_data: `Split` to evaluate, or None.
-        model: the detector.
+        model: the detector, with its `ExecutionPlan`.
         optimizer: Keras optimizer, which counts the steps.
         average: `WeightAverage`, or None.
         checkpoint: `tf.train.Checkpoint` of the three.
@@ -49,7 +48,6 @@ class Experiment:
 
     settings: Settings
     strategy: Any
-    plan: execution.ExecutionPlan
     pipeline: Any
     train_data: splits.Split | None
     test_data: splits.Split | None
@@ -74,7 +72,8 @@ class Experiment:
     @property
     def shapes(self):
         """What the pipeline must know of the program that its batches are for."""
-        return {"multiple": self.model.coarsest_stride, "is_compiled": self.plan.static_shapes}
+        is_compiled = self.model.plan.static_shapes
+        return {"multiple": self.model.coarsest_stride, "is_compiled": is_compiled}
 
 
 def build(settings):
@@ -108,7 +107,6 @@ def build(settings):
     experiment = Experiment(
         settings=settings,
         strategy=strategy,
-        plan=plan,
         pipeline=pipeline,
         train_data=train_data,
         test_data=test_data,
@@ -290,4 +288,5 @@ def _make_evaluator(experiment, views=None):
 
 def _batch_spec(experiment, batches, size):
     """Returns the spec of one program for all shapes; None where XLA makes one for each."""
-    return None if experiment.plan.static_shapes else distribution.batch_spec(batches, size)
+    is_compiled = experiment.model.plan.static_shapes
+    return None if is_compiled else distribution.batch_spec(batches, size)

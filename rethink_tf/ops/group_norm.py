@@ -70,10 +70,10 @@ class GroupNorm(recomputation.Part):
 
     def __init__(self, operations, norm, relu=False):
         """Takes the `Operations`, the `Norm`, and whether ReLU follows."""
+        super().__init__(norm.gamma, norm.beta)
+        gamma, beta = self.tensors
+        self._norm = norm._replace(gamma=gamma, beta=beta)
         self._operations, self._relu = operations, relu
-        # Tensors: `custom_gradient` does not take the variables of every distribution strategy.
-        self.tensors = [tf.convert_to_tensor(each) for each in (norm.gamma, norm.beta)]
-        self._norm = norm._replace(gamma=self.tensors[0], beta=self.tensors[1])
 
     def __call__(self, inputs):
         """Returns the normalized inputs, with the gradient of this file."""

@@ -92,10 +92,9 @@ class Convolution(recomputation.Part):
 
     def __init__(self, operations, kernel, strides=1):
         """Takes the `Operations` and the arguments of `convolution.convolve`."""
+        super().__init__(kernel)
+        (self._kernel,) = self.tensors
         self._operations, self._strides = operations, strides
-        # `custom_gradient` does not take the variables of every distribution strategy.
-        self._kernel = tf.convert_to_tensor(kernel)
-        self.tensors = [self._kernel]
 
     def apply(self, inputs):
         """Returns the convolution's outputs."""

@@ -4,8 +4,6 @@ A step holds activations from the forward to the backward pass: they are most of
 cheap to compute again need not be held.
 """
 
-from collections.abc import Sequence
-
 import tensorflow as tf
 
 from rethink_tf.ops import ordering
@@ -18,7 +16,10 @@ class Part:
         tensors: floating tensors that the function holds and has gradients for.
     """
 
-    tensors: Sequence[tf.Tensor] = ()
+    def __init__(self, *tensors):
+        """Takes the tensors, or variables of their values."""
+        # `custom_gradient` does not take the variables of every distribution strategy.
+        self.tensors = [tf.convert_to_tensor(each) for each in tensors]
 
     def __call__(self, inputs):
         """Returns the value for an input, for a tape to differentiate."""
@@ -48,9 +49,8 @@ class Function(Part):
 
     def __init__(self, function, *tensors):
         """Takes a callable of the input and the tensors, which returns one tensor."""
+        super().__init__(*tensors)
         self._function = function
-        # `custom_gradient` does not take the variables of every distribution strategy.
-        self.tensors = [tf.convert_to_tensor(each) for each in tensors]
 
     def apply(self, inputs):
         """Returns the function's value."""

@@ -10,10 +10,8 @@ import tensorflow as tf
 
 from rethink_tf.ops import ordering
 from rethink_tf.ops.cpu.convolution import Convolutions
+from rethink_tf.ops.group_norm import MAX_ROI_PLACES
 from rethink_tf.ops.operations import Operations
-
-# Maps of at most so many places are those of RoIs, of which there are many.
-MAX_ROI_PLACES = 256
 
 
 class CpuOperations(Operations):
