@@ -22,7 +22,7 @@ from rethink_tf.models import vgg as _vgg  # noqa: F401  registered for gin file
 from rethink_tf.report import samples
 from rethink_tf.settings import Settings
 from rethink_tf.training import averaging as _averaging  # noqa: F401  registered for gin files
-from rethink_tf.training import checkpoints, distribution, step, workers
+from rethink_tf.training import checkpoints, distribution, step, stopping, workers
 from rethink_tf.training import schedules as _schedules  # noqa: F401  registered for gin files
 from rethink_tf.training.trainer import Trainer
 
@@ -41,6 +41,7 @@ class Experiment:
         optimizer: Keras optimizer, which counts the steps.
         average: `WeightAverage`, or None.
         checkpoint: `tf.train.Checkpoint` of the three.
+        stop: `StopRequest`, which the loops of the trainer and the evaluators ask.
         trainer: `Trainer`, where there is data to train on.
         evaluator: `Evaluator` of plain predictions, or None.
         augmented_evaluator: `Evaluator` by test augmentation, or None.
@@ -55,6 +56,7 @@ class Experiment:
     optimizer: Any
     average: Any
     checkpoint: Any
+    stop: stopping.StopRequest
     trainer: Trainer | None = None
     evaluator: inference.Evaluator | None = None
     augmented_evaluator: inference.Evaluator | None = None
@@ -114,6 +116,7 @@ def build(settings):
         optimizer=optimizer,
         average=average,
         checkpoint=checkpoints.make_checkpoint(model, optimizer, average),
+        stop=stopping.StopRequest(workers.of(strategy)),
     )
     _load_weights(experiment)
     if train_data:
@@ -246,7 +249,14 @@ def _make_trainer(experiment, losses, cascade_from):
         batch_spec=_batch_spec(experiment, batches, size),
     )
     num_steps = settings.schedule.num_steps
-    return Trainer(train_step, iter(batches), num_steps, settings.batch_size, counters.as_dict)
+    return Trainer(
+        train_step,
+        iter(batches),
+        num_steps,
+        settings.batch_size,
+        counters.as_dict,
+        experiment.stop,
+    )
 
 
 def _make_evaluator(experiment, views=None):
@@ -283,6 +293,7 @@ def _make_evaluator(experiment, views=None):
         metrics=settings.metrics,
         is_augmented=views is not None,
         weights=average.in_use if average else contextlib.nullcontext,
+        check_stop=experiment.stop.check,
     )
 
 

@@ -4,6 +4,7 @@ import os
 
 import gin
 import orbit
+from absl import logging
 
 from rethink_tf.building import build
 from rethink_tf.evaluation import inference
@@ -11,7 +12,7 @@ from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.own_data import deriving
 from rethink_tf.report import run_texts
 from rethink_tf.settings import Settings
-from rethink_tf.training import checkpoints, trainer
+from rethink_tf.training import checkpoints, stopping, trainer
 
 
 def run(mode=None, when_built=None):
@@ -48,9 +49,23 @@ def train(experiment):
 
     Returns:
         The `Evaluator` of the last evaluation, or None.
+
+    Raises:
+        Stopped: if the run was told to stop; its last step is saved by then.
     """
-    settings, evaluator = experiment.settings, experiment.evaluator
     controller = _make_controller(experiment)
+    with experiment.stop:
+        try:
+            return _train_and_evaluate(experiment, controller)
+        except stopping.Stopped:
+            step = int(experiment.step.numpy())
+            if checkpoints.save_if_new(controller.checkpoint_manager, step):
+                logging.info("Saved step %d.", step)
+            raise
+
+
+def _train_and_evaluate(experiment, controller):
+    settings, evaluator = experiment.settings, experiment.evaluator
     best_folder = os.path.join(settings.model_dir, "best")
     manager = _make_manager(experiment, best_folder, keep=settings.keep_best)
     best = checkpoints.BestKeeper(manager, best_folder, experiment.is_chief)

@@ -4,7 +4,8 @@
     python -m rethink_tf.train --gin_file=gin_configs/scratch_r50.gin \
         --gin_param='DATA_DIR="/data/coco"' --gin_param='MODEL_DIR="/runs/r50"'
 
-A run that was stopped goes on where it was when it is started again with the same flags.
+A run that was stopped goes on where it was when it is started again with the same flags. Exit
+codes, for launchers: 0 done, 1 refused or failed, 75 start again, 130 stopped by Ctrl-C.
 """
 
 import re
@@ -12,7 +13,7 @@ import sys
 
 from absl import app, flags, logging
 
-from rethink_tf import config, console
+from rethink_tf import config, console, exit_codes
 
 _GIN_FILE = flags.DEFINE_multi_string(
     "gin_file",
@@ -53,6 +54,7 @@ def main(argv):
     console.start(_QUIET.value)
     # Imported only now: --help answers without waiting for TensorFlow.
     from rethink_tf import experiment
+    from rethink_tf.training import stopping
     from rethink_tf.training.health import NonFiniteLossError
 
     built = []
@@ -69,8 +71,15 @@ def main(argv):
             raise
         logging.debug("Where it was raised:", exc_info=True)
         sys.exit(f"error: {_explain(error)}")
+    except stopping.Stopped as stopped:
+        _end(f"Stopped by {stopped}", stopped.exit_code)
     except KeyboardInterrupt:
-        sys.exit("\nStopped by Ctrl-C. The same command goes on from the newest checkpoint.")
+        _end("\nStopped by Ctrl-C", exit_codes.INTERRUPTED)
+
+
+def _end(reason, exit_code):
+    print(f"{reason}. The same command goes on from the newest checkpoint.", file=sys.stderr)
+    sys.exit(exit_code)
 
 
 def _explain(error):

@@ -103,6 +103,7 @@ class Evaluator(orbit.AbstractEvaluator):
         metrics=coco_metrics.CocoMetrics,
         is_augmented=False,
         weights=contextlib.nullcontext,
+        check_stop=None,
     ):
         """Sets up the evaluation; the predictor and the metrics are made before.
 
@@ -128,6 +129,8 @@ class Evaluator(orbit.AbstractEvaluator):
                 name, and its summaries another prefix, for they are no later values of the same.
             weights: callable without arguments, returns a context in which the detector holds the
                 weights to measure; by default those it has.
+            check_stop: callable without arguments, called after each batch; what it raises ends the
+                evaluation. None for none.
         """
         self._predictor, self._make_batches = predictor, make_batches
         self._num_batches, self._num_images = num_batches, len(ground_truth["images"])
@@ -138,6 +141,7 @@ class Evaluator(orbit.AbstractEvaluator):
         self._category_ids = np.asarray(sorted(category_ids))
         self._model_dir, self._step, self._is_chief = model_dir, step, is_chief
         self.pictures, self._is_augmented, self._weights = pictures, is_augmented, weights
+        self._check_stop = check_stop or (lambda: None)
         self.metrics, self.results_path = {}, None
         self.seconds = self.last_seconds = 0.0
 
@@ -179,6 +183,7 @@ class Evaluator(orbit.AbstractEvaluator):
                         results += itertools.chain(*background.put(outputs, row))
                 if position == 0 and self.pictures and self._is_chief:
                     self._show(batch, outputs)
+                self._check_stop()
             results += itertools.chain(*background.finish())
         # In an order that does not depend on which images share a batch.
         results.sort(key=operator.itemgetter("image_id"))

@@ -75,6 +75,19 @@ def make_manager(checkpoint, directory, strategy, step, interval=None, keep=3):
     return manager
 
 
+def save_if_new(manager, step):
+    """Saves unless the manager's newest checkpoint is of this step; tells whether it did.
+
+    Args:
+        manager: of `make_manager`.
+        step: int, of the run.
+    """
+    if manager._last_checkpoint_step == step:
+        return False
+    manager.save(checkpoint_number=step, check_interval=False)
+    return True
+
+
 def _mend_list(directory):
     """Writes TensorFlow's list of a folder's checkpoints again where it cannot be read.
 

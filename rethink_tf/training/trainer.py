@@ -8,7 +8,7 @@ import tensorflow as tf
 from absl import logging
 
 from rethink_tf import console
-from rethink_tf.training import health
+from rethink_tf.training import health, stopping
 
 # From this share of a step's time on, the log line says that the input is waited for.
 SHOWN_WAIT = 0.1
@@ -26,7 +26,7 @@ class Trainer(orbit.AbstractTrainer):
         seconds: float, how long this start has trained.
     """
 
-    def __init__(self, step_fn, batches, total_steps, images_per_step, data_counts=dict):
+    def __init__(self, step_fn, batches, total_steps, images_per_step, data_counts=dict, stop=None):
         """Sets up the loop; nothing is trained yet.
 
         Args:
@@ -35,10 +35,11 @@ class Trainer(orbit.AbstractTrainer):
             total_steps: int, of the whole run.
             images_per_step: int, global batch.
             data_counts: callable, returns {name: count} of what the input left out so far.
+            stop: `StopRequest` that is asked after each step, or None.
         """
         self._step_fn, self._batches = step_fn, batches
         self._total_steps, self._images_per_step = total_steps, images_per_step
-        self._data_counts, self._is_first = data_counts, True
+        self._data_counts, self._stop, self._is_first = data_counts, stop, True
         self.evaluation_steps, self.evaluation_seconds, self.seconds = (), None, 0.0
 
     def train(self, num_steps):
@@ -49,20 +50,25 @@ class Trainer(orbit.AbstractTrainer):
 
         Raises:
             NonFiniteLossError: if a loss is not finite; the controller has not saved by then.
+            Stopped: if the run was told to stop, after fewer steps, with all of these done.
         """
         if self._is_first:
             logging.info("The first step takes longer: TensorFlow traces its graph.")
         began = start = time.monotonic()
-        history, waited, num_timed = [], 0.0, int(num_steps)
+        num_untimed = 0
+        history, waited, reason = [], 0.0, ""
         for _ in range(int(num_steps)):
             asked = time.monotonic()
             batches = list(itertools.islice(self._batches, self._step_fn.accumulate_steps))
             waited += time.monotonic() - asked
             history.append(self._step_fn(*batches))
-            if self._is_first and num_steps > 1:
+            reason = self._stop.requested() if self._stop else ""
+            if self._is_first and num_steps > 1 and not reason:
                 # The first step compiles; it would spoil the rate and the time left.
-                start, num_timed, waited = time.monotonic(), num_timed - 1, 0.0
+                start, num_untimed, waited = time.monotonic(), 1, 0.0
             self._is_first = False
+            if reason:
+                break
         # Only here does Python wait for the device: reading each step's losses would stop it.
         history = [{name: float(value) for name, value in values.items()} for values in history]
         seconds = max(time.monotonic() - start, 1e-9)
@@ -75,10 +81,13 @@ class Trainer(orbit.AbstractTrainer):
             present = [values[name] for values in history if name in values]
             means[name] = sum(present) / len(present)
         means["learning_rate"] = history[-1]["learning_rate"]
-        rate = num_timed * self._images_per_step / seconds
+        rate = (len(history) - num_untimed) * self._images_per_step / seconds
         self._write_summaries(means, rate)
         self._log(step, means, rate, waited / seconds)
         self.seconds += time.monotonic() - began
+        if reason:
+            tf.summary.flush()
+            raise stopping.Stopped(reason)
 
     def _write_summaries(self, values, images_per_second):
         for name, value in values.items():
