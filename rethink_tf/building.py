@@ -9,7 +9,7 @@ import dataclasses
 import os
 from typing import Any
 
-from rethink_tf import config, config_record, execution
+from rethink_tf import config, config_record, execution, locking
 from rethink_tf.data.input import reading
 from rethink_tf.data.records import categories, splits
 from rethink_tf.data.sources import shapes as _shapes  # noqa: F401  registered for gin files
@@ -22,8 +22,9 @@ from rethink_tf.models import vgg as _vgg  # noqa: F401  registered for gin file
 from rethink_tf.report import samples
 from rethink_tf.settings import Settings
 from rethink_tf.training import averaging as _averaging  # noqa: F401  registered for gin files
-from rethink_tf.training import checkpoints, distribution, step, stopping, workers
+from rethink_tf.training import checkpoints, distribution, step, stopping
 from rethink_tf.training import schedules as _schedules  # noqa: F401  registered for gin files
+from rethink_tf.training import workers as workers_lib
 from rethink_tf.training.trainer import Trainer
 
 
@@ -41,6 +42,7 @@ class Experiment:
         optimizer: Keras optimizer, which counts the steps.
         average: `WeightAverage`, or None.
         checkpoint: `tf.train.Checkpoint` of the three.
+        workers: `Workers`, or None where one process runs it all.
         stop: `StopRequest`, which the loops of the trainer and the evaluators ask.
         trainer: `Trainer`, where there is data to train on.
         evaluator: `Evaluator` of plain predictions, or None.
@@ -56,6 +58,7 @@ class Experiment:
     optimizer: Any
     average: Any
     checkpoint: Any
+    workers: workers_lib.Workers | None
     stop: stopping.StopRequest
     trainer: Trainer | None = None
     evaluator: inference.Evaluator | None = None
@@ -78,26 +81,27 @@ class Experiment:
         return {"multiple": self.model.coarsest_stride, "is_compiled": is_compiled}
 
 
-def build(settings):
+def build(settings, resources):
     """Builds an experiment, and records it in its folder if it is to be trained.
 
     Args:
         settings: `Settings`.
+        resources: `contextlib.ExitStack`, which holds the folder's lock until the run's end.
 
     Returns:
         `Experiment`.
 
     Raises:
-        ValueError: if a setting does not fit the others, the data or the weights.
+        ValueError: if a setting does not fit the others, the data or the weights, or another
+            process trains into the folder.
     """
-    if settings.mode != "evaluate":
-        config_record.compare(settings.model_dir)
-    # What needs no data is checked first: an error should not wait for the records.
-    cascade_from = step.cascade_start(settings.schedule, settings.cascade_steps)
     strategy, plan = _start_strategy(settings)
-    pipeline, losses = settings.pipeline(), settings.losses()
-    views = settings.test_augmentation() if settings.test_augmentation else None
-    train_data, test_data = _open_data(settings, pipeline)
+    workers = workers_lib.of(strategy)
+    # A worker that is refused alone would leave the others waiting for it.
+    together = workers.fail_together if workers else lambda action: action()
+    together(lambda: _claim_folder(settings, strategy, resources))
+    parts = together(lambda: _prepare(settings, strategy))
+    pipeline, losses, views, cascade_from, train_data, test_data = parts
 
     with strategy.scope():
         model = _make_detector(settings, train_data or test_data, plan)
@@ -116,7 +120,8 @@ def build(settings):
         optimizer=optimizer,
         average=average,
         checkpoint=checkpoints.make_checkpoint(model, optimizer, average),
-        stop=stopping.StopRequest(workers.of(strategy)),
+        workers=workers,
+        stop=stopping.StopRequest(workers),
     )
     _load_weights(experiment)
     if train_data:
@@ -128,24 +133,55 @@ def build(settings):
 
     # All parts are made by now: what is still unused has no effect.
     config.check_all_used()
-    if experiment.is_chief and settings.mode != "evaluate":
-        config_record.write(settings.model_dir, dataclasses.asdict(plan))
-        categories.write(settings.model_dir, train_data.categories)
+    if settings.mode != "evaluate":
+        together(lambda: _record(experiment))
     return experiment
 
 
 def _start_strategy(settings):
-    """Returns the strategy and the plan, with TensorFlow set up and sizes of batches checked."""
+    """Returns the strategy and the plan, with TensorFlow set up."""
     strategy = settings.strategy()
     plan = execution.make_plan(
         strategy, settings.precision, settings.jit_compile, settings.deterministic
     )
     distribution.set_up_tensorflow(settings.seed, plan)
+    return strategy, plan
+
+
+def _claim_folder(settings, strategy, resources):
+    """Locks the folder if it is to be trained in, and compares the experiment with its record."""
+    if settings.mode == "evaluate":
+        return
+    if checkpoints.is_chief(strategy):
+        path = os.path.join(settings.model_dir, "training.lock")
+        resources.enter_context(locking.FolderLock(path, "trains"))
+        checkpoints.remove_leftovers(settings.model_dir)
+    config_record.compare(settings.model_dir)
+
+
+def _prepare(settings, strategy):
+    """Makes and checks what needs no variables, the data last: an error should not wait for them.
+
+    Returns:
+        The pipeline, the losses, the views of test augmentation or None, the first step of a
+        cascade's later stages, and the `Split`s to train on and to evaluate.
+    """
+    cascade_from = step.cascade_start(settings.schedule, settings.cascade_steps)
     size, parts = settings.batch_size, settings.accumulate_steps
     distribution.check_batch_size(strategy, "batch_size", size, parts)
     test_size = settings.evaluation_batch_size or size
     distribution.check_batch_size(strategy, "evaluation_batch_size", test_size)
-    return strategy, plan
+    pipeline, losses = settings.pipeline(), settings.losses()
+    views = settings.test_augmentation() if settings.test_augmentation else None
+    return pipeline, losses, views, cascade_from, *_open_data(settings, pipeline)
+
+
+def _record(experiment):
+    """Writes what was built into the run's folder, for later starts and for readers."""
+    if experiment.is_chief:
+        folder = experiment.settings.model_dir
+        config_record.write(folder, dataclasses.asdict(experiment.model.plan))
+        categories.write(folder, experiment.train_data.categories)
 
 
 def _open_data(settings, pipeline):
@@ -207,7 +243,7 @@ def _load_weights(experiment):
         settings.init_checkpoint,
         required=settings.mode == "evaluate",
         average=experiment.average,
-        workers=workers.of(experiment.strategy),
+        workers=experiment.workers,
     )
 
 

@@ -25,7 +25,7 @@ OPERATIONAL_MACROS = ("MODEL_DIR", "DATA_DIR")
 _OPERATIONAL_BY_OWNER = {
     "run": "mode model_dir data_dir strategy log_every checkpoint_every evaluate_every "
     "evaluation_batch_size keep_newest keep_best",
-    "make_strategy": "name num_gpus num_cpus tpu_address all_reduce_alg",
+    "make_strategy": "name num_gpus num_cpus tpu_address all_reduce_alg wait_minutes",
     "Pipeline": "parallel_records",
 }
 OPERATIONAL = tuple(f"{k}.{name}" for k, v in _OPERATIONAL_BY_OWNER.items() for name in v.split())

@@ -1,5 +1,6 @@
 """Runs an experiment: builds it from the parsed gin files, trains it and evaluates it."""
 
+import contextlib
 import os
 
 import gin
@@ -12,7 +13,7 @@ from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.own_data import deriving
 from rethink_tf.report import run_texts
 from rethink_tf.settings import Settings
-from rethink_tf.training import checkpoints, stopping, trainer
+from rethink_tf.training import checkpoints, stopping, trainer, workers
 
 
 def run(mode=None, when_built=None):
@@ -27,18 +28,21 @@ def run(mode=None, when_built=None):
 
     Raises:
         ValueError: if a value does not fit the others; the message names both.
+        Stopped: if the run was told to stop, and has saved.
+        WorkerLostError: if another worker of the run is gone.
     """
     # Before `Settings` are made, which take what follows from the data like any binding.
     deriving.bind_settings(is_training=mode != "evaluate")
-    experiment = build(Settings(mode=mode) if mode else Settings())
-    if when_built:
-        when_built()
-    if experiment.is_chief:
-        _log_header(experiment)
-    last = (evaluate if experiment.settings.mode == "evaluate" else train)(experiment)
-    if experiment.is_chief:
-        run_texts.log_closing(experiment.settings.model_dir, experiment.trainer, last)
-    return last.metrics if last else {}
+    with contextlib.ExitStack() as resources, workers.naming_losses():
+        experiment = build(Settings(mode=mode) if mode else Settings(), resources)
+        if when_built:
+            when_built()
+        if experiment.is_chief:
+            _log_header(experiment)
+        last = (evaluate if experiment.settings.mode == "evaluate" else train)(experiment)
+        if experiment.is_chief:
+            run_texts.log_closing(experiment.settings.model_dir, experiment.trainer, last)
+        return last.metrics if last else {}
 
 
 def train(experiment):

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all, on a local disk or where `tf.io.gfile` writes (gs://)."""
+"""A run's files, on a local disk or where `tf.io.gfile` writes (gs://): each is written whole."""
 
 import contextlib
 import os
@@ -41,9 +41,59 @@ def replacing(path):
         raise
 
 
+def read_text(path):
+    """Returns the UTF-8 text of a file, or None where there is none.
+
+    Args:
+        path: the file.
+    """
+    try:
+        if is_remote(path):
+            if not exists(path):
+                return None
+            with _gfile().GFile(path, "rb") as file:
+                content = file.read()
+        else:
+            with open(path, "rb") as file:
+                content = file.read()
+    except FileNotFoundError:
+        return None
+    return content.decode(errors="replace")
+
+
+def exists(path):
+    """Tells whether there is a file or a folder."""
+    return _gfile().exists(os.fspath(path)) if is_remote(path) else os.path.exists(path)
+
+
+def append_line(path, line):
+    """Appends a line to a file as a whole; half a line that a kill has left there stays apart.
+
+    On a local disk, lines that several processes append at once are all kept.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        line: str, without the end of line.
+    """
+    _make_folder(os.path.dirname(os.fspath(path)))
+    if is_remote(path):  # object stores append nothing
+        before = read_text(path) or ""
+        before += "\n" * (before != "" and not before.endswith("\n"))
+        write_whole(path, f"{before}{line}\n")
+        return
+    with open(path, "a+b", buffering=0) as file:
+        is_half = False
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            is_half = file.read(1) != b"\n"
+        # One call to the system, which puts it at the end, wherever that is by now.
+        file.write(("\n" * is_half + line + "\n").encode())
+        os.fsync(file.fileno())
+
+
 def remove_if_there(path):
     """Removes a file, or does nothing where there is none."""
-    if _is_remote(path):
+    if is_remote(path):
         if _gfile().exists(path):
             _gfile().remove(path)
     else:
@@ -51,7 +101,8 @@ def remove_if_there(path):
             os.remove(path)
 
 
-def _is_remote(path):
+def is_remote(path):
+    """Tells whether a path is one of `tf.io.gfile`'s schemes, such as gs://."""
     return "://" in os.fspath(path)
 
 
@@ -63,11 +114,11 @@ def _gfile():
 
 
 def _open(path):
-    return _gfile().GFile(path, "wb") if _is_remote(path) else open(path, "wb")
+    return _gfile().GFile(path, "wb") if is_remote(path) else open(path, "wb")
 
 
 def _make_folder(folder):
-    if _is_remote(folder):
+    if is_remote(folder):
         _gfile().makedirs(folder)
     else:
         os.makedirs(folder or ".", exist_ok=True)
@@ -75,7 +126,7 @@ def _make_folder(folder):
 
 def _rename(temporary, path):
     """Renames a finished file; on a local disk its bytes are on the disk before."""
-    if _is_remote(path):
+    if is_remote(path):
         _gfile().rename(temporary, path, overwrite=True)
         return
     with open(temporary, "rb") as file:

@@ -54,7 +54,7 @@ def main(argv):
     console.start(_QUIET.value)
     # Imported only now: --help answers without waiting for TensorFlow.
     from rethink_tf import experiment
-    from rethink_tf.training import stopping
+    from rethink_tf.training import stopping, workers
     from rethink_tf.training.health import NonFiniteLossError
 
     built = []
@@ -73,6 +73,8 @@ def main(argv):
         sys.exit(f"error: {_explain(error)}")
     except stopping.Stopped as stopped:
         _end(f"Stopped by {stopped}", stopped.exit_code)
+    except workers.WorkerLostError as error:
+        _end(f"error: {error}", exit_codes.AGAIN)
     except KeyboardInterrupt:
         _end("\nStopped by Ctrl-C", exit_codes.INTERRUPTED)
 

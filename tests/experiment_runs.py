@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -28,6 +29,30 @@ def start(gin_file, params, mode="train_and_evaluate", **environment):
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def start_workers(gin_file, params, mode="train_and_evaluate", count=2):
+    """Starts a tiny run as worker processes on the loopback; see `start`."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    processes = []
+    for index in range(count):
+        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        bindings = [*params, "make_strategy.name='multi_worker_mirrored'"]
+        processes.append(start(gin_file, bindings, mode, TF_CONFIG=json.dumps(task)))
+    return processes
+
+
+def read_until(process, text):
+    """Reads what a process prints up to the line with a text."""
+    read = []
+    for line in process.stdout:
+        read.append(line)
+        if text in line:
+            return
+    raise AssertionError(f"The process ended without {text!r}:\n{''.join(read)}")
 
 
 def finish(gin_file, params, mode="train_and_evaluate"):

@@ -1,16 +1,22 @@
 """The command line in real processes: help, errors, kill -9, and two workers."""
 
-import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from experiment_runs import REPOSITORY, finish, read_metrics, read_scalars, read_weights, tiny
+from experiment_runs import (
+    REPOSITORY,
+    finish,
+    read_metrics,
+    read_scalars,
+    read_weights,
+    start_workers,
+    tiny,
+)
 from experiment_runs import start as start_run
 
 from rethink_tf import config, experiment
@@ -93,17 +99,6 @@ def test_a_killed_run_ends_like_one_that_was_not(tmp_path):
         np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
 
 
-def free_ports(count):
-    """Returns ports that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 def test_two_workers_train_like_one(tmp_path):
     params = ["STEPS=3", "BATCH_SIZE=4", "NORMALIZER='syncbn'"]
     # A low rate, and every RoI in the losses: else the rounding of sums over replicas would soon
@@ -114,18 +109,7 @@ def test_two_workers_train_like_one(tmp_path):
     config.parse(["quickstart.gin", "overlays/tiny.gin"], tiny(alone, tmp_path / "data", *params))
     experiment.run(mode="train")
 
-    params += ["make_strategy.name='multi_worker_mirrored'"]
-    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    processes = [
-        start_run(
-            "quickstart.gin",
-            tiny(together, tmp_path / "data", *params),
-            TF_CONFIG=json.dumps(
-                {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
-            ),
-        )
-        for index in range(2)
-    ]
+    processes = start_workers("quickstart.gin", tiny(together, tmp_path / "data", *params))
     outputs = [process.communicate(timeout=400)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
 

@@ -264,7 +264,7 @@ class Evaluator(orbit.AbstractEvaluator):
             | dict(self.metrics)
             | {"seconds": round(seconds, 3), "time": time.time()}
         )
-        _append_line(os.path.join(self._model_dir, "metrics.jsonl"), json.dumps(line))
+        files.append_line(os.path.join(self._model_dir, "metrics.jsonl"), json.dumps(line))
         for name, value in self.metrics.items():
             if "per_class" not in name:
                 prefix = "test_augmentation" if self._is_augmented else "evaluation"
@@ -278,17 +278,6 @@ class Evaluator(orbit.AbstractEvaluator):
             self._measure.format_table(self.metrics),
             extra=console.KEPT,
         )
-
-
-def _append_line(path, line):
-    """Appends a line to a file as a whole; half a line that a kill has left there stays apart."""
-    before = ""
-    if tf.io.gfile.exists(path):
-        with tf.io.gfile.GFile(path) as file:
-            before = file.read()
-    if before and not before.endswith("\n"):
-        before += "\n"
-    files.write_whole(path, f"{before}{line}\n")
 
 
 def evaluated_steps(model_dir, is_augmented=False):

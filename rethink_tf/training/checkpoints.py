@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import tempfile
+import time
+import zlib
 
 import tensorflow as tf
 from absl import logging
@@ -13,6 +15,7 @@ from absl import logging
 from rethink_tf import files
 from rethink_tf.training import averaging, checkpoint_files, checkpoint_shapes
 
+SECONDS_OF_A_DAY = 86400
 AVERAGES = "averages"  # what a checkpoint calls the averages of the weights
 _VELOCITY = re.compile(r"optimizer/_variables/(\d+)/")
 
@@ -58,8 +61,7 @@ def make_manager(checkpoint, directory, strategy, step, interval=None, keep=3):
         keep: int, how many to keep.
     """
     if not is_chief(strategy):
-        directory, keep = tempfile.mkdtemp(prefix="rethink_tf_"), 1
-        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        directory, keep = _make_scratch_folder(directory, strategy), 1
     _mend_list(directory)
     manager = tf.train.CheckpointManager(
         checkpoint,
@@ -73,6 +75,42 @@ def make_manager(checkpoint, directory, strategy, step, interval=None, keep=3):
     # last step of 0 for none.
     manager._last_checkpoint_step = int(step.numpy())
     return manager
+
+
+def _make_scratch_folder(directory, strategy):
+    """Makes the folder that a later worker writes to: after a kill, its restart clears the same."""
+    resolver, run = strategy.cluster_resolver, zlib.crc32(directory.encode())
+    task = f"{resolver.task_type}{resolver.task_id}"
+    folder = os.path.join(tempfile.gettempdir(), f"rethink_tf_{os.getuid()}_{run:08x}_{task}")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder, mode=0o700)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def remove_leftovers(model_dir):
+    """Removes what killed processes of a run left half written; its training lock is held.
+
+    Args:
+        model_dir: str.
+    """
+    found = []
+    for folder in ("checkpoints", "best"):
+        for pattern in ("step-*_temp*", "step-*.tempstate*", "checkpoint.tmp*", ".*.tmp"):
+            found += tf.io.gfile.glob(os.path.join(model_dir, folder, pattern))
+    for path in found:
+        if tf.io.gfile.isdir(path):
+            tf.io.gfile.rmtree(path)
+        else:
+            tf.io.gfile.remove(path)
+    # An evaluation may be writing one beside.
+    for folder in ("", "results", "pictures"):
+        for path in tf.io.gfile.glob(os.path.join(model_dir, folder, ".*.tmp")):
+            if time.time() - tf.io.gfile.stat(path).mtime_nsec / 1e9 > SECONDS_OF_A_DAY:
+                tf.io.gfile.remove(path)
+                found.append(path)
+    if found:
+        logging.info("Removed what an earlier start left half written: %s.", ", ".join(found))
 
 
 def save_if_new(manager, step):

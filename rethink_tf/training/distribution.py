@@ -1,11 +1,15 @@
 """The distribution strategy, chosen by one binding, and what batches fit it."""
 
+import contextlib
 import json
 import os
+import signal
+import threading
 
 import gin
 import tensorflow as tf
 import tf_keras
+from absl import logging
 from official.common import distribute_utils
 from tensorflow.python.framework import config as framework_config
 
@@ -13,7 +17,14 @@ from rethink_tf.ops.content import PADDING
 
 
 @gin.register
-def make_strategy(name="auto", num_gpus=None, tpu_address="", all_reduce_alg=None, num_cpus=1):
+def make_strategy(
+    name="auto",
+    num_gpus=None,
+    tpu_address="",
+    all_reduce_alg=None,
+    num_cpus=1,
+    wait_minutes=30,
+):
     """Returns a `tf.distribute.Strategy`.
 
     Args:
@@ -24,6 +35,8 @@ def make_strategy(name="auto", num_gpus=None, tpu_address="", all_reduce_alg=Non
         all_reduce_alg: str or None, see Model Garden's `distribute_utils`.
         num_cpus: int; without a GPU, "mirrored" runs that many replicas on logical CPU devices, to
             try out a distributed run.
+        wait_minutes: float, how long a worker waits at the start for the others; then its process
+            ends by SIGALRM.
 
     Raises:
         ValueError: if the name is unknown, there are fewer GPUs than asked for, or the CPU cannot
@@ -38,8 +51,6 @@ def make_strategy(name="auto", num_gpus=None, tpu_address="", all_reduce_alg=Non
     known = ("one_device", "mirrored", "multi_worker_mirrored", "tpu")
     if name not in known:
         raise ValueError(f"make_strategy: unknown name {name!r}; choose auto or one of {known}.")
-    if name == "multi_worker_mirrored":
-        _check_cluster()
     if num_cpus > 1 and (name != "mirrored" or num_gpus):
         raise ValueError(
             f"make_strategy: num_cpus = {num_cpus} has no effect on {name} with {num_gpus} GPUs: "
@@ -48,16 +59,55 @@ def make_strategy(name="auto", num_gpus=None, tpu_address="", all_reduce_alg=Non
         )
     if name == "mirrored" and num_gpus == 0 and num_cpus > 1:
         return tf.distribute.MirroredStrategy(_logical_cpus(num_cpus))
-    return distribute_utils.get_distribution_strategy(
-        name,
-        num_gpus=min(num_gpus, 1) if name == "one_device" else num_gpus,
-        all_reduce_alg=all_reduce_alg,
-        tpu_address=tpu_address,
-    )
+    waiting = contextlib.nullcontext()
+    if name == "multi_worker_mirrored":
+        waiting = _waiting_for_workers(_read_cluster(), wait_minutes * 60)
+    with waiting:
+        return distribute_utils.get_distribution_strategy(
+            name,
+            num_gpus=min(num_gpus, 1) if name == "one_device" else num_gpus,
+            all_reduce_alg=all_reduce_alg,
+            tpu_address=tpu_address,
+        )
 
 
-def _check_cluster():
-    """Checks that TF_CONFIG names this worker: without it each worker would train alone."""
+@contextlib.contextmanager
+def _waiting_for_workers(cluster, seconds):
+    """Says what is waited for, and limits the wait.
+
+    Args:
+        cluster: dict, TF_CONFIG.
+        seconds: float. Python's threads and handlers stand still while TensorFlow waits, so the
+            operating system keeps the time.
+    """
+    task = cluster["task"]
+    jobs = cluster["cluster"]
+    addresses = [each for job in ("chief", "worker") for each in jobs.get(job, [])]
+    if len(addresses) > 1:
+        logging.info(
+            "This is %s %s of %d workers; waiting for all of them, at most %.0f s: %s.",
+            task["type"],
+            task["index"],
+            len(addresses),
+            seconds,
+            ", ".join(addresses),
+        )
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    if threading.current_thread() is threading.main_thread():
+        # TensorFlow's service of the workers catches the signal from then on, and does nothing.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+
+
+def _read_cluster():
+    """Returns TF_CONFIG, which must name this worker: else each worker would train alone.
+
+    Raises:
+        ValueError: if it is missing or malformed.
+    """
     text = os.environ.get("TF_CONFIG")
     problem = None if text else "is not set"
     try:
@@ -73,6 +123,7 @@ def _check_cluster():
             '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
             '"task": {"type": "worker", "index": 0}}.'
         )
+    return cluster
 
 
 def check_batch_size(strategy, name, size, accumulate_steps=1):

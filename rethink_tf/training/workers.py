@@ -4,10 +4,46 @@ Each process restores its own copy of the weights, and nothing in TensorFlow com
 workers that start from different checkpoints would train on without an error.
 """
 
+import contextlib
+import re
 import zlib
 
 import numpy as np
 import tensorflow as tf
+
+
+class WorkerLostError(RuntimeError):
+    """Another worker of the run died or does not answer: no step can be finished without it."""
+
+
+@contextlib.contextmanager
+def naming_losses():
+    """Raises `WorkerLostError` in place of what TensorFlow raises when a worker is lost.
+
+    TensorFlow's workers send each other heartbeats: the error comes after ten seconds at most, also
+    while this worker waits for a sum.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if not isinstance(error, _OF_LOSSES) and "Collective ops is aborted" not in str(error):
+            raise
+        tasks = sorted(set(re.findall(r"/job:(\w+)/replica:0/task:(\d+)", str(error))))
+        if not tasks and "Collective" not in str(error):
+            raise
+        names = " and ".join(f"{job} {index}" for job, index in tasks) or "another worker"
+        raise WorkerLostError(
+            f"The connection to {names} is lost (its own log says why): all workers must start "
+            "again"
+        ) from error
+
+
+_OF_LOSSES = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
 
 
 class Workers:

@@ -9,7 +9,7 @@ import sys
 import threading
 
 import numpy as np
-from experiment_runs import REPOSITORY, finish, read_weights, start, tiny
+from experiment_runs import REPOSITORY, finish, read_until, read_weights, start, tiny
 
 from rethink_tf import exit_codes
 
@@ -45,13 +45,6 @@ def stop_at(text, params, number):
     assert "Traceback" not in output
     assert number.name in output
     return process.returncode, output.splitlines()[-1]
-
-
-def read_until(process, text):
-    for line in process.stdout:
-        if text in line:
-            return
-    raise AssertionError(f"The process ended without {text!r}.")
 
 
 def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_end(tmp_path):

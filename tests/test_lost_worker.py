@@ -1,0 +1,76 @@
+"""Two worker processes, of which one is told to stop, is killed, or is refused."""
+
+import os
+import re
+import signal
+import time
+
+import numpy as np
+from experiment_runs import read_until, read_weights, start_workers, tiny
+
+from rethink_tf import exit_codes, locking
+
+PARAMS = ["STEPS=36", "run.checkpoint_every=5", "run.keep_newest=20", "make_shapes.num_train=80"]
+
+
+def end(processes):
+    """Waits for the end of all, and returns their exit codes and what they printed since."""
+    outputs = [process.communicate(timeout=200)[0] for process in processes]
+    return [process.returncode for process in processes], outputs
+
+
+def newest_step(model_dir):
+    names = [path.name for path in (model_dir / "checkpoints").glob("step-*.index")]
+    return max(int(re.search(r"\d+", name)[0]) for name in names)
+
+
+def test_a_job_whose_workers_are_stopped_and_killed_ends_like_one_whose_are_not(tmp_path):
+    unbroken, broken = (
+        tiny(tmp_path / name, tmp_path / "data", *PARAMS) for name in ("unbroken", "broken")
+    )
+    codes, outputs = end(start_workers("quickstart.gin", unbroken, "train"))
+    assert codes == [0, 0], outputs
+
+    # One is told, and both stop after the same step, which only the first one writes.
+    processes = start_workers("quickstart.gin", broken, "train")
+    read_until(processes[1], "Starting from random weights")
+    read_until(processes[0], "step 2/36")
+    processes[1].send_signal(signal.SIGTERM)
+    codes, outputs = end(processes)
+    assert codes == [exit_codes.AGAIN] * 2, outputs
+    stopped = newest_step(tmp_path / "broken")
+    assert 2 <= stopped < 36
+
+    processes = start_workers("quickstart.gin", broken, "train")
+    read_until(processes[0], f"step {stopped + 1}/36")
+    processes[1].kill()
+    began = time.monotonic()
+    codes, outputs = end(processes)
+    assert codes == [exit_codes.AGAIN, -signal.SIGKILL], outputs
+    # A bound that is promised, and not a measure of speed.
+    assert time.monotonic() - began < 60
+    assert "Traceback" not in outputs[0]
+    last = [line for line in outputs[0].splitlines() if line.startswith("error: ")][-1]
+    assert re.match(r"error: The connection to .*worker.* is lost", last), outputs[0]
+
+    processes = start_workers("quickstart.gin", broken, "train")
+    codes, outputs = end(processes)
+    assert codes == [0, 0], outputs
+    assert all("Continuing from" in output for output in outputs)
+    expected, found = (read_weights(tmp_path / name, 36) for name in ("unbroken", "broken"))
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(value, found[name], err_msg=name)
+
+
+def test_workers_whose_chief_is_refused_end_with_it(tmp_path):
+    folder = tmp_path / "run"
+    # Only the chief takes the lock.
+    with locking.FolderLock(str(folder / "training.lock"), "trains"):
+        processes = start_workers("quickstart.gin", tiny(folder, tmp_path / "data", "STEPS=1"))
+        codes, outputs = end(processes)
+    assert codes == [exit_codes.REFUSED] * 2
+    for output in outputs:
+        assert f"error: worker 0: Process {os.getpid()} on" in output
+        assert f"trains in {folder}" in output and "Traceback" not in output
+    assert not folder.exists()
