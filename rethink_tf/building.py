@@ -150,13 +150,12 @@ def _start_strategy(settings):
 
 def _claim_folder(settings, strategy, resources):
     """Locks the folder if it is to be trained in, and compares the experiment with its record."""
-    if settings.mode == "evaluate":
-        return
-    if checkpoints.is_chief(strategy):
+    is_training = settings.mode != "evaluate"
+    if is_training and checkpoints.is_chief(strategy):
         path = os.path.join(settings.model_dir, "training.lock")
         resources.enter_context(locking.FolderLock(path, "trains"))
         checkpoints.remove_leftovers(settings.model_dir)
-    config_record.compare(settings.model_dir)
+    config_record.compare(settings.model_dir, is_training)
 
 
 def _prepare(settings, strategy):

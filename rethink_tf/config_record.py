@@ -9,7 +9,6 @@ no TensorFlow.
 import inspect
 import json
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +28,9 @@ _OPERATIONAL_BY_OWNER = {
     "Pipeline": "parallel_records",
 }
 OPERATIONAL = tuple(f"{k}.{name}" for k, v in _OPERATIONAL_BY_OWNER.items() for name in v.split())
+# An evaluation of the folder's checkpoints may be by test augmentation, which its lines of metrics
+# say of themselves.
+OF_EVALUATION = (*OPERATIONAL, "run.test_augmentation", "TestTimeAugmentation.*")
 
 
 def operative_config() -> str:
@@ -64,20 +66,20 @@ def write(model_dir: str | os.PathLike, plan: dict[str, Any] | None = None) -> N
         model_dir: the run's folder; made where it is missing.
         plan: how the run executes (`execution.ExecutionPlan`); a later start may do it otherwise.
     """
-    folder = pathlib.Path(model_dir)
     parts = config.called_selectors()
     record = {"version": 1, "bindings": canonical_bindings(parts), "parts": parts, "plan": plan}
     header = "# Every value that this run used, defaults included.\n\n"
-    files.write_whole(folder / "config.gin", header + operative_config())
-    files.write_whole(folder / "config.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
+    files.write_whole(os.path.join(model_dir, "config.gin"), header + operative_config())
+    text = json.dumps(record, indent=1, sort_keys=True) + "\n"
+    files.write_whole(os.path.join(model_dir, "config.json"), text)
 
 
-def compare(model_dir: str | os.PathLike, ignore: Sequence[str] = OPERATIONAL) -> None:
+def compare(model_dir: str | os.PathLike, is_training: bool = True) -> None:
     """Refuses a folder in which another experiment was run.
 
     Args:
         model_dir: the run's folder; one that is missing or has no `config.json` passes.
-        ignore: parameters that may differ, such as 'run.log_every'.
+        is_training: whether it is to be trained in; else its checkpoints are to be evaluated.
 
     Raises:
         config.ConfigError: naming every binding that differs, with both values; or the
@@ -92,13 +94,14 @@ def compare(model_dir: str | os.PathLike, ignore: Sequence[str] = OPERATIONAL) -
     for name in sorted(there.keys() | now.keys()):
         # What one side leaves out has its default there.
         old, new = (side.get(name) or _default(name) for side in (there, now))
-        if old != new and not _matches(name, ignore):
+        if old != new and not _matches(name, OPERATIONAL if is_training else OF_EVALUATION):
             lines.append(f"  {name}: {old} there, {new} now")
     if lines:
+        weights = "" if is_training else f" and run.init_checkpoint={model_dir}/checkpoints"
         raise config.ConfigError(
             f"{model_dir} holds a run of another experiment; {len(lines)} of its bindings differ:\n"
             + "\n".join(lines)
-            + "\nChoose another folder (--gin_param='MODEL_DIR=\"/another/folder\"'), "
+            + f"\nChoose another folder (--gin_param='MODEL_DIR=\"/another/folder\"'){weights}, "
             "or run with the values there."
         )
 
@@ -120,11 +123,12 @@ def recorded(model_dir: str | os.PathLike, name: str) -> str | None:
 
 def _read(model_dir):
     """Returns the bindings and parts that a folder's `config.json` records, None without one."""
-    path = pathlib.Path(model_dir) / "config.json"
-    if not path.exists():
+    path = os.path.join(model_dir, "config.json")
+    text = files.read_text(path)
+    if text is None:
         return None
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(text)
         return dict(record["bindings"]), record.get("parts")
     except (ValueError, KeyError, TypeError) as error:
         raise config.ConfigError(
@@ -152,9 +156,13 @@ def _canonical(value: Any, bindings: dict[config.Key, Any]) -> str:
 
 
 def _matches(name: str, parameters: Sequence[str]) -> bool:
-    """Whether a full name without its scope is, or ends in, one of the parameters' names."""
+    """Whether a full name without its scope is, or ends in, one of the parameters' names.
+
+    'part.*' stands for all parameters of a part.
+    """
     unscoped = name.rpartition("/")[2]
-    return any(unscoped == each or unscoped.endswith("." + each) for each in parameters)
+    names = unscoped, unscoped.rpartition(".")[0] + ".*"
+    return any(f".{name}".endswith("." + each) for name in names for each in parameters)
 
 
 def _default(name: str) -> str:

@@ -324,8 +324,9 @@ def test_folder_of_the_same_experiment_may_differ_in_operation_only(tmp_path, ma
     config.parse([main_gin], [])
     config_record.compare(folder)  # not there yet
     config_record.write(folder)
-    config.parse([main_gin], ["MODEL_DIR='/tmp/b'", "toy_run.log_every=1", "BATCH_SIZE=16.0"])
-    config_record.compare(folder, ignore=["toy_run.log_every"])
+    config.parse([main_gin], ["MODEL_DIR='/tmp/b'", "BATCH_SIZE=16.0"])
+    config_record.compare(folder)
+    config.parse([main_gin], ["toy_run.log_every=1"])
     assert "toy_run.log_every" in failure(config_record.compare, folder)
 
 
@@ -342,6 +343,23 @@ def test_operational_parameters_of_the_root_may_differ(tmp_path, main_gin):
     message = failure(config_record.compare, tmp_path)
     assert "experiment.run.seed: 1 there, not given now" in message
     assert "1 of its bindings differ" in message
+
+
+def test_an_evaluation_may_differ_in_its_augmentation_only(tmp_path, main_gin):
+    tta = "rethink_tf.evaluation.test_time_augmentation.TestTimeAugmentation"
+    there = {
+        "experiment.run.test_augmentation": f"@{tta}",
+        f"{tta}.flip": "False",
+        "experiment.run.seed": "1",
+    }
+    (tmp_path / "config.json").write_text(json.dumps({"version": 1, "bindings": there}))
+    other = tmp_path / "empty.gin"
+    other.write_text("")
+    config.parse([str(other)], [])
+    assert "3 of its bindings differ" in failure(config_record.compare, tmp_path)
+    message = failure(config_record.compare, tmp_path, False)
+    assert "1 of its bindings differ" in message and "run.seed: 1 there" in message
+    assert f"run.init_checkpoint={tmp_path}/checkpoints" in message
 
 
 def test_what_an_overlay_binds_of_a_part_not_built_is_not_compared(tmp_path, without_norm, overlay):

@@ -11,6 +11,18 @@ from absl import logging
 from rethink_tf.training import workers as workers_lib
 
 
+def open_reader(path):
+    """Returns TensorFlow's reader of a checkpoint.
+
+    `tf.train.load_checkpoint` takes a path for a folder where a file system calls it one, as some
+    remote ones do of whatever a name begins with.
+
+    Args:
+        path: str, without ".index".
+    """
+    return tf.compat.v1.train.NewCheckpointReader(path)
+
+
 def list_newest_first(directory):
     """Returns the paths of a folder's checkpoints, the highest step first."""
     paths = []
@@ -88,7 +100,7 @@ def _read(path, checksum=None):
         str, why the checkpoint cannot be read; empty if it can.
     """
     try:
-        reader = tf.train.load_checkpoint(path)
+        reader = open_reader(path)
         content = 0
         for name, shape in sorted(reader.get_variable_to_shape_map().items()):
             value = reader.get_tensor(name)

@@ -8,6 +8,8 @@ import tensorflow as tf
 from tensorflow.python.checkpoint import graph_view
 from tensorflow.python.trackable import trackable_utils
 
+from rethink_tf.training import checkpoint_files
+
 _SHOWN = 3
 _VALUE = "VARIABLE_VALUE"
 _CLASS_LOGITS = "class_logits/bias"
@@ -24,7 +26,7 @@ def check(root, path):
         ValueError: in one line, if a variable has another shape in the checkpoint. A variable that
             only one of them has is for the reading to say.
     """
-    stored = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+    stored = checkpoint_files.open_reader(path).get_variable_to_shape_map()
     objects, paths = graph_view.ObjectGraphView(root).breadth_first_traversal()
     differing = {}
     for each in objects:

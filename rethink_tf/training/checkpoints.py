@@ -179,7 +179,7 @@ def _check_velocities(checkpoint, path):
     """
     if not hasattr(checkpoint, "optimizer"):
         return
-    shapes = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+    shapes = checkpoint_files.open_reader(path).get_variable_to_shape_map()
     matches = ((_VELOCITY.match(name), shape) for name, shape in shapes.items())
     found = {int(match[1]): shape for match, shape in matches if match}
     found = [found[index] for index in sorted(found)]
@@ -193,7 +193,7 @@ def _check_velocities(checkpoint, path):
 
 
 def _holds_averages(path):
-    names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+    names = checkpoint_files.open_reader(path).get_variable_to_shape_map()
     return any(name.startswith(AVERAGES + "/") for name in names)
 
 
@@ -225,7 +225,7 @@ def initialize(detector, path):
             )
         found = candidates[0]
     try:
-        names = tf.train.load_checkpoint(found).get_variable_to_shape_map()
+        names = checkpoint_files.open_reader(found).get_variable_to_shape_map()
         of_classifier = any(name.startswith("backbone/") for name in names)
         parts = detector.pretrained_parts() if of_classifier else {"model": detector}
     except Exception as error:  # TensorFlow raises one of many
