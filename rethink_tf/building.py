@@ -9,7 +9,7 @@ import dataclasses
 import os
 from typing import Any
 
-from rethink_tf import config, config_record, execution, locking
+from rethink_tf import branching, config, config_record, execution, files, locking
 from rethink_tf.data.input import reading
 from rethink_tf.data.records import categories, splits
 from rethink_tf.data.sources import shapes as _shapes  # noqa: F401  registered for gin files
@@ -22,7 +22,8 @@ from rethink_tf.models import vgg as _vgg  # noqa: F401  registered for gin file
 from rethink_tf.report import samples
 from rethink_tf.settings import Settings
 from rethink_tf.training import averaging as _averaging  # noqa: F401  registered for gin files
-from rethink_tf.training import checkpoints, distribution, step, stopping
+from rethink_tf.training import checkpoint_files, checkpoints, distribution, step, stopping
+from rethink_tf.training import history as history_lib
 from rethink_tf.training import schedules as _schedules  # noqa: F401  registered for gin files
 from rethink_tf.training import workers as workers_lib
 from rethink_tf.training.trainer import Trainer
@@ -39,6 +40,9 @@ class Experiment:
         train_data: `Split` to train on, or None.
         test_data: `Split` to evaluate, or None.
         model: the detector, with its `ExecutionPlan`.
+        schedule: the learning rate's, over the whole run whatever changed on the way.
+        cascade_from: int, the first step that trains the later stages of a cascade.
+        history: `History` of the run up to the step that it goes on from.
         optimizer: Keras optimizer, which counts the steps.
         average: `WeightAverage`, or None.
         checkpoint: `tf.train.Checkpoint` of the three.
@@ -55,6 +59,9 @@ class Experiment:
     train_data: splits.Split | None
     test_data: splits.Split | None
     model: Any
+    schedule: Any
+    cascade_from: int
+    history: history_lib.History
     optimizer: Any
     average: Any
     checkpoint: Any
@@ -100,12 +107,15 @@ def build(settings, resources):
     # A worker that is refused alone would leave the others waiting for it.
     together = workers.fail_together if workers else lambda action: action()
     together(lambda: _claim_folder(settings, strategy, resources))
-    parts = together(lambda: _prepare(settings, strategy))
+    start = _find_start(settings, workers, together)
+    history = together(lambda: _read_history(settings, start))
+    schedule = history.continue_schedule(settings.schedule)
+    parts = together(lambda: _prepare(settings, strategy, schedule))
     pipeline, losses, views, cascade_from, train_data, test_data = parts
 
     with strategy.scope():
         model = _make_detector(settings, train_data or test_data, plan)
-        optimizer = settings.optimizer(learning_rate=settings.schedule)
+        optimizer = settings.optimizer(learning_rate=schedule)
         optimizer.build(model.trainable_variables)
         average = settings.weight_average(model) if settings.weight_average else None
     _check_heads(pipeline, model, [each for each in (train_data, test_data) if each])
@@ -117,15 +127,18 @@ def build(settings, resources):
         train_data=train_data,
         test_data=test_data,
         model=model,
+        schedule=schedule,
+        cascade_from=cascade_from,
+        history=history,
         optimizer=optimizer,
         average=average,
         checkpoint=checkpoints.make_checkpoint(model, optimizer, average),
         workers=workers,
         stop=stopping.StopRequest(workers),
     )
-    _load_weights(experiment)
+    _load_weights(experiment, start)
     if train_data:
-        experiment.trainer = _make_trainer(experiment, losses, cascade_from)
+        experiment.trainer = _make_trainer(experiment, losses)
     if test_data and views:
         experiment.augmented_evaluator = _make_evaluator(experiment, views)
     if test_data and not (views and settings.mode == "evaluate"):
@@ -155,17 +168,43 @@ def _claim_folder(settings, strategy, resources):
         path = os.path.join(settings.model_dir, "training.lock")
         resources.enter_context(locking.FolderLock(path, "trains"))
         checkpoints.remove_leftovers(settings.model_dir)
-    config_record.compare(settings.model_dir, is_training)
+    rescales = settings.on_change == "rescale"
+    config_record.compare(settings.model_dir, is_training, rescales)
 
 
-def _prepare(settings, strategy):
+def _find_start(settings, workers, together):
+    """Returns the path of the checkpoint that the run goes on from, or None for a new run."""
+    folder = os.path.join(settings.model_dir, "checkpoints")
+    start = checkpoint_files.find_newest(folder, workers)
+    if start or not settings.continue_from or settings.mode == "evaluate":
+        return start
+    cascade_from = together(lambda: step.cascade_start(settings.schedule, settings.cascade_steps))
+    described = branching.describe(settings.schedule, cascade_from)
+    return branching.find(settings.continue_from, described, workers)
+
+
+def _read_history(settings, start):
+    """Returns the `History` of the run, or of the one that it goes on from."""
+    folder = settings.model_dir
+    if start and not files.exists(os.path.join(folder, history_lib.FILE)):
+        folder = os.path.dirname(os.path.dirname(start))
+    began_with = config_record.recorded(folder, "run.batch_size") if start else None
+    return history_lib.read(
+        folder,
+        checkpoint_files.step_of(start) if start else 0,
+        settings.batch_size,
+        began_with and int(began_with),
+    )
+
+
+def _prepare(settings, strategy, schedule):
     """Makes and checks what needs no variables, the data last: an error should not wait for them.
 
     Returns:
         The pipeline, the losses, the views of test augmentation or None, the first step of a
         cascade's later stages, and the `Split`s to train on and to evaluate.
     """
-    cascade_from = step.cascade_start(settings.schedule, settings.cascade_steps)
+    cascade_from = step.cascade_start(schedule, settings.cascade_steps)
     size, parts = settings.batch_size, settings.accumulate_steps
     distribution.check_batch_size(strategy, "batch_size", size, parts)
     test_size = settings.evaluation_batch_size or size
@@ -179,7 +218,9 @@ def _record(experiment):
     """Writes what was built into the run's folder, for later starts and for readers."""
     if experiment.is_chief:
         folder = experiment.settings.model_dir
-        config_record.write(folder, dataclasses.asdict(experiment.model.plan))
+        described = branching.describe(experiment.schedule, experiment.cascade_from)
+        config_record.write(folder, dataclasses.asdict(experiment.model.plan), described)
+        experiment.history.write(folder)
         categories.write(folder, experiment.train_data.categories)
 
 
@@ -234,10 +275,11 @@ def _check_heads(pipeline, model, opened):
     splits.check_splits(opened, needs_masks=model.mask_head is not None)
 
 
-def _load_weights(experiment):
+def _load_weights(experiment, start):
     settings = experiment.settings
     checkpoints.load_weights(
         experiment.checkpoint,
+        start,
         os.path.join(settings.model_dir, "checkpoints"),
         settings.init_checkpoint,
         required=settings.mode == "evaluate",
@@ -246,15 +288,14 @@ def _load_weights(experiment):
     )
 
 
-def _make_trainer(experiment, losses, cascade_from):
-    """Returns the loop of training; cascade_from is the step of `step.cascade_start`."""
+def _make_trainer(experiment, losses):
+    """Returns the loop of training."""
     settings, strategy, data = experiment.settings, experiment.strategy, experiment.train_data
     counters = reading.PipelineCounters()
-    # The checkpoint's step is known: the order of the data goes on from there.
-    start = int(experiment.step.numpy())
 
     def make_dataset(context):
         """Returns a worker's batches of training, from the step on where the run is."""
+        start = experiment.history.data_position(int(experiment.step.numpy()))
         return experiment.pipeline.training(
             data.index,
             data.category_ids,
@@ -268,7 +309,10 @@ def _make_trainer(experiment, losses, cascade_from):
             **experiment.shapes,
         )
 
-    batches = strategy.distribute_datasets_from_function(make_dataset)
+    def make_batches():
+        return strategy.distribute_datasets_from_function(make_dataset)
+
+    batches = make_batches()
     size = settings.batch_size // (strategy.num_replicas_in_sync * settings.accumulate_steps)
     train_step = step.TrainStep(
         experiment.model,
@@ -277,19 +321,19 @@ def _make_trainer(experiment, losses, cascade_from):
         strategy,
         settings.seed,
         weight_decay=settings.weight_decay,
-        cascade_from=cascade_from,
+        cascade_from=experiment.cascade_from,
         accumulate_steps=settings.accumulate_steps,
         clip_norm=settings.clip_norm,
         average=experiment.average,
         batch_spec=_batch_spec(experiment, batches, size),
     )
-    num_steps = settings.schedule.num_steps
     return Trainer(
         train_step,
-        iter(batches),
-        num_steps,
+        batches,
+        make_batches,
+        experiment.schedule.num_steps,
         settings.batch_size,
-        counters.as_dict,
+        lambda: counters.as_dict() | {"stretches_left_out": len(experiment.history.skips)},
         experiment.stop,
     )
 

@@ -23,7 +23,8 @@ from rethink_tf import config, config_sources, files
 OPERATIONAL_MACROS = ("MODEL_DIR", "DATA_DIR")
 _OPERATIONAL_BY_OWNER = {
     "run": "mode model_dir data_dir strategy log_every checkpoint_every evaluate_every "
-    "evaluation_batch_size keep_newest keep_best",
+    "evaluation_batch_size keep_newest keep_best accumulate_steps on_change on_non_finite "
+    "max_skips",
     "make_strategy": "name num_gpus num_cpus tpu_address all_reduce_alg wait_minutes",
     "Pipeline": "parallel_records",
 }
@@ -31,6 +32,11 @@ OPERATIONAL = tuple(f"{k}.{name}" for k, v in _OPERATIONAL_BY_OWNER.items() for 
 # An evaluation of the folder's checkpoints may be by test augmentation, which its lines of metrics
 # say of themselves.
 OF_EVALUATION = (*OPERATIONAL, "run.test_augmentation", "TestTimeAugmentation.*")
+# What follows from the images a step, by the linear rule.
+_OF_BATCHES = ("run.batch_size", "PaperSchedule.images_per_step", "EpochSchedule.images_per_step")
+# What a longer schedule changes; whether its rates begin alike is compared by the rates.
+OF_LENGTH = (*OPERATIONAL, "run.continue_from", "PaperSchedule.*", "EpochSchedule.*")
+OF_LENGTH += ("StepwiseSchedule.*",)
 
 
 def operative_config() -> str:
@@ -57,7 +63,11 @@ def canonical_bindings(parts: Sequence[str] | None = None) -> dict[str, str]:
     }
 
 
-def write(model_dir: str | os.PathLike, plan: dict[str, Any] | None = None) -> None:
+def write(
+    model_dir: str | os.PathLike,
+    plan: dict[str, Any] | None = None,
+    schedule: dict[str, Any] | None = None,
+) -> None:
     """Writes `config.gin` (to read, and to run again) and `config.json` (for comparison).
 
     Each is replaced as a whole. To be called by one process, after everything was built.
@@ -65,45 +75,83 @@ def write(model_dir: str | os.PathLike, plan: dict[str, Any] | None = None) -> N
     Args:
         model_dir: the run's folder; made where it is missing.
         plan: how the run executes (`execution.ExecutionPlan`); a later start may do it otherwise.
+        schedule: the learning rate's, as numbers (`branching.describe`).
     """
     parts = config.called_selectors()
-    record = {"version": 1, "bindings": canonical_bindings(parts), "parts": parts, "plan": plan}
+    record = {"version": 1, "bindings": canonical_bindings(parts), "parts": parts}
+    record |= {"plan": plan, "schedule": schedule}
     header = "# Every value that this run used, defaults included.\n\n"
     files.write_whole(os.path.join(model_dir, "config.gin"), header + operative_config())
     text = json.dumps(record, indent=1, sort_keys=True) + "\n"
     files.write_whole(os.path.join(model_dir, "config.json"), text)
 
 
-def compare(model_dir: str | os.PathLike, is_training: bool = True) -> None:
+def differences(
+    model_dir: str | os.PathLike, ignore: Sequence[str] = OPERATIONAL
+) -> list[tuple[str, str, str]]:
+    """Returns what the bindings of now change of those that a folder records.
+
+    Args:
+        model_dir: the run's folder; for one that is missing or has no `config.json` there are none.
+        ignore: parameters that may differ, such as 'run.log_every' or 'StepwiseSchedule.*'.
+
+    Returns:
+        List of (full name of the parameter, value there, value now).
+
+    Raises:
+        config.ConfigError: if its `config.json` can't be read.
+    """
+    record = read(model_dir)
+    if record is None:
+        return []
+    there, now = record["bindings"], canonical_bindings(record.get("parts"))
+    found = []
+    for name in sorted(there.keys() | now.keys()):
+        # What one side leaves out has its default there.
+        old, new = (side.get(name) or _default(name) for side in (there, now))
+        if old != new and not _matches(name, ignore):
+            found.append((name, old, new))
+    return found
+
+
+def compare(model_dir: str | os.PathLike, is_training: bool = True, rescales: bool = False) -> None:
     """Refuses a folder in which another experiment was run.
 
     Args:
         model_dir: the run's folder; one that is missing or has no `config.json` passes.
         is_training: whether it is to be trained in; else its checkpoints are to be evaluated.
+        rescales: whether the run may go on with other images a step, by the linear rule.
 
     Raises:
         config.ConfigError: naming every binding that differs, with both values; or the
             `config.json` that can't be read.
     """
-    record = _read(model_dir)
-    if record is None:
+    found = differences(model_dir, OPERATIONAL if is_training else OF_EVALUATION)
+    is_rescaled = any(_matches(name, ["run.batch_size"]) for name, _, _ in found)
+    others = [each for each in found if not _matches(each[0], _OF_BATCHES)]
+    if not found or (is_training and rescales and is_rescaled and not others):
         return
-    there, parts = record
-    now = canonical_bindings(parts)
-    lines = []
-    for name in sorted(there.keys() | now.keys()):
-        # What one side leaves out has its default there.
-        old, new = (side.get(name) or _default(name) for side in (there, now))
-        if old != new and not _matches(name, OPERATIONAL if is_training else OF_EVALUATION):
-            lines.append(f"  {name}: {old} there, {new} now")
-    if lines:
-        weights = "" if is_training else f" and run.init_checkpoint={model_dir}/checkpoints"
-        raise config.ConfigError(
-            f"{model_dir} holds a run of another experiment; {len(lines)} of its bindings differ:\n"
-            + "\n".join(lines)
-            + f"\nChoose another folder (--gin_param='MODEL_DIR=\"/another/folder\"'){weights}, "
-            "or run with the values there."
-        )
+    weights = "" if is_training else f" and run.init_checkpoint={model_dir}/checkpoints"
+    raise config.ConfigError(
+        f"{model_dir} holds a run of another experiment; {len(found)} of its bindings differ:\n"
+        + "\n".join(f"  {name}: {old} there, {new} now" for name, old, new in found)
+        + (_explain_linear_rule(found) if is_training and is_rescaled and not others else "")
+        + f"\nChoose another folder (--gin_param='MODEL_DIR=\"/another/folder\"'){weights}, "
+        "or run with the values there."
+    )
+
+
+def _explain_linear_rule(found):
+    """Returns the lines on what other images a step mean for the rest of the run."""
+    (old, new), *_ = (pair for name, *pair in found if _matches(name, ["run.batch_size"]))
+    ratio = float(new) / float(old)
+    return (
+        f"\nWith {new} images a step in place of {old}, the linear rule asks for {ratio:g} times "
+        f"the learning rate and {1 / ratio:g} times the steps that are left. "
+        "--gin_param=\"run.on_change='rescale'\" goes on so from the newest checkpoint, and "
+        "records it. With other devices or less memory the images a step can stay: they are shared "
+        "by the devices and by run.accumulate_steps micro-batches."
+    )
 
 
 def recorded(model_dir: str | os.PathLike, name: str) -> str | None:
@@ -116,20 +164,30 @@ def recorded(model_dir: str | os.PathLike, name: str) -> str | None:
     Raises:
         config.ConfigError: if its `config.json` can't be read.
     """
-    record = _read(model_dir)
-    found = record[0] if record else {}
+    record = read(model_dir)
+    found = record["bindings"] if record else {}
     return next((value for key, value in found.items() if _matches(key, [name])), None)
 
 
-def _read(model_dir):
-    """Returns the bindings and parts that a folder's `config.json` records, None without one."""
+def read(model_dir: str | os.PathLike) -> dict[str, Any] | None:
+    """Returns what `write` recorded in a folder, None without a `config.json`.
+
+    Args:
+        model_dir: the run's folder.
+
+    Returns:
+        dict: bindings, a dict, and parts, plan and schedule, each None where it is not recorded.
+
+    Raises:
+        config.ConfigError: if the file can't be read.
+    """
     path = os.path.join(model_dir, "config.json")
     text = files.read_text(path)
     if text is None:
         return None
     try:
         record = json.loads(text)
-        return dict(record["bindings"]), record.get("parts")
+        return record | {"bindings": dict(record["bindings"])}
     except (ValueError, KeyError, TypeError) as error:
         raise config.ConfigError(
             f"{path} is damaged ({error}): remove it, or choose another MODEL_DIR."

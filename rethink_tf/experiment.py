@@ -7,6 +7,7 @@ import gin
 import orbit
 from absl import logging
 
+from rethink_tf import branching, files, going_back
 from rethink_tf.building import build
 from rethink_tf.evaluation import inference
 from rethink_tf.models.detector import MaskRCNN
@@ -70,21 +71,25 @@ def train(experiment):
 
 def _train_and_evaluate(experiment, controller):
     settings, evaluator = experiment.settings, experiment.evaluator
+    _save_where_to_go_back_to(experiment, controller.checkpoint_manager)
     best_folder = os.path.join(settings.model_dir, "best")
     manager = _make_manager(experiment, best_folder, keep=settings.keep_best)
     best = checkpoints.BestKeeper(manager, best_folder, experiment.is_chief)
-    stops = _stops(settings.schedule.num_steps, settings.evaluate_every if evaluator else None)
-    experiment.trainer.evaluation_steps = stops if evaluator else []
+    evaluations = _evaluations(experiment)
+    experiment.trainer.evaluation_steps = evaluations
+    branch = branching.branch_step(branching.describe(experiment.schedule, experiment.cascade_from))
 
     start = int(experiment.step.numpy())
     evaluated = inference.evaluated_steps(settings.model_dir)
-    for stop in stops:
+    for stop in sorted({*evaluations, branch, experiment.schedule.num_steps}):
         # An earlier start of the run may have been here.
-        if stop < start or (stop == start and (stop in evaluated or not evaluator)):
+        if stop < start:
             continue
         if stop > start:
-            controller.train(stop)
-        if evaluator:
+            going_back.train(experiment, controller, stop)
+        if stop == branch:
+            _keep_branch(experiment, stop)
+        if stop in evaluations and not (stop == start and stop in evaluated):
             controller.evaluate()
             experiment.trainer.evaluation_seconds = evaluator.last_seconds
             if evaluator.metrics:
@@ -148,6 +153,20 @@ def _make_manager(experiment, folder, **options):
     )
 
 
+def _keep_branch(experiment, step):
+    """Saves for ever the checkpoint that a run of a longer schedule goes on from."""
+    folder = os.path.join(experiment.settings.model_dir, branching.FOLDER)
+    if step and not files.exists(os.path.join(folder, f"step-{step}.index")):
+        manager = _make_manager(experiment, folder, keep=None)
+        manager.save(checkpoint_number=step, check_interval=False)
+
+
+def _save_where_to_go_back_to(experiment, manager):
+    """Saves the start of a new run that is to go back to it after a loss that is not finite."""
+    if experiment.settings.on_non_finite == "skip" and not int(experiment.step.numpy()):
+        checkpoints.save_start(manager)
+
+
 def _log_header(experiment):
     settings = experiment.settings
     evaluate_every = settings.evaluate_every if experiment.test_data else 0
@@ -156,11 +175,15 @@ def _log_header(experiment):
         experiment.pipeline,
         experiment.model,
         experiment.strategy,
-        (settings.schedule, settings.batch_size, evaluate_every, settings.checkpoint_every),
+        (experiment.schedule, settings.batch_size, evaluate_every, settings.checkpoint_every),
         settings.model_dir,
     )
 
 
-def _stops(num_steps, evaluate_every):
+def _evaluations(experiment):
     """Returns the steps at which training stops to evaluate, the last one included."""
-    return [*range(evaluate_every or num_steps, num_steps, evaluate_every or num_steps), num_steps]
+    if not experiment.evaluator:
+        return []
+    num_steps = experiment.schedule.num_steps
+    every = experiment.settings.evaluate_every or num_steps
+    return [*range(every, num_steps, every), num_steps]

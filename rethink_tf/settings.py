@@ -14,7 +14,11 @@ from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.training.distribution import make_strategy
 from rethink_tf.training.optimizer import MomentumSGD
 
-MODES = ("train", "evaluate", "train_and_evaluate")
+_CHOICES = {
+    "mode": ("train", "evaluate", "train_and_evaluate"),
+    "on_change": ("stop", "rescale"),
+    "on_non_finite": ("stop", "skip"),
+}
 
 
 @gin.configurable("run", module="experiment")
@@ -54,6 +58,12 @@ class Settings:
             "train_and_evaluate" uses it once, after the last of the plain evaluations, which alone
             choose the best checkpoint; "evaluate" uses it alone.
         init_checkpoint: str or None, weights to start from where the folder has no checkpoint.
+        continue_from: str or None, the folder of a run with a shorter or longer schedule, whose
+            newest checkpoint from before the first drop of both a new run goes on from.
+        on_change: "stop", or "rescale" to go on with another batch_size by the linear rule.
+        on_non_finite: "stop", or "skip" to go back to the newest checkpoint after a loss that is
+            not finite, and leave out the images of the steps since.
+        max_skips: int, how often a run may do so.
         evaluation_batch_size: int, images over all replicas; None for batch_size.
         log_every: int, steps from one log line (and summary) to the next.
         checkpoint_every: int, steps.
@@ -67,7 +77,7 @@ class Settings:
             on a CPU without jit_compile, where it costs nothing, and no elsewhere.
 
     Raises:
-        ValueError: if the mode is none of them.
+        ValueError: if a text is none of those that there are.
     """
 
     model_dir: str
@@ -93,6 +103,10 @@ class Settings:
     metrics: Callable = CocoMetrics
     test_augmentation: Callable | None = None
     init_checkpoint: str | None = None
+    continue_from: str | None = None
+    on_change: str = "stop"
+    on_non_finite: str = "stop"
+    max_skips: int = 3
     evaluation_batch_size: int | None = None
     log_every: Count = 20
     checkpoint_every: Count = 1000
@@ -104,5 +118,8 @@ class Settings:
     deterministic: Any = None
 
     def __post_init__(self):
-        if self.mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}.")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}."
+                )

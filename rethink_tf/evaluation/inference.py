@@ -299,6 +299,8 @@ def evaluated_steps(model_dir, is_augmented=False):
             except ValueError:
                 logging.warning("%s has a line that is not JSON: %r", path, line[:80])
                 continue
+            if "event" in found:  # what else happened to the run
+                continue
             if found.get("test_augmentation", False) == is_augmented:
                 steps.add(found["step"])
     return steps

@@ -126,6 +126,7 @@ def _describe_devices(strategy, plan):
 def _table_of_evaluations(model_dir):
     with tf.io.gfile.GFile(os.path.join(model_dir, "metrics.jsonl")) as file:
         lines = [json.loads(line) for line in file if line.endswith("}\n")]
+    lines = [line for line in lines if "event" not in line]
     names = {name for line in lines for name in line}
     columns = [name for name in COLUMNS if name in names]
     columns += sorted(name for name in names - {*COLUMNS} if name.endswith("/AP"))

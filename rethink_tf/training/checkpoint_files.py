@@ -30,10 +30,10 @@ def list_newest_first(directory):
         path = index.removesuffix(".index")
         if re.fullmatch(r"step-\d+", os.path.basename(path)):
             paths.append(path)
-    return sorted(paths, key=_step, reverse=True)
+    return sorted(paths, key=step_of, reverse=True)
 
 
-def find_newest(directory, workers=None):
+def find_newest(directory, workers=None, at_most=None):
     """Returns the path of the newest checkpoint of a folder that reads, or None if it has none.
 
     With several workers it is the newest that all of them read, with equal content.
@@ -41,12 +41,15 @@ def find_newest(directory, workers=None):
     Args:
         directory: str.
         workers: `Workers`, or None where one process runs it all.
+        at_most: int, the highest step that counts; None for all.
 
     Raises:
         ValueError: if there are checkpoints and none of them reads, or the workers see different
             ones. It is raised on every worker.
     """
     paths = list_newest_first(directory)
+    if at_most is not None:
+        paths = [path for path in paths if step_of(path) <= at_most]
     if workers is not None:
         paths = _seen_by_all(directory, paths, workers)
     for path in paths:
@@ -64,13 +67,14 @@ def find_newest(directory, workers=None):
     return None
 
 
-def _step(path):
+def step_of(path):
+    """Returns the step in a checkpoint's name."""
     return int(path.rpartition("-")[2])
 
 
 def _seen_by_all(directory, paths, workers):
     """Returns this worker's paths of the steps that all workers see, the highest first."""
-    seen = [json.loads(text) for text in workers.exchange(json.dumps([_step(p) for p in paths]))]
+    seen = [json.loads(text) for text in workers.exchange(json.dumps([step_of(p) for p in paths]))]
     common = set.intersection(*map(set, seen))
     if any(seen) and not common:
         texts = ["step " + ", ".join(map(str, steps)) if steps else "none" for steps in seen]
@@ -86,7 +90,7 @@ def _seen_by_all(directory, paths, workers):
             directory,
             " and ".join(blind),
         )
-    return [path for path in paths if _step(path) in common]
+    return [path for path in paths if step_of(path) in common]
 
 
 def _read(path, checksum=None):

@@ -113,6 +113,16 @@ def remove_leftovers(model_dir):
         logging.info("Removed what an earlier start left half written: %s.", ", ".join(found))
 
 
+def save_start(manager):
+    """Saves the random weights of a new run, which a manager takes for saved; see `make_manager`.
+
+    Args:
+        manager: of `make_manager`.
+    """
+    manager._last_checkpoint_step = None
+    manager.save(checkpoint_number=0, check_interval=False)
+
+
 def save_if_new(manager, step):
     """Saves unless the manager's newest checkpoint is of this step; tells whether it did.
 
@@ -277,12 +287,14 @@ def _check_frozen(random, source=None):
         )
 
 
-def load_weights(checkpoint, folder, init_checkpoint, required, average=None, workers=None):
+def load_weights(checkpoint, newest, folder, init_checkpoint, required, average=None, workers=None):
     """Resumes a run, or starts it from given weights, or leaves the random ones.
 
     Args:
         checkpoint: `tf.train.Checkpoint` with the detector as `model`, all variables made.
-        folder: str, the run's own checkpoints.
+        newest: str, the checkpoint of a run to go on from, of `checkpoint_files.find_newest`; None
+            for none.
+        folder: str, the run's own checkpoints, for messages.
         init_checkpoint: str or None, as of `initialize`, for a run that has none.
         required: bool, whether random weights are no choice (to evaluate them says nothing).
         average: `WeightAverage` of the detector, or None; it starts where the run does.
@@ -292,7 +304,6 @@ def load_weights(checkpoint, folder, init_checkpoint, required, average=None, wo
         ValueError: if there is nothing to read though it is required or the detector freezes
             weights, or it cannot be read; if workers read different things, on all of them.
     """
-    newest = checkpoint_files.find_newest(folder, workers)
 
     def load():
         _load(checkpoint, folder, newest, init_checkpoint, required, average)

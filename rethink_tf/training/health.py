@@ -4,7 +4,22 @@ import math
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss or the gradient was NaN or infinite."""
+    """A loss or the gradient was NaN or infinite.
+
+    Attributes:
+        step: int, the first such step.
+    """
+
+    def __init__(self, step, problem):
+        """Takes the step and what was found there."""
+        super().__init__(
+            f"Step {step}: {problem}. Nothing of it was saved; the newest checkpoint is from "
+            "before. Check the data of that step; run.on_non_finite = 'skip' leaves out such a "
+            "stretch of data. Or lower the learning rate or lengthen the warm-up, in another "
+            "MODEL_DIR (this one keeps its run to its settings; run.init_checkpoint takes its "
+            "checkpoints)."
+        )
+        self.step = step
 
 
 def check_finite(history, first_step):
@@ -21,9 +36,4 @@ def check_finite(history, first_step):
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             terms = ", ".join(f"{name}={value:.6g}" for name, value in values.items())
-            raise NonFiniteLossError(
-                f"Step {step}: {', '.join(bad)} is not finite ({terms}). Nothing of it was saved; "
-                "the newest checkpoint is from before. Lower the learning rate or lengthen the "
-                "warm-up, in another MODEL_DIR (this one keeps its run to its settings; "
-                "run.init_checkpoint takes its checkpoints), and check the data of that step."
-            )
+            raise NonFiniteLossError(step, f"{', '.join(bad)} is not finite ({terms})")

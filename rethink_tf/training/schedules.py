@@ -229,6 +229,7 @@ class PaperSchedule(StepwiseSchedule):
             "decay_factor": decay_factor,
             "tails": list(tails),
         }
+        self.images_per_step = images_per_step
         super().__init__(
             num_steps=rule.num_steps,
             peak_learning_rate=rule.peak_learning_rate,
@@ -312,6 +313,7 @@ class EpochSchedule(StepwiseSchedule):
             "warmup_factor": warmup_factor,
             "decay_factor": decay_factor,
         }
+        self.images_per_step = images_per_step
         if num_steps is None:
             num_steps = round(epochs * images_per_epoch / images_per_step)
         super().__init__(

@@ -84,6 +84,10 @@ class TrainStep:
         """The variable that counts the steps."""
         return self._optimizer.iterations
 
+    def go_on_from(self, step):
+        """Counts the steps from a checkpoint that was read since; step is an int."""
+        self._next_step = step
+
     @property
     def loss_names(self):
         """The losses that every step has, their sum `total` first."""

@@ -26,21 +26,37 @@ class Trainer(orbit.AbstractTrainer):
         seconds: float, how long this start has trained.
     """
 
-    def __init__(self, step_fn, batches, total_steps, images_per_step, data_counts=dict, stop=None):
+    def __init__(
+        self,
+        step_fn,
+        batches,
+        make_batches,
+        total_steps,
+        images_per_step,
+        data_counts=dict,
+        stop=None,
+    ):
         """Sets up the loop; nothing is trained yet.
 
         Args:
             step_fn: `TrainStep`.
-            batches: iterator over distributed batches, or micro-batches, from the current step on.
+            batches: iterable of distributed batches, or micro-batches, from the current step on.
+            make_batches: callable without arguments, makes them anew from the step of then on.
             total_steps: int, of the whole run.
             images_per_step: int, global batch.
             data_counts: callable, returns {name: count} of what the input left out so far.
             stop: `StopRequest` that is asked after each step, or None.
         """
-        self._step_fn, self._batches = step_fn, batches
+        self._step_fn, self._batches = step_fn, iter(batches)
+        self._make_batches = make_batches
         self._total_steps, self._images_per_step = total_steps, images_per_step
         self._data_counts, self._stop, self._is_first = data_counts, stop, True
         self.evaluation_steps, self.evaluation_seconds, self.seconds = (), None, 0.0
+
+    def go_on_from(self, step):
+        """Goes on from a checkpoint that was read since; step is an int."""
+        self._step_fn.go_on_from(step)
+        self._batches = iter(self._make_batches())
 
     def train(self, num_steps):
         """Runs some steps, checks their losses, writes summaries and one log line.

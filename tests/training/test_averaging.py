@@ -6,7 +6,7 @@ import tensorflow as tf
 import tf_keras
 
 from rethink_tf.layers.normalization import SyncBatchNormalization
-from rethink_tf.training import averaging, checkpoints
+from rethink_tf.training import averaging, checkpoint_files, checkpoints
 from rethink_tf.training.averaging import WeightAverage
 from rethink_tf.training.optimizer import MomentumSGD
 
@@ -144,7 +144,12 @@ def save(run, folder):
 
 def load(run, folder, init_checkpoint=None, required=False):
     checkpoints.load_weights(
-        run.checkpoint, str(folder), init_checkpoint, required=required, average=run.average
+        run.checkpoint,
+        checkpoint_files.find_newest(str(folder)),
+        str(folder),
+        init_checkpoint,
+        required=required,
+        average=run.average,
     )
 
 

@@ -126,10 +126,10 @@ def test_a_checkpoint_of_other_freezing_is_refused_or_read_as_weights(tmp_path):
         checkpoints.restore(of_other, path)
     before = other.get_weights()
     with pytest.raises(ValueError, match=r"leaves 2 weights .* pre-trained, and no weights are"):
-        checkpoints.load_weights(of_other, str(tmp_path / "none"), None, required=False)
+        checkpoints.load_weights(of_other, None, str(tmp_path / "none"), None, required=False)
     for found, old in zip(other.get_weights(), before, strict=True):
         np.testing.assert_array_equal(found, old)
-    checkpoints.load_weights(of_other, str(tmp_path / "none"), path, False, average)
+    checkpoints.load_weights(of_other, None, str(tmp_path / "none"), path, False, average)
     for pair in zip(other.layers, model.layers, strict=True):
         for found, expected in zip(*(layer.get_weights() for layer in pair), strict=True):
             np.testing.assert_array_equal(found, expected)
@@ -141,7 +141,7 @@ def test_a_checkpoint_of_other_freezing_is_refused_or_read_as_weights(tmp_path):
     # And back again: what a run with a frozen layer left starts one without.
     path = of_other.save(str(tmp_path / "frozen" / "step"))
     free, of_free, average = make(freeze_at=0)
-    checkpoints.load_weights(of_free, str(tmp_path / "none"), path, False, average)
+    checkpoints.load_weights(of_free, None, str(tmp_path / "none"), path, False, average)
     np.testing.assert_array_equal(free.layers[0].kernel, model.layers[0].kernel)
     with pytest.raises(ValueError, match=r"trained 4 weights, and this one trains 6"):
         checkpoints.restore(of_free, path)

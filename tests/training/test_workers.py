@@ -24,7 +24,7 @@ import json, sys
 import tensorflow as tf
 strategy = tf.distribute.MultiWorkerMirroredStrategy()
 from test_workers import CASES, make_checkpoint
-from rethink_tf.training import checkpoints, workers
+from rethink_tf.training import checkpoint_files, checkpoints, workers
 
 root, index = sys.argv[1:]
 them = workers.of(strategy)
@@ -35,7 +35,8 @@ for case in CASES:
         checkpoint = make_checkpoint()
     try:
         init = f"{folder}/start" if case == "no_init" else None
-        checkpoints.load_weights(checkpoint, folder, init, False, workers=them)
+        newest = checkpoint_files.find_newest(folder, them)
+        checkpoints.load_weights(checkpoint, newest, folder, init, False, workers=them)
         found[case] = float(checkpoint.model.weight[0].numpy())
     except ValueError as error:
         found[case] = str(error)

@@ -195,7 +195,7 @@ def test_a_run_starts_from_it_with_all_else_random(tmp_path, detector, caplog):
     other = make_detector()
     others = snapshot(other.fpn) + snapshot(other.box_head)
     checkpoint, folder = tf.train.Checkpoint(model=other), str(tmp_path / "run")
-    checkpoints.load_weights(checkpoint, folder, path, required=False)
+    checkpoints.load_weights(checkpoint, None, folder, path, required=False)
     for value, old in zip(snapshot(other.backbone), expected, strict=True):
         np.testing.assert_array_equal(value, old)
     for value, old in zip(snapshot(other.fpn) + snapshot(other.box_head), others, strict=True):
@@ -204,7 +204,7 @@ def test_a_run_starts_from_it_with_all_else_random(tmp_path, detector, caplog):
     assert counts in caplog.text
     assert "random are those of: RPN, FPN, BoxHead, MaskHead." in caplog.text
     with pytest.raises(ValueError, match="with random RPN, FPN, BoxHead, MaskHead says"):
-        checkpoints.load_weights(checkpoint, folder, path, required=True)
+        checkpoints.load_weights(checkpoint, None, folder, path, required=True)
     synchronised = tf.train.Checkpoint(model=make_detector("syncbn"))
     with pytest.raises(ValueError, match=r"does not fit the detector that the gin files describe"):
-        checkpoints.load_weights(synchronised, folder, path, required=False)
+        checkpoints.load_weights(synchronised, None, folder, path, required=False)
