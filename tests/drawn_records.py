@@ -5,7 +5,19 @@ import io
 import numpy as np
 from PIL import Image
 
+from rethink_tf.data import schema
 from rethink_tf.data.records import store, tfrecord_files
+
+# Of `Pipeline`, for records as small as these.
+BUCKETS = ((32, 48), (48, 32))
+SETTINGS = {
+    "min_side": 30,
+    "max_side": 45,
+    "buckets": BUCKETS,
+    "mask_size": 8,
+    "max_objects": 3,
+    "parallel_records": 2,
+}
 
 
 def png(array):
@@ -80,3 +92,13 @@ def assert_same_batches(batches, others):
     for batch, other in zip(batches, others, strict=True):
         for key, value in batch.items():
             np.testing.assert_array_equal(value, other[key], err_msg=key)
+
+
+def by_image(batches):
+    """{image id: its row of each key} of many batches."""
+    found = {}
+    for batch in batches:
+        batch = {key: value.numpy() for key, value in batch.items() if key != schema.PADDING}
+        for row, image_id in enumerate(batch["image_id"]):
+            found[int(image_id)] = {key: value[row] for key, value in batch.items()}
+    return found

@@ -93,8 +93,6 @@ class Dense(tf_keras.layers.Dense):
 class ConvNorm(tf_keras.layers.Layer):
     """Convolution, normalization if any, and ReLU if asked; a bias only without normalization."""
 
-    operations = Operations()
-
     def __init__(
         self,
         filters,
@@ -214,13 +212,13 @@ def run(layers, inputs, training=False, content=None, then=None):
         content, is_end = layer.after(content), layer is layers[-1] and not then
         parts.append(layer.conv.part(outputs.dtype))
         if not (is_end and layer.conv.kernel_size == (1, 1) and layer.is_group_normalized):
-            outputs, parts = layer.conv.add_bias(layer.operations.chain(parts, outputs)), []
+            outputs, parts = layer.conv.add_bias(layer.conv.operations.chain(parts, outputs)), []
         if layer.is_group_normalized:
             parts.append(layer.norm.part(content, relu=layer.relu and not is_end))
         else:
             outputs = layer.activate(outputs, training, content)
     if then:
         parts.append(recomputation.Function(then))
-    outputs = layers[-1].operations.chain(parts, outputs)
+    outputs = layers[-1].conv.operations.chain(parts, outputs)
     is_linear = then or not (layers[-1].is_group_normalized and layers[-1].relu)
     return outputs if is_linear else tf.nn.relu(outputs)

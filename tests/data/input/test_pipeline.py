@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from absl import logging
-from drawn_records import assert_same_batches, example, pixels, write
+from drawn_records import SETTINGS, assert_same_batches, by_image, example, pixels, write
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -18,40 +18,12 @@ from rethink_tf.data.sources import coco
 
 PADDING = schema.PADDING_IMAGE_ID
 CATEGORY_IDS = [7, 3, 90]
-BUCKETS = ((32, 48), (48, 32))
-SETTINGS = {
-    "min_side": 30,
-    "max_side": 45,
-    "buckets": BUCKETS,
-    "mask_size": 8,
-    "max_objects": 3,
-    "parallel_records": 2,
-}
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    """Images 1 to 6 are landscape and 7 to 10 portrait; 6 and 10 have no object."""
-    boxes = [(4, 10, 16, 30)], [(0, 0, 10, 10), (2, 20, 20, 40)]
-    sizes = {i: (20, 40) if i <= 6 else (40, 32) for i in range(1, 11)}
-    examples = [example(i, sizes[i], () if i in (6, 10) else boxes[i % 2 and i < 7]) for i in sizes]
-    return write(tmp_path_factory.mktemp("drawn"), examples)
 
 
 def training(source, batch_size=2, seed=1, category_ids=CATEGORY_IDS, rest=None, **changes):
     """The dataset of `Pipeline.training` with `rest` for its other arguments."""
     pipeline = Pipeline(**SETTINGS | changes)
     return pipeline.training(source, category_ids, batch_size, seed, **rest or {})
-
-
-def by_image(batches):
-    """{image id: its row of each key} of many batches."""
-    found = {}
-    for batch in batches:
-        batch = {key: value.numpy() for key, value in batch.items() if key != schema.PADDING}
-        for row, image_id in enumerate(batch["image_id"]):
-            found[int(image_id)] = {key: value[row] for key, value in batch.items()}
-    return found
 
 
 def take(dataset, count):
@@ -276,19 +248,6 @@ def test_images_of_crowds_alone_are_empty_and_what_is_left_out_is_said(tmp_path,
         Pipeline(keep_empty=False).training_index(source)
 
 
-def test_evaluation_is_of_all_images_whatever_is_trained_on(drawn):
-    pipeline = Pipeline(**SETTINGS, num_images=4)
-    assert len(pipeline.selected_index(drawn)) == 4
-    index = pipeline.evaluation_index(drawn)
-    assert index.image_id.tolist() == list(range(1, 11))
-    assert set(by_image(pipeline.evaluation(drawn, 2))) - {PADDING} == set(range(1, 11))
-
-    same = Pipeline(**SETTINGS, num_images=4, evaluation_num_images=4)
-    chosen = same.selected_index(drawn).image_id.tolist()
-    assert same.evaluation_index(drawn).image_id.tolist() == chosen
-    assert set(by_image(same.evaluation(drawn, 2))) - {PADDING} == set(chosen)
-
-
 @pytest.mark.parametrize("setting", ["num_images", "evaluation_num_images"])
 def test_a_subset_larger_than_the_data_names_setting_and_folder(drawn, setting):
     pipeline = Pipeline(**{setting: 11})
@@ -336,70 +295,6 @@ def test_bad_settings_are_errors(drawn):
         Pipeline(flip_probability=2)
     with pytest.raises(ValueError, match="no categories"):
         training(drawn, category_ids=[])
-
-
-def test_evaluation_has_each_image_once_and_padding(drawn):
-    batches = list(Pipeline(**SETTINGS).evaluation(drawn, 4))
-
-    spec = schema.evaluation_spec(4)
-    for batch in batches:
-        schema.check_batch(batch, spec)
-    ids = [batch["image_id"].numpy().tolist() for batch in batches]
-    assert sorted(sum(ids, [])) == [PADDING, PADDING, *range(1, 11)]
-    # As many batches as there must be; one alone has both orientations.
-    mixed = [len({image_id <= 6 for image_id in batch if image_id > 0}) for batch in ids]
-    assert sorted(mixed) in ([1, 1, 1], [1, 1, 2])
-    last = next(batch for batch in batches if PADDING in batch["image_id"].numpy())
-    padding = last["image_id"].numpy() == PADDING
-    assert not last["image"][padding].numpy().any() and len(last["padding"]) == 1
-    assert last["image_size"][padding].numpy().tolist() == [[1, 1]] * 2
-    expected = Image.fromarray(pixels(7, 40, 32)).resize((30, 38), Image.Resampling.BILINEAR)
-    found = by_image(batches)[7]["image"][:38, :30].astype(int)
-    assert abs(found - np.asarray(expected)).max() <= 1
-
-
-def test_evaluation_in_further_sizes(tmp_path):
-    """Two images of 20 x 28, and one of 20 x 80, which the pipeline's longest side makes small."""
-    sizes = {1: (20, 28), 2: (20, 80), 3: (20, 28)}
-    source = write(tmp_path, [example(i, size) for i, size in sizes.items()])
-    pipeline, further = Pipeline(**SETTINGS), [(64, 400), (15, 400), (64, 100)]
-    batches = list(pipeline.evaluation(source, 2, further_sizes=further))
-
-    expected = {
-        1: [[30, 42], [64, 90], [15, 21], [64, 90]],
-        2: [[11, 45], [64, 256], [15, 60], [25, 100]],
-    }
-    expected[3] = expected[1]
-    for place, batch in enumerate(batches):
-        ids, sizes = batch["image_id"].numpy().tolist(), batch["image_size"].numpy().tolist()
-        assert ids == batches[place // 4 * 4]["image_id"].numpy().tolist()
-        sizes = [s for s, image_id in zip(sizes, ids, strict=True) if image_id > 0]
-        assert sizes == [expected[image_id][place % 4] for image_id in ids if image_id > 0]
-        # The given shape in the pipeline's own size, in the others as tight as can be.
-        tight = tuple(-(-np.max(sizes, 0) // 32) * 32)
-        assert tuple(batch["image"].shape[1:3]) == (tight if place % 4 else (32, 48))
-    ids = sorted(tuple(batch["image_id"].numpy()) for batch in batches[::4])
-    assert sorted(sum(ids, ())) == [PADDING, 1, 2, 3] and len(ids) == 2
-    for batch in batches:
-        schema.check_batch(batch, schema.evaluation_spec(2))
-    # From the stored image, not from the one in the pipeline's own size.
-    expected = Image.fromarray(pixels(1, 20, 28)).resize((90, 64), Image.Resampling.BILINEAR)
-    image = by_image(batches[1::4])[1]["image"][:64, :90].astype(int)
-    assert abs(image - np.asarray(expected)).max() <= 1
-    index = store.load_index(source)
-    assert pipeline.num_evaluation_batches(index, 2) == 2
-
-
-def test_evaluation_is_shared_by_workers_equally(drawn):
-    def ids(worker):
-        context = tf.distribute.InputContext(2, worker, num_replicas_in_sync=2)
-        dataset = Pipeline(**SETTINGS).evaluation(drawn, 4, context)
-        return [batch["image_id"].numpy().tolist() for batch in dataset]
-
-    whole = [
-        batch["image_id"].numpy().tolist() for batch in Pipeline(**SETTINGS).evaluation(drawn, 4)
-    ]
-    assert [one + other for one, other in zip(ids(0), ids(1), strict=True)] == whole
 
 
 def test_records_of_model_gardens_own_builder(tmp_path):
