@@ -312,6 +312,9 @@ def _make_trainer(experiment, losses):
     def make_batches():
         return strategy.distribute_datasets_from_function(make_dataset)
 
+    def make_named_batches():
+        return reading.naming_errors(make_batches(), counters)
+
     batches = make_batches()
     size = settings.batch_size // (strategy.num_replicas_in_sync * settings.accumulate_steps)
     train_step = step.TrainStep(
@@ -329,8 +332,8 @@ def _make_trainer(experiment, losses):
     )
     return Trainer(
         train_step,
-        batches,
-        make_batches,
+        reading.naming_errors(batches, counters),
+        make_named_batches,
         experiment.schedule.num_steps,
         settings.batch_size,
         lambda: counters.as_dict() | {"stretches_left_out": len(experiment.history.skips)},
@@ -343,14 +346,19 @@ def _make_evaluator(experiment, views=None):
     settings, strategy, data = experiment.settings, experiment.strategy, experiment.test_data
     batch_size = settings.evaluation_batch_size or settings.batch_size
     further_sizes = views.further_sizes if views else ()
+    counters = reading.PipelineCounters()
 
     def make_dataset(context):
         """Returns a worker's batches of evaluation."""
         return experiment.pipeline.evaluation(
-            data.index, batch_size, context, further_sizes, **experiment.shapes
+            data.index, batch_size, context, further_sizes, counters=counters, **experiment.shapes
         )
 
     batches = strategy.distribute_datasets_from_function(make_dataset)
+
+    def named_batches():
+        return reading.naming_errors(batches, counters)
+
     if views:
         flip_order = data.keypoints.flip_order if data.keypoints else ()
         predictor = tta.AugmentedPredictor(experiment.model, strategy, views, flip_order)
@@ -361,7 +369,7 @@ def _make_evaluator(experiment, views=None):
     label = "-augmented" if views else ""
     return inference.Evaluator(
         predictor=predictor,
-        make_batches=lambda: views.group(batches) if views else batches,
+        make_batches=lambda: views.group(named_batches()) if views else named_batches(),
         num_batches=experiment.pipeline.num_evaluation_batches(data.index, batch_size),
         ground_truth=ground_truth,
         category_ids=data.category_ids,

@@ -54,6 +54,7 @@ def main(argv):
     console.start(_QUIET.value)
     # Imported only now: --help answers without waiting for TensorFlow.
     from rethink_tf import experiment
+    from rethink_tf.data.input.reading import DataError
     from rethink_tf.training import stopping, workers
     from rethink_tf.training.health import NonFiniteLossError
 
@@ -66,8 +67,8 @@ def main(argv):
         experiment.run(mode=_MODE.value, when_built=lambda: built.append(True))
     except (ValueError, TypeError, OSError, NonFiniteLossError) as error:
         # Before the first step, an error of value is in the settings or the data. From then on
-        # only a diverged run is one of the user's errors.
-        if built and not isinstance(error, NonFiniteLossError):
+        # only a diverged run and records that do not read are the user's errors.
+        if built and not isinstance(error, (NonFiniteLossError, DataError)):
             raise
         logging.debug("Where it was raised:", exc_info=True)
         sys.exit(f"error: {_explain(error)}")

@@ -13,13 +13,14 @@ from experiment_runs import (
     finish,
     read_metrics,
     read_scalars,
+    read_until,
     read_weights,
     start_workers,
     tiny,
 )
 from experiment_runs import start as start_run
 
-from rethink_tf import config, experiment
+from rethink_tf import config, exit_codes, experiment
 
 RESUMED = ["STEPS=6", "run.checkpoint_every=2"]
 
@@ -123,3 +124,15 @@ def test_two_workers_train_like_one(tmp_path):
     # One line and one set of results: only the chief writes.
     assert len(read_metrics(together)) == 1
     assert not [path for path in together.glob("checkpoints/*") if path.is_dir()]
+
+
+def test_data_that_vanish_while_training_end_it_in_one_line(tmp_path):
+    params = tiny(tmp_path / "run", tmp_path / "data", "STEPS=10000")
+    with start_run("quickstart.gin", params, mode="train") as process:
+        read_until(process, "step 2/10000")
+        (tmp_path / "data" / "train").rename(tmp_path / "moved")
+        output = process.stdout.read()
+    assert process.returncode == exit_codes.REFUSED and "Traceback" not in output
+    last = output.splitlines()[-1]
+    assert last.startswith("error: ") and f"{tmp_path}/data/train" in last
+    assert "could not be read" in last

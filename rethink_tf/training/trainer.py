@@ -118,6 +118,8 @@ class Trainer(orbit.AbstractTrainer):
         rate = f"{images_per_second:.1f} images/s"
         if waiting >= SHOWN_WAIT:
             rate += f", {waiting:.0%} of the time waiting for data"
+        if skipped := self._data_counts().get("skipped_records"):
+            rate += f", {skipped} records skipped so far"
         logging.info(
             "step %d/%d | %s | lr %.5f | %s | %s",
             step,

@@ -70,6 +70,8 @@ class Pipeline:
         jitter: resizes and crops training images in place of min_side, max_side and buckets,
             which are those of evaluation then; or None.
         copy_paste: whether objects of a second image are pasted onto each training image.
+        max_skipped_share: which share of the records may be skipped because they cannot be read,
+            before training stops.
         held_out: for data of one split: images of a hash (`subsets`) below this share of all
             hashes are evaluated alone, the others trained on alone.
 
@@ -96,6 +98,7 @@ class Pipeline:
     jitter: resizing.LargeScaleJitter | None = None
     copy_paste: bool = False
     held_out: float = 0.0
+    max_skipped_share: float = 0.1
 
     def __post_init__(self):
         self._check()
@@ -123,8 +126,9 @@ class Pipeline:
                 "copy_paste needs masks, and include_masks is False: take a detector and data with "
                 "masks, or bind Pipeline.copy_paste = False"
             )
-        if not 0 <= self.flip_probability <= 1:
-            raise ValueError(f"flip_probability is {self.flip_probability}, must be within 0..1")
+        for name in ("flip_probability", "max_skipped_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be within 0..1")
         for name in ("max_objects", "mask_size", "parallel_records", "max_shapes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
@@ -212,7 +216,7 @@ class Pipeline:
         rows = self.max_objects, self.mask_size, num_keypoints
         spec = schema.training_spec(share.replica_batch_size, shapes.only, *rows)
         read = self._reader(index, tf.constant(ids, tf.int64), spec, flip_order)
-        report = reading.Report(index, ids, self.max_objects, counters)
+        report = reading.Report(index, ids, self.max_objects, counters, self.max_skipped_share)
         return self._dataset(make_slots, read, share, spec, report, is_compiled)
 
     def _check_contents(self, index, category_ids, keypoints):
@@ -298,6 +302,7 @@ class Pipeline:
         further_sizes: Sequence[tuple[int, int]] = (),
         multiple: int = 32,
         is_compiled: bool = False,
+        counters: reading.PipelineCounters | None = None,
     ) -> tf.data.Dataset:
         """Each image once, with others of like sizes; padding images fill the last batch.
 
@@ -311,6 +316,7 @@ class Pipeline:
                 in each of these sizes, resized from the stored images, a batch each.
             multiple: of the sides of a batch, pixels: the network's coarsest stride.
             is_compiled: whether a compiler wants batches of a few shapes.
+            counters: where the error of a record that cannot be read is kept.
 
         Returns:
             Batches as `schema.evaluation_spec` says, B images each, with `schema.PADDING`; every
@@ -347,7 +353,7 @@ class Pipeline:
 
         only = None if further_sizes else shapes[0].only
         spec = schema.evaluation_spec(share.replica_batch_size, only)
-        report = reading.Report(index)
+        report = reading.Report(index, counters=counters)
         return self._dataset(make_slots, read, share, spec, report, is_compiled)
 
     def num_evaluation_batches(self, index: store.RecordIndex, global_batch_size: int) -> int:

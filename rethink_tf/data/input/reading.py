@@ -1,9 +1,10 @@
 """Reading one record at its offset, replacing it when it is corrupted, and reporting both.
 
-Damage is what TensorFlow refuses: a wrong checksum, an Example or an image that does not decode,
-sizes that differ from those stated. Such a record is skipped, counted and named in training; in
-evaluation, and when its stand-ins are corrupted too, it is an error. What is wrong with the data
-set as a whole (an unknown category, masks that are missing) is an error at once.
+Damage is what TensorFlow refuses: a shard that does not open, a wrong checksum, an Example or an
+image that does not decode, sizes that differ from those stated. Such a record is skipped, counted
+and named in training, up to a share of all; in evaluation, and when its stand-ins are corrupted
+too, it is an error. What is wrong with the data set as a whole (an unknown category, masks that are
+missing) is an error at once.
 """
 
 import threading
@@ -21,6 +22,10 @@ _REMOTE_READ_BYTES = 256 * 1024  # one request instead of two for most records
 _ALL_FAILED = -1
 
 
+class DataError(ValueError):
+    """The data cannot be trained on, or evaluated; the message names the record."""
+
+
 class PipelineCounters:
     """What a pipeline left out; safe to read while it runs, ahead of the model by its prefetch.
 
@@ -29,6 +34,7 @@ class PipelineCounters:
         skipped_by_record: the same by (shard path, byte offset).
         cut_objects: objects left out because their image, pasted ones included, has more than
             `max_objects`.
+        error: `DataError` that ended the pipeline, or None. TensorFlow wraps it in many lines.
     """
 
     def __init__(self):
@@ -36,6 +42,7 @@ class PipelineCounters:
         self.skipped_records = 0
         self.skipped_by_record = Counter()
         self.cut_objects = 0
+        self.error = None
         self._cut_images = set()
 
     def as_dict(self) -> dict[str, int]:
@@ -73,6 +80,29 @@ class PipelineCounters:
             )
 
 
+def naming_errors(batches, counters):
+    """Yields batches, and raises the pipeline's own error in place of TensorFlow's.
+
+    Args:
+        batches: iterable of a pipeline's batches, distributed or not.
+        counters: `PipelineCounters` of the pipeline.
+
+    Raises:
+        DataError: if the data are what the pipeline stopped for.
+    """
+    batches = iter(batches)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except tf.errors.OpError:
+            if counters.error:
+                raise counters.error from None
+            raise
+        yield batch
+
+
 def read_slot(slot, paths, load, spec):
     """A dataset of exactly one element: the first candidate of a slot that can be read.
 
@@ -96,7 +126,7 @@ def read_slot(slot, paths, load, spec):
     def read(candidate):
         path = tf.gather(shards, candidate["shard"])
         frames = _records_from(path, candidate["offset"], any("://" in path for path in paths))
-        return frames.take(1).map(lambda serialized: (serialized, candidate))
+        return frames.take(1).get_single_element(), candidate
 
     def attempt(serialized, candidate):
         element, notes = load(serialized, candidate, shape)
@@ -107,10 +137,11 @@ def read_slot(slot, paths, load, spec):
         notes = decode.no_notes() | {"rows": candidates["row"], "candidate": number}
         return _blank_element(spec, shape), notes
 
-    # After an error flat_map and map go on with the next candidate. The costly function is mapped
-    # here and not within `read`: TensorFlow optimises it once for all slots only if it is set up
-    # with the slot, else all first slots do it at the same time, a second each.
-    read_ones = tf.data.Dataset.from_tensor_slices(tried).flat_map(read)
+    # After an error map goes on with the next candidate; flat_map would open a shard that does not
+    # open again and again. The costly function is mapped here and not within `read`: TensorFlow
+    # optimises it once for all slots only if it is set up with the slot, else all first slots do it
+    # at the same time, a second each.
+    read_ones = tf.data.Dataset.from_tensor_slices(tried).map(read)
     found = read_ones.map(attempt).ignore_errors(log_warning=True)
     last_resort = tf.data.Dataset.from_tensors(0).map(give_up)
     return found.concatenate(last_resort).take(1)
@@ -156,7 +187,9 @@ class Report:
         category_ids: Sequence[int] = (),
         max_objects: int = schema.MAX_OBJECTS,
         counters: PipelineCounters | None = None,
+        max_skipped_share: float = 1.0,
     ):
+        self._max_skipped = max_skipped_share * len(index)
         self._index = index
         self._category_ids = category_ids
         self._max_objects = max_objects
@@ -179,32 +212,41 @@ class Report:
             lambda: tf.constant(0, tf.int64),
         )
 
-    def _tell(self, rows, candidates, cuts, problems, values):
+    def _tell(self, *notes):
+        try:
+            return self._tell_all(*notes)
+        except DataError as error:
+            # The first one: the pipeline reads ahead, and may meet others.
+            self._counters.error = self._counters.error or error
+            raise
+
+    def _tell_all(self, rows, candidates, cuts, problems, values):
         for tried, candidate, cut, problem, value in zip(
             rows, candidates, cuts, problems, values, strict=True
         ):
             if candidate == _ALL_FAILED:
-                raise ValueError(
+                raise DataError(
                     f"{' and '.join(self._name(row) for row in tried)} could not be read; "
                     "TensorFlow's warnings before this have the reasons. Copy the shards again "
                     "or convert the data set again"
                 )
             for row in tried[:candidate]:
                 self._counters.add_skipped(*self._location(row))
+                self._check_share()
             row = tried[candidate]
             if problem == decode.UNKNOWN_CATEGORY:
-                raise ValueError(
+                raise DataError(
                     f"{self._name(row)} has category id {value}, which is none of the "
                     f"{len(self._category_ids)} given ({self._category_ids[0]} to "
                     f"{self._category_ids[-1]}); the records and the category table differ"
                 )
             if problem == decode.MASKS_MISSING:
-                raise ValueError(
+                raise DataError(
                     f"{self._name(row)} has {value} masks, not one an object; bind "
                     "Pipeline.include_masks = False to train on boxes alone"
                 )
             if problem == decode.KEYPOINTS_MISSING:
-                raise ValueError(
+                raise DataError(
                     f"{self._name(row)} has {value} keypoints, not as many for each object as the "
                     "manifest names; convert the data set again"
                 )
@@ -212,6 +254,18 @@ class Report:
                 image_id = int(self._index.image_id[row])
                 self._counters.add_cut(int(cut), image_id, self._max_objects)
         return 0
+
+    def _check_share(self):
+        skipped, count = len(self._counters.skipped_by_record), len(self._index)
+        if skipped > self._max_skipped:
+            path = next(reversed(self._counters.skipped_by_record))[0]
+            raise DataError(
+                f"{skipped} of the {count} records of {self._index.directory} could not be read, "
+                f"the last one of {path}: that is more than Pipeline.max_skipped_share = "
+                f"{self._max_skipped / count:g} allows. The warnings before this name them. Bring "
+                "the shards back, or convert the data set again; the same command goes on from the "
+                "newest checkpoint."
+            )
 
     def _location(self, row):
         path = self._index.paths[self._index.shard[row]]

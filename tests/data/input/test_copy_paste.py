@@ -251,7 +251,8 @@ def test_a_damaged_record_is_named_wherever_it_was_to_be_pasted(tmp_path):
     path.write_bytes(content)
     counters = PipelineCounters()
 
-    found = batches(index, 12, counters=counters, min_side=30, max_side=45)
+    sides = {"min_side": 30, "max_side": 45}
+    found = batches(index, 12, counters=counters, max_skipped_share=0.5, **sides)
 
     assert all(1 not in batch["image_id"].numpy() for batch in found)
     assert set(counters.skipped_by_record) == {(str(path), 0)}

@@ -9,11 +9,20 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from rethink_tf.data.input import reading
 from rethink_tf.data.input.pipeline import Pipeline
 from rethink_tf.data.input.reading import PipelineCounters
 from rethink_tf.data.records import store, tfrecord_files
 
 FRAME_HEADER_BYTES = 12
+SETTINGS = {
+    "min_side": 20,
+    "max_side": 30,
+    "buckets": [(20, 30)],
+    "include_masks": False,
+    "parallel_records": 2,
+    "max_skipped_share": 0.5,
+}
 
 
 def jpeg(image_id):
@@ -55,9 +64,7 @@ def spoil_payload(path, index, row):
 
 
 def training(index, counters, batch_size=3, start_step=0):
-    pipeline = Pipeline(
-        min_side=20, max_side=30, buckets=[(20, 30)], include_masks=False, parallel_records=2
-    )
+    pipeline = Pipeline(**SETTINGS)
     return pipeline.training(
         index, [1], batch_size, seed=0, start_step=start_step, counters=counters
     )
@@ -134,3 +141,45 @@ def test_evaluation_stops_at_a_corrupted_record(tmp_path):
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         ids_of(dataset, 3)
     assert f"{path} at byte {index.offset[1]} (image 2) could not be read" in str(caught.value)
+
+
+def write_shards(folder, count, num_shards):
+    for shard in range(num_shards):
+        path = folder / f"records-{shard:05d}-of-{num_shards:05d}.tfrecord"
+        ids = range(shard * count + 1, (shard + 1) * count + 1)
+        tfrecord_files.write_shard(str(path), [example(i) for i in ids])
+    return store.load_index(str(folder))
+
+
+def test_a_shard_that_vanishes_while_running_is_skipped_up_to_a_share(tmp_path, caplog):
+    index = write_shards(tmp_path, 4, 3)
+    counters = PipelineCounters()
+    pipeline = Pipeline(**SETTINGS | {"max_skipped_share": 0.4})
+    dataset = pipeline.training(index, [1], 3, seed=0, counters=counters)
+    batches = reading.naming_errors(dataset, counters)
+    assert len(ids_of(batches, 1)) == 1
+    (tmp_path / "records-00002-of-00003.tfrecord").rename(tmp_path / "moved")
+    # Four of twelve: all of them are skipped in the end, and named once each.
+    while len(counters.skipped_by_record) < 4:
+        ids_of(batches, 1)
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        assert not [i for batch in ids_of(batches, 8) for i in batch if i > 8]
+    assert counters.error is None
+    (tmp_path / "records-00001-of-00003.tfrecord").rename(tmp_path / "moved too")
+    with pytest.raises(reading.DataError) as error:
+        ids_of(batches, 100)
+    text = str(error.value)
+    assert text.startswith(f"5 of the 12 records of {tmp_path} could not be read, the last one of ")
+    assert (
+        "records-00001-of-00003.tfrecord: that is more than Pipeline.max_skipped_share = 0.4"
+        in text
+    )
+
+
+def test_evaluation_names_a_shard_that_vanished(tmp_path):
+    index, counters = write_shards(tmp_path, 2, 2), PipelineCounters()
+    dataset = Pipeline(min_side=20, max_side=30).evaluation(index, 1, counters=counters)
+    path = tmp_path / "records-00001-of-00002.tfrecord"
+    path.unlink()
+    with pytest.raises(reading.DataError, match=rf"^record {path} at byte 0 \(image 3\) could"):
+        ids_of(reading.naming_errors(dataset, counters), 4)
