@@ -7,7 +7,7 @@ import gin
 import orbit
 from absl import logging
 
-from rethink_tf import branching, files, going_back
+from rethink_tf import branching, files, following, going_back, locking
 from rethink_tf.building import build
 from rethink_tf.evaluation import inference
 from rethink_tf.models.detector import MaskRCNN
@@ -17,11 +17,12 @@ from rethink_tf.settings import Settings
 from rethink_tf.training import checkpoints, stopping, trainer, workers
 
 
-def run(mode=None, when_built=None):
+def run(mode=None, when_built=None, follows=False):
     """Runs the experiment of the parsed gin files.
 
     Args:
         mode: "train", "evaluate" or "train_and_evaluate"; None for what the gin files say.
+        follows: bool, in mode "evaluate": whether to evaluate each checkpoint as it comes.
         when_built: callable called once everything is built and checked, or None.
 
     Returns:
@@ -34,13 +35,21 @@ def run(mode=None, when_built=None):
     """
     # Before `Settings` are made, which take what follows from the data like any binding.
     deriving.bind_settings(is_training=mode != "evaluate")
+    settings = Settings(mode=mode) if mode else Settings()
+    if follows and settings.mode != "evaluate":
+        raise ValueError("--follow evaluates what another process trains: add --mode=evaluate.")
     with contextlib.ExitStack() as resources, workers.naming_losses():
-        experiment = build(Settings(mode=mode) if mode else Settings(), resources)
+        if follows:
+            following.wait_for_start(settings.model_dir, settings.follow_timeout)
+        experiment = build(settings, resources)
+        if experiment.is_chief and (follows or settings.mode == "train_and_evaluate"):
+            _claim_evaluations(experiment, follows, resources)
         if when_built:
             when_built()
         if experiment.is_chief:
             _log_header(experiment)
-        last = (evaluate if experiment.settings.mode == "evaluate" else train)(experiment)
+        act = {"evaluate": follow if follows else evaluate}.get(settings.mode, train)
+        last = act(experiment)
         if experiment.is_chief:
             run_texts.log_closing(experiment.settings.model_dir, experiment.trainer, last)
         return last.metrics if last else {}
@@ -58,10 +67,16 @@ def train(experiment):
     Raises:
         Stopped: if the run was told to stop; its last step is saved by then.
     """
-    controller = _make_controller(experiment)
-    with experiment.stop:
+    controller, settings = _make_controller(experiment), experiment.settings
+    beside = contextlib.nullcontext()
+    if settings.mode != "train" and settings.evaluate_in_background and experiment.is_chief:
+        beside = following.in_background(settings)
+    with experiment.stop, beside as process:
         try:
-            return _train_and_evaluate(experiment, controller)
+            last = _train_and_evaluate(experiment, controller)
+            if process:
+                following.finish(process, experiment.stop)
+            return last
         except stopping.Stopped:
             step = int(experiment.step.numpy())
             if checkpoints.save_if_new(controller.checkpoint_manager, step):
@@ -72,9 +87,7 @@ def train(experiment):
 def _train_and_evaluate(experiment, controller):
     settings, evaluator = experiment.settings, experiment.evaluator
     _save_where_to_go_back_to(experiment, controller.checkpoint_manager)
-    best_folder = os.path.join(settings.model_dir, "best")
-    manager = _make_manager(experiment, best_folder, keep=settings.keep_best)
-    best = checkpoints.BestKeeper(manager, best_folder, experiment.is_chief)
+    best = _make_best(experiment)
     evaluations = _evaluations(experiment)
     experiment.trainer.evaluation_steps = evaluations
     branch = branching.branch_step(branching.describe(experiment.schedule, experiment.cascade_from))
@@ -96,6 +109,8 @@ def _train_and_evaluate(experiment, controller):
                 best.offer(evaluator.score, stop)
 
     evaluated = inference.evaluated_steps(settings.model_dir, is_augmented=True)
+    if settings.evaluate_in_background:
+        return None
     if experiment.augmented_evaluator and int(experiment.step.numpy()) not in evaluated:
         controller.evaluator = experiment.augmented_evaluator
         controller.evaluate()
@@ -114,6 +129,18 @@ def evaluate(experiment):
     controller = _make_controller(experiment)
     controller.evaluate()
     return controller.evaluator
+
+
+def follow(experiment):
+    """Evaluates each checkpoint of a run that another process trains; see `following.follow`.
+
+    Args:
+        experiment: `Experiment` with an evaluator.
+
+    Returns:
+        The `Evaluator`, which has the metrics.
+    """
+    return following.follow(experiment, _make_controller(experiment), _make_best(experiment))
 
 
 def detector_builder():
@@ -153,6 +180,19 @@ def _make_manager(experiment, folder, **options):
     )
 
 
+def _make_best(experiment):
+    folder = os.path.join(experiment.settings.model_dir, "best")
+    manager = _make_manager(experiment, folder, keep=experiment.settings.keep_best)
+    return checkpoints.BestKeeper(manager, folder, experiment.is_chief)
+
+
+def _claim_evaluations(experiment, follows, resources):
+    """Keeps the run's evaluations and its best checkpoints for one process."""
+    if follows or not experiment.settings.evaluate_in_background:
+        path = os.path.join(experiment.settings.model_dir, "evaluation.lock")
+        resources.enter_context(locking.FolderLock(path, "evaluates each checkpoint"))
+
+
 def _keep_branch(experiment, step):
     """Saves for ever the checkpoint that a run of a longer schedule goes on from."""
     folder = os.path.join(experiment.settings.model_dir, branching.FOLDER)
@@ -182,7 +222,7 @@ def _log_header(experiment):
 
 def _evaluations(experiment):
     """Returns the steps at which training stops to evaluate, the last one included."""
-    if not experiment.evaluator:
+    if not experiment.evaluator or experiment.settings.evaluate_in_background:
         return []
     num_steps = experiment.schedule.num_steps
     every = experiment.settings.evaluate_every or num_steps

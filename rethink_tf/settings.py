@@ -68,6 +68,10 @@ class Settings:
         log_every: int, steps from one log line (and summary) to the next.
         checkpoint_every: int, steps.
         evaluate_every: int, steps; None evaluates at the end only.
+        evaluate_in_background: bool, whether another process evaluates each checkpoint while this
+            one trains; evaluate_every has no effect then.
+        background_gpus: str, the GPUs of that process, as of CUDA_VISIBLE_DEVICES; "" for the CPU.
+        follow_timeout: float, seconds without a new checkpoint after which --follow ends.
         keep_newest: int, checkpoints kept.
         keep_best: int, checkpoints kept of the highest headline of the metrics: COCO's AP (of
             keypoints, else of masks, else of boxes), VOC's mAP.
@@ -111,6 +115,9 @@ class Settings:
     log_every: Count = 20
     checkpoint_every: Count = 1000
     evaluate_every: Count | None = None
+    evaluate_in_background: bool = False
+    background_gpus: str = ""
+    follow_timeout: float = 3600.0
     keep_newest: Count = 3
     keep_best: Count = 1
     precision: str = "float32"

@@ -34,6 +34,12 @@ _MODE = flags.DEFINE_enum(
     "train: no evaluation. evaluate: only that, of the newest checkpoint in MODEL_DIR. "
     "train_and_evaluate: both, in turns.",
 )
+_FOLLOW = flags.DEFINE_bool(
+    "follow",
+    False,
+    "With --mode=evaluate: evaluate each checkpoint of a run that another process trains, until "
+    "its last.",
+)
 _QUIET = flags.DEFINE_bool(
     "quiet", False, "Show the header, evaluations, warnings and the end, and nothing in between."
 )
@@ -64,7 +70,7 @@ def main(argv):
         params.append(f"run.log_every={_LOG_EVERY.value}")
     try:
         config.parse(_GIN_FILE.value, params)
-        experiment.run(mode=_MODE.value, when_built=lambda: built.append(True))
+        experiment.run(_MODE.value, lambda: built.append(True), _FOLLOW.value)
     except (ValueError, TypeError, OSError, NonFiniteLossError) as error:
         # Before the first step, an error of value is in the settings or the data. From then on
         # only a diverged run and records that do not read are the user's errors.

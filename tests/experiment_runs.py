@@ -17,9 +17,9 @@ def tiny(model_dir, data_dir, *params):
     return [f"MODEL_DIR={str(model_dir)!r}", f"DATA_DIR={str(data_dir)!r}", *params]
 
 
-def start(gin_file, params, mode="train_and_evaluate", **environment):
+def start(gin_file, params, mode="train_and_evaluate", flags=(), **environment):
     """Starts a tiny run as a process of its own, its output as text in `stdout`."""
-    flags = [f"--gin_file={gin_file}", "--gin_file=overlays/tiny.gin", f"--mode={mode}"]
+    flags = [f"--gin_file={gin_file}", "--gin_file=overlays/tiny.gin", f"--mode={mode}", *flags]
     flags += [f"--gin_param={param}" for param in params]
     return subprocess.Popen(
         [sys.executable, "-m", "rethink_tf.train", *flags],

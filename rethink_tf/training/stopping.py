@@ -89,6 +89,11 @@ class StopRequest:
             self._exchange()
         return self._agreed
 
+    @property
+    def reason(self):
+        """What told this process alone to stop; "" for nothing."""
+        return self._reason
+
     def check(self):
         """Raises `Stopped` if the run is told to stop; as of `requested`."""
         if reason := self.requested():
