@@ -22,7 +22,7 @@ from rethink_tf.models import vgg as _vgg  # noqa: F401  registered for gin file
 from rethink_tf.report import samples
 from rethink_tf.settings import Settings
 from rethink_tf.training import averaging as _averaging  # noqa: F401  registered for gin files
-from rethink_tf.training import checkpoint_files, checkpoints, distribution, step, stopping
+from rethink_tf.training import checkpoint_files, checkpoints, distribution, saving, step, stopping
 from rethink_tf.training import history as history_lib
 from rethink_tf.training import schedules as _schedules  # noqa: F401  registered for gin files
 from rethink_tf.training import workers as workers_lib
@@ -167,7 +167,7 @@ def _claim_folder(settings, strategy, resources):
     if is_training and checkpoints.is_chief(strategy):
         path = os.path.join(settings.model_dir, "training.lock")
         resources.enter_context(locking.FolderLock(path, "trains"))
-        checkpoints.remove_leftovers(settings.model_dir)
+        saving.remove_leftovers(settings.model_dir)
     rescales = settings.on_change == "rescale"
     config_record.compare(settings.model_dir, is_training, rescales)
 

@@ -14,7 +14,7 @@ from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.own_data import deriving
 from rethink_tf.report import run_texts
 from rethink_tf.settings import Settings
-from rethink_tf.training import checkpoints, stopping, trainer, workers
+from rethink_tf.training import checkpoints, saving, stopping, trainer, workers
 
 
 def run(mode=None, when_built=None, follows=False):
@@ -79,7 +79,7 @@ def train(experiment):
             return last
         except stopping.Stopped:
             step = int(experiment.step.numpy())
-            if checkpoints.save_if_new(controller.checkpoint_manager, step):
+            if saving.save_if_new(controller.checkpoint_manager, step):
                 logging.info("Saved step %d.", step)
             raise
 
@@ -175,7 +175,7 @@ def _make_controller(experiment):
 
 
 def _make_manager(experiment, folder, **options):
-    return checkpoints.make_manager(
+    return saving.make_manager(
         experiment.checkpoint, folder, experiment.strategy, experiment.step, **options
     )
 
@@ -204,7 +204,7 @@ def _keep_branch(experiment, step):
 def _save_where_to_go_back_to(experiment, manager):
     """Saves the start of a new run that is to go back to it after a loss that is not finite."""
     if experiment.settings.on_non_finite == "skip" and not int(experiment.step.numpy()):
-        checkpoints.save_start(manager)
+        saving.save_start(manager)
 
 
 def _log_header(experiment):

@@ -1,8 +1,41 @@
 """A run's files, on a local disk or where `tf.io.gfile` writes (gs://): each is written whole."""
 
 import contextlib
+import errno
 import os
+import shutil
 import uuid
+
+
+class DiskFullError(OSError):
+    """There is no space left for a file; what was there before is whole."""
+
+    def __init__(self, path, needed=None):
+        """Takes the file, and how many bytes it needs where that is known."""
+        folder = os.path.dirname(os.fspath(path)) or "."
+        free = shutil.disk_usage(folder).free if os.path.isdir(folder) else 0
+        amount = f"{needed:,} bytes are needed and" if needed else "only"
+        super().__init__(
+            f"{path} could not be written: no space is left on the device, {amount} {free:,} bytes "
+            "are free there. Make room; the same command goes on from the newest checkpoint."
+        )
+
+
+@contextlib.contextmanager
+def naming_full_disk(path, needed=None):
+    """Raises `DiskFullError` in place of what Python or TensorFlow raise on a full disk.
+
+    Args:
+        path: the file that is written.
+        needed: int, its bytes, or None where that is not known.
+    """
+    try:
+        yield
+    except Exception as error:
+        is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if isinstance(error, DiskFullError) or not (is_full or "No space left" in str(error)):
+            raise
+        raise DiskFullError(path, needed) from error
 
 
 def write_whole(path, content):
@@ -12,18 +45,20 @@ def write_whole(path, content):
         path: the file; its folder is made where it is missing.
         content: bytes, or str to be written as UTF-8.
     """
-    with replacing(path) as temporary, _open(temporary) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+    content = content.encode() if isinstance(content, str) else content
+    with replacing(path, len(content)) as temporary, _open(temporary) as file:
+        file.write(content)
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path, needed=None):
     """Gives a name to write to, and has what was written take the place of a file at the end.
 
     An error in between removes it and leaves the file as it was.
 
     Args:
         path: the file; its folder is made where it is missing.
+        needed: int, its bytes, or None where that is not known.
 
     Yields:
         str, the name. It lies in the same folder, so that renaming it is atomic, and is hidden, so
@@ -34,8 +69,9 @@ def replacing(path):
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
     _make_folder(folder)
     try:
-        yield temporary
-        _rename(temporary, path)
+        with naming_full_disk(path, needed):
+            yield temporary
+            _rename(temporary, path)
     except BaseException:
         remove_if_there(temporary)
         raise
@@ -81,7 +117,7 @@ def append_line(path, line):
         before += "\n" * (before != "" and not before.endswith("\n"))
         write_whole(path, f"{before}{line}\n")
         return
-    with open(path, "a+b", buffering=0) as file:
+    with naming_full_disk(path), open(path, "a+b", buffering=0) as file:
         is_half = False
         if file.tell():
             file.seek(-1, os.SEEK_END)

@@ -13,7 +13,7 @@ import sys
 
 from absl import app, flags, logging
 
-from rethink_tf import config, console, exit_codes
+from rethink_tf import config, console, exit_codes, files
 
 _GIN_FILE = flags.DEFINE_multi_string(
     "gin_file",
@@ -73,8 +73,8 @@ def main(argv):
         experiment.run(_MODE.value, lambda: built.append(True), _FOLLOW.value)
     except (ValueError, TypeError, OSError, NonFiniteLossError) as error:
         # Before the first step, an error of value is in the settings or the data. From then on
-        # only a diverged run and records that do not read are the user's errors.
-        if built and not isinstance(error, (NonFiniteLossError, DataError)):
+        # only a diverged run, records that do not read and a full disk are the user's errors.
+        if built and not isinstance(error, (NonFiniteLossError, DataError, files.DiskFullError)):
             raise
         logging.debug("Where it was raised:", exc_info=True)
         sys.exit(f"error: {_explain(error)}")

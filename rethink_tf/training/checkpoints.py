@@ -1,13 +1,8 @@
-"""Checkpoints: the newest few by interval, the best by AP, and resuming from one that reads."""
+"""Checkpoints: what they hold, resuming from one that reads, and the best by AP."""
 
-import atexit
 import json
 import os
 import re
-import shutil
-import tempfile
-import time
-import zlib
 
 import tensorflow as tf
 from absl import logging
@@ -15,7 +10,6 @@ from absl import logging
 from rethink_tf import files
 from rethink_tf.training import averaging, checkpoint_files, checkpoint_shapes
 
-SECONDS_OF_A_DAY = 86400
 AVERAGES = "averages"  # what a checkpoint calls the averages of the weights
 _VELOCITY = re.compile(r"optimizer/_variables/(\d+)/")
 
@@ -43,121 +37,6 @@ def make_checkpoint(model, optimizer, average=None):
     if average:
         parts[AVERAGES] = average.variables
     return tf.train.Checkpoint(**parts)
-
-
-def make_manager(checkpoint, directory, strategy, step, interval=None, keep=3):
-    """Returns a checkpoint manager that writes where this worker may.
-
-    Every worker must save, because variables may be gathered over the replicas; all but the chief
-    write to a temporary folder, which no run reads and which is removed when the process ends.
-
-    Args:
-        checkpoint: `tf.train.Checkpoint`.
-        directory: str, the chief's folder.
-        strategy: `tf.distribute.Strategy`.
-        step: variable that counts the steps.
-        interval: int, steps between two saves, and from the step of now to the first one; None
-            saves only when told to.
-        keep: int, how many to keep.
-    """
-    if not is_chief(strategy):
-        directory, keep = _make_scratch_folder(directory, strategy), 1
-    _mend_list(directory)
-    manager = tf.train.CheckpointManager(
-        checkpoint,
-        directory,
-        max_to_keep=keep,
-        checkpoint_name="step",
-        step_counter=step,
-        checkpoint_interval=interval,
-    )
-    # Else the first call would save, whatever the interval. The constructor's argument takes a
-    # last step of 0 for none.
-    manager._last_checkpoint_step = int(step.numpy())
-    return manager
-
-
-def _make_scratch_folder(directory, strategy):
-    """Makes the folder that a later worker writes to: after a kill, its restart clears the same."""
-    resolver, run = strategy.cluster_resolver, zlib.crc32(directory.encode())
-    task = f"{resolver.task_type}{resolver.task_id}"
-    folder = os.path.join(tempfile.gettempdir(), f"rethink_tf_{os.getuid()}_{run:08x}_{task}")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.makedirs(folder, mode=0o700)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-def remove_leftovers(model_dir):
-    """Removes what killed processes of a run left half written; its training lock is held.
-
-    Args:
-        model_dir: str.
-    """
-    found = []
-    for folder in ("checkpoints", "best"):
-        for pattern in ("step-*_temp*", "step-*.tempstate*", "checkpoint.tmp*", ".*.tmp"):
-            found += tf.io.gfile.glob(os.path.join(model_dir, folder, pattern))
-    for path in found:
-        if tf.io.gfile.isdir(path):
-            tf.io.gfile.rmtree(path)
-        else:
-            tf.io.gfile.remove(path)
-    # An evaluation may be writing one beside.
-    for folder in ("", "results", "pictures"):
-        for path in tf.io.gfile.glob(os.path.join(model_dir, folder, ".*.tmp")):
-            if time.time() - tf.io.gfile.stat(path).mtime_nsec / 1e9 > SECONDS_OF_A_DAY:
-                tf.io.gfile.remove(path)
-                found.append(path)
-    if found:
-        logging.info("Removed what an earlier start left half written: %s.", ", ".join(found))
-
-
-def save_start(manager):
-    """Saves the random weights of a new run, which a manager takes for saved; see `make_manager`.
-
-    Args:
-        manager: of `make_manager`.
-    """
-    manager._last_checkpoint_step = None
-    manager.save(checkpoint_number=0, check_interval=False)
-
-
-def save_if_new(manager, step):
-    """Saves unless the manager's newest checkpoint is of this step; tells whether it did.
-
-    Args:
-        manager: of `make_manager`.
-        step: int, of the run.
-    """
-    if manager._last_checkpoint_step == step:
-        return False
-    manager.save(checkpoint_number=step, check_interval=False)
-    return True
-
-
-def _mend_list(directory):
-    """Writes TensorFlow's list of a folder's checkpoints again where it cannot be read.
-
-    The manager would refuse the folder, although the checkpoints themselves may be whole.
-    """
-    path = os.path.join(directory, "checkpoint")
-    if not tf.io.gfile.exists(path):
-        return
-    try:
-        if tf.train.get_checkpoint_state(directory):
-            return
-    except ValueError:
-        pass  # It is empty, or names no checkpoint.
-    found = checkpoint_files.list_newest_first(directory)
-    logging.warning("%s cannot be read: it is written again, with %d.", path, len(found))
-    tf.io.gfile.remove(path)
-    if found:
-        # A manager deletes none but those that have a time after its last one, here 0.
-        times = list(map(float, range(1, len(found) + 1)))
-        tf.compat.v1.train.update_checkpoint_state(
-            directory, found[0], found[::-1], None, times, 0.0
-        )
 
 
 def restore(checkpoint, path):

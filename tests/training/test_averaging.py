@@ -6,7 +6,7 @@ import tensorflow as tf
 import tf_keras
 
 from rethink_tf.layers.normalization import SyncBatchNormalization
-from rethink_tf.training import averaging, checkpoint_files, checkpoints
+from rethink_tf.training import averaging, checkpoint_files, checkpoints, saving
 from rethink_tf.training.averaging import WeightAverage
 from rethink_tf.training.optimizer import MomentumSGD
 
@@ -138,7 +138,7 @@ def test_replicas_have_one_average(two_replicas, tmp_path):
 
 def save(run, folder):
     step = run.optimizer.iterations
-    manager = checkpoints.make_manager(run.checkpoint, str(folder), run.strategy, step)
+    manager = saving.make_manager(run.checkpoint, str(folder), run.strategy, step)
     return manager.save(checkpoint_number=step)
 
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from rethink_tf.training import averaging, checkpoint_files, checkpoints
+from rethink_tf.training import averaging, checkpoint_files, checkpoints, saving
 from rethink_tf.training.optimizer import MomentumSGD
 
 
@@ -19,7 +19,7 @@ class _Model(tf_keras.Model):
 
 def _save(folder, steps, keep=5):
     model, step = _Model(0.0), tf.Variable(0, dtype=tf.int64)
-    manager = checkpoints.make_manager(
+    manager = saving.make_manager(
         tf.train.Checkpoint(model=model), str(folder), tf.distribute.get_strategy(), step, keep=keep
     )
     for number in steps:
@@ -93,7 +93,7 @@ def test_the_first_save_comes_after_the_interval_like_every_other(tmp_path):
     checkpoint = tf.train.Checkpoint(model=model)
     saved = []
     for stop in (9, 23):
-        manager = checkpoints.make_manager(
+        manager = saving.make_manager(
             checkpoint, str(tmp_path), tf.distribute.get_strategy(), step, interval=4
         )
         while step < stop:
@@ -151,7 +151,7 @@ def test_the_best_is_kept_across_a_restart(tmp_path):
     model, step = _Model(0.0), tf.Variable(0, dtype=tf.int64)
 
     def keeper():
-        manager = checkpoints.make_manager(
+        manager = saving.make_manager(
             tf.train.Checkpoint(model=model),
             str(tmp_path),
             tf.distribute.get_strategy(),
@@ -175,7 +175,7 @@ def test_the_best_is_kept_across_a_restart(tmp_path):
 def test_a_cut_record_of_the_best_does_not_stop_a_run(tmp_path, caplog, content):
     (tmp_path / "best.json").write_text(content)
     model, step = _Model(0.0), tf.Variable(0, dtype=tf.int64)
-    manager = checkpoints.make_manager(
+    manager = saving.make_manager(
         tf.train.Checkpoint(model=model), str(tmp_path), tf.distribute.get_strategy(), step, keep=1
     )
     with caplog.at_level("WARNING", logger="absl"):

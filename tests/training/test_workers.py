@@ -13,7 +13,7 @@ import tensorflow as tf
 import tf_keras
 from experiment_runs import REPOSITORY
 
-from rethink_tf.training import checkpoints, workers
+from rethink_tf.training import checkpoints, saving, workers
 from rethink_tf.training.optimizer import MomentumSGD
 
 # What the two load weights from, one after the other; `make_folders` makes them.
@@ -73,7 +73,7 @@ def save(folder, *steps, offset=0.0):
         checkpoint, here = make_checkpoint(step + offset), tf.distribute.get_strategy()
         step_counter = checkpoint.optimizer.iterations
         step_counter.assign(step)
-        manager = checkpoints.make_manager(checkpoint, str(folder), here, step_counter)
+        manager = saving.make_manager(checkpoint, str(folder), here, step_counter)
         manager.save(checkpoint_number=step)
 
 
