@@ -24,7 +24,7 @@ import difflib
 import pathlib
 import re
 import tokenize
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gin
@@ -90,11 +90,15 @@ def parse(gin_files: Sequence[str], gin_params: Sequence[str] = ()) -> None:
     except tokenize.TokenError as error:  # gin does not catch it: the message would name no file
         message = f"A bracket or quote is not closed in {paths} or --gin_param={list(gin_params)}."
         raise ConfigError(message) from error
+    except RecursionError as error:
+        circle = " includes ".join(_circle_of_includes(paths))
+        raise ConfigError(f"The gin files include each other in a circle: {circle}.") from error
     except (ValueError, SyntaxError, LookupError, ImportError, AttributeError, OSError) as error:
         raise ConfigError(_explain(error, gin_params)) from error
     finally:
         logging.set_verbosity(verbosity)
     _check_macros_exist()
+    _check_macros_end()
     _check_macros_fit()
     check_required()
     gin.finalize()
@@ -252,6 +256,42 @@ def _check_macros_exist() -> None:
                     f"{_name(key)} = {value!r} reads the macro {name}, which no file defines"
                     f"{_nearest(name, macros)}. Define it: --gin_param='{name}=...'"
                 )
+
+
+def _check_macros_end() -> None:
+    """Checks that no macro is defined by itself."""
+    found = bindings()
+    uses = {
+        scope: [ref.config_key[0] for ref in _references(value) if ref.config_key[1] == MACRO]
+        for (scope, selector, _), value in found.items()
+        if selector == MACRO
+    }
+    if circle := _find_circle(list(uses), lambda name: uses.get(name, [])):
+        raise ConfigError(f"The macros are defined in a circle: {' = %'.join(circle)}.")
+
+
+def _circle_of_includes(paths: Sequence[str]) -> list[str]:
+    def included(path):
+        text = pathlib.Path(path).read_text(errors="replace")
+        names = re.findall(r"^\s*include\s+['\"](.*?)['\"]", text, re.MULTILINE)
+        return [str(_find_file(name)) for name in names]
+
+    return _find_circle(paths, included)
+
+
+def _find_circle(starts: Sequence[str], following: Callable[[str], Sequence[str]]) -> list[str]:
+    """Returns the first names that follow each other back to the first of them, [] for none."""
+    done: set[str] = set()
+
+    def visit(name, path):
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return []
+        done.add(name)
+        return next(filter(None, (visit(each, [*path, name]) for each in following(name))), [])
+
+    return next(filter(None, (visit(name, []) for name in starts)), [])
 
 
 def _check_macros_fit() -> None:

@@ -167,6 +167,16 @@ def test_macro_that_no_file_defines(main_gin):
     assert "toy_resnet.depth = %BATCHSIZE" in message and "did you mean BATCH_SIZE?" in message
 
 
+def test_macros_and_includes_that_go_in_circles_are_named(tmp_path, main_gin):
+    message = failure(config.parse, [main_gin], ["A=%B", "B=[%C]", "C=%A", "toy_run.schedule=%A"])
+    assert message == "The macros are defined in a circle: A = %B = %C = %A."
+    one, other = tmp_path / "one.gin", tmp_path / "other.gin"
+    one.write_text(f"include '{other}'\n")
+    other.write_text(f"A = 1\ninclude '{one}'\n")
+    message = failure(config.parse, [str(one)])
+    assert message.endswith(f"in a circle: {one} includes {other} includes {one}.")
+
+
 def test_all_required_values_are_listed_at_once(tmp_path, main_gin):
     overlay = tmp_path / "overlay.gin"
     overlay.write_text(
