@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import uuid
@@ -95,6 +96,26 @@ def read_text(path):
     except FileNotFoundError:
         return None
     return content.decode(errors="replace")
+
+
+def read_json(path, remedy):
+    """Returns what a JSON file holds.
+
+    Args:
+        path: the file.
+        remedy: str, what to do about one that is damaged.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not JSON, or nested so deep that it can't be meant; names the file.
+    """
+    text = read_text(path)
+    if text is None:
+        raise FileNotFoundError(f"{path} is missing: {remedy}")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}): {remedy}") from error
 
 
 def exists(path):

@@ -39,3 +39,14 @@ def test_what_cannot_be_written_leaves_the_old_file_alone(tmp_path):
         files.write_whole(path, 3)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("text", ["", '{"a": ', "[" * 200_000, "\x00", "nul"])
+def test_json_that_does_not_read_is_named_with_what_to_do(tmp_path, text):
+    path = tmp_path / "ground_truth.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"^{path} is not JSON \(.*\): convert it again"):
+        files.read_json(path, "convert it again")
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=rf"^{path} is missing: convert it again"):
+        files.read_json(path, "convert it again")

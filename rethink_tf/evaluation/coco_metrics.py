@@ -278,11 +278,7 @@ def read_results(path):
     Raises:
         ValueError: if the file is not JSON or does not hold a list.
     """
-    with open(path, encoding="utf-8") as file:
-        try:
-            results = json.load(file)
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}; write the results again") from error
+    results = files.read_json(path, "write the results again.")
     if not isinstance(results, list):
         raise ValueError(f"{path} must hold a list of COCO results, found {type(results).__name__}")
     return results

@@ -166,7 +166,7 @@ def _is_coco(path):
 def _read(path):
     try:
         content = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

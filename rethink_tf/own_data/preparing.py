@@ -64,8 +64,7 @@ def prepare(data_dir, model_dir, wanted=None, is_training=True):
     places = sorted(glob.glob(os.path.join(glob.escape(model_dir), f"{FOLDER}*", SOURCE_FILE)))
     differing = None
     for path in places:
-        with open(path) as file:
-            source = json.load(file)
+        source = files.read_json(path, "remove its folder, and the records are made again.")
         differing = layouts.changed(source["sizes"], data_dir)
         if differing is None:
             layout = layouts.Layout("records", {name: [] for name in source["splits"]})

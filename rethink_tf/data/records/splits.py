@@ -1,12 +1,11 @@
 """The record directories of a run: what is trained on and what is evaluated."""
 
 import dataclasses
-import json
 import os
 
 import numpy as np
-import tensorflow as tf
 
+from rethink_tf import files
 from rethink_tf.data.records import categories, foreign, store
 from rethink_tf.data.records.keypoints import KeypointLayout
 
@@ -172,13 +171,11 @@ def load_ground_truth(directory, image_ids):
         index = store.load_index(directory)
         index = index.select(np.isin(index.image_id, image_ids))
         return foreign.make_ground_truth(index, store.load_categories(directory))
-    if not tf.io.gfile.exists(path):
-        raise ValueError(
-            f"{path} is not there, and evaluation needs it: convert the data set with "
-            "python -m rethink_tf.data.coco."
-        )
-    with tf.io.gfile.GFile(path) as file:
-        truth = json.load(file)
+    truth = files.read_json(
+        path, "evaluation needs it; convert the data set again with python -m rethink_tf.data.coco."
+    )
+    if not isinstance(truth, dict) or not {"images", "annotations"} <= truth.keys():
+        raise ValueError(f"{path} is no ground truth in COCO's form: convert the data set again.")
     wanted = {int(image_id) for image_id in image_ids}
     missing = wanted - {image["id"] for image in truth["images"]}
     if missing:

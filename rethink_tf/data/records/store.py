@@ -171,11 +171,7 @@ def load_manifest(directory: str) -> dict:
             "Make one with: python -m rethink_tf.data.coco --output=DIR (see --helpshort), or "
             "rethink_tf.data.voc"
         )
-    try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            manifest = json.loads(file.read())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); convert the data set again") from error
+    manifest = files.read_json(path, "convert the data set again")
     version = manifest.get("version") if isinstance(manifest, dict) else None
     if version != MANIFEST_VERSION:
         raise ValueError(

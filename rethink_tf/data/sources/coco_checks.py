@@ -63,7 +63,7 @@ def read_json(content: bytes | str, path: str) -> dict:
     except UnicodeDecodeError:
         # Names of files keep their bytes, by which they are found on the disk.
         dataset = json.loads(content.decode("utf-8", "surrogateescape"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(dataset, dict):
         raise ValueError(

@@ -23,6 +23,7 @@ from absl import logging
 from PIL import Image, ImageDraw
 from pycocotools import mask as mask_api
 
+from rethink_tf import files
 from rethink_tf.data.sources import coco
 
 CATEGORIES = ("circle", "rectangle", "triangle", "star")  # category ids 1 to 4
@@ -238,8 +239,7 @@ def _is_there(output: str, arguments: dict) -> bool:
                 "folder of shapes; choose another folder, or remove it"
             )
         return False
-    with open(path, encoding="utf-8") as file:
-        found = json.load(file)
+    found = files.read_json(path, "remove its folder, and the shapes are drawn again.")
     wanted = {"version": FORMAT_VERSION} | arguments
     differing = [
         f"{name} is {found.get(name)!r} there, {value!r} is wanted"
