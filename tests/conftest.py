@@ -65,7 +65,7 @@ LONG = """
     training/test_stopping training/test_workers weights/test_detectron2 weights/test_imagenet
     test_cascade_run test_convert test_experiment test_going_on test_keypoint_experiment
     test_lost_worker test_output test_parity test_shipped_experiments test_toy_parts test_train
-    test_voc_experiment test_following test_locking test_remote_folder
+    test_voc_experiment test_following test_locking test_remote_folder training/test_replicas
 """.split()
 
 

@@ -41,9 +41,9 @@ class Backbone(tf_keras.layers.Layer):
 
     coarsest_stride = 32
 
-    def __init__(self):
+    def __init__(self, normalizer="gn"):
         super().__init__()
-        self.convs = [conv.ConvNorm(32, 3, stride) for stride in (4, 2, 2, 2)]
+        self.convs = [conv.ConvNorm(32, 3, stride, normalizer) for stride in (4, 2, 2, 2)]
 
     def call(self, images, training=False, content=None):
         features = {}
