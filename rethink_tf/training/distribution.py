@@ -13,6 +13,7 @@ from absl import logging
 from official.common import distribute_utils
 from tensorflow.python.framework import config as framework_config
 
+from rethink_tf import cluster
 from rethink_tf.ops.content import PADDING
 
 
@@ -28,7 +29,8 @@ def make_strategy(
     """Returns a `tf.distribute.Strategy`.
 
     Args:
-        name: "one_device", "mirrored", "multi_worker_mirrored" (workers from TF_CONFIG), "tpu", or
+        name: "one_device", "mirrored", "multi_worker_mirrored" (workers from TF_CONFIG,
+            or from what the launcher sets, see `rethink_tf.cluster`), "tpu", or
             "auto": mirrored where there are several GPUs, else one device.
         num_gpus: int, how many GPUs of this machine; None for all there are.
         tpu_address: str, of the TPU; "" or "local" for the one of this host.
@@ -40,7 +42,7 @@ def make_strategy(
 
     Raises:
         ValueError: if the name is unknown, there are fewer GPUs than asked for, or the CPU cannot
-            be split any more.
+            be split any more, the workers cannot be told, or the TPU is not there.
     """
     available = len(tf.config.list_physical_devices("GPU"))
     num_gpus = available if num_gpus is None else num_gpus
@@ -59,10 +61,13 @@ def make_strategy(
         )
     if name == "mirrored" and num_gpus == 0 and num_cpus > 1:
         return tf.distribute.MirroredStrategy(_logical_cpus(num_cpus))
-    waiting = contextlib.nullcontext()
+    around = contextlib.nullcontext()
     if name == "multi_worker_mirrored":
-        waiting = _waiting_for_workers(_read_cluster(), wait_minutes * 60)
-    with waiting:
+        around = _waiting_for_workers(_read_cluster(), wait_minutes * 60)
+    elif name == "tpu":
+        tpu_address = tpu_address or "local"
+        around = _explaining_tpu(tpu_address)
+    with around:
         return distribute_utils.get_distribution_strategy(
             name,
             num_gpus=min(num_gpus, 1) if name == "one_device" else num_gpus,
@@ -72,16 +77,16 @@ def make_strategy(
 
 
 @contextlib.contextmanager
-def _waiting_for_workers(cluster, seconds):
+def _waiting_for_workers(config, seconds):
     """Says what is waited for, and limits the wait.
 
     Args:
-        cluster: dict, TF_CONFIG.
+        config: dict, TF_CONFIG.
         seconds: float. Python's threads and handlers stand still while TensorFlow waits, so the
             operating system keeps the time.
     """
-    task = cluster["task"]
-    jobs = cluster["cluster"]
+    task = config["task"]
+    jobs = config["cluster"]
     addresses = [each for job in ("chief", "worker") for each in jobs.get(job, [])]
     if len(addresses) > 1:
         logging.info(
@@ -103,27 +108,24 @@ def _waiting_for_workers(cluster, seconds):
 
 
 def _read_cluster():
-    """Returns TF_CONFIG, which must name this worker: else each worker would train alone.
+    """Returns the cluster, and hands it to TensorFlow, which reads TF_CONFIG."""
+    found = cluster.read_cluster(os.environ)
+    os.environ["TF_CONFIG"] = json.dumps(found)
+    return found
 
-    Raises:
-        ValueError: if it is missing or malformed.
-    """
-    text = os.environ.get("TF_CONFIG")
-    problem = None if text else "is not set"
+
+@contextlib.contextmanager
+def _explaining_tpu(tpu_address):
+    """Says in one line that a TPU is not there; TensorFlow's errors tell of kernels and ops."""
     try:
-        cluster = json.loads(text or "{}")
-        if not problem and not (cluster.get("cluster") and cluster.get("task")):
-            problem = f"has no 'cluster' or no 'task': {text[:80]}"
-    except (ValueError, AttributeError):
-        problem = f"is not a JSON object: {text[:80]}"
-    if problem:
+        yield
+    except (tf.errors.OpError, ValueError, RuntimeError, OSError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
         raise ValueError(
-            f"make_strategy: multi_worker_mirrored takes the workers from the environment variable "
-            f"TF_CONFIG, which {problem}. Set it on each worker, such as "
-            '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
-            '"task": {"type": "worker", "index": 0}}.'
-        )
-    return cluster
+            f"make_strategy: no TPU at tpu_address = {tpu_address!r} ({reason}). On a TPU's own "
+            "host it is 'local', with tensorflow-tpu installed in place of tensorflow; elsewhere "
+            "bind make_strategy.name = 'auto'."
+        ) from error
 
 
 def check_batch_size(strategy, name, size, accumulate_steps=1):

@@ -3,6 +3,7 @@
 import pytest
 import tensorflow as tf
 
+from rethink_tf import cluster
 from rethink_tf.training import checkpoints
 from rethink_tf.training.distribution import check_batch_size, make_strategy
 
@@ -27,10 +28,8 @@ def test_what_is_not_there_is_refused():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "TF_CONFIG, which is not set"),
-        ("{'cluster'", "which is not a JSON object: {'cluster'"),
-        ("[1]", r"which is not a JSON object: \[1\]"),
-        ('{"cluster": {}}', "which has no 'cluster' or no 'task'"),
+        (None, "Set TF_CONFIG on each of them"),
+        ("{'cluster'", "TF_CONFIG is not JSON .*: {'cluster'"),
     ],
 )
 def test_workers_without_a_cluster_are_refused(monkeypatch, text, message):
@@ -40,6 +39,38 @@ def test_workers_without_a_cluster_are_refused(monkeypatch, text, message):
         monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match=message):
         make_strategy("multi_worker_mirrored")
+
+
+@pytest.mark.parametrize("address", ["", "local"])
+def test_a_tpu_that_is_not_there_is_one_line(address):
+    with pytest.raises(
+        ValueError, match="no TPU at tpu_address = 'local' .*TPUs not found"
+    ) as error:
+        make_strategy("tpu", tpu_address=address)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "tasks", "rank"),
+    [("n[01-10],m5", "1(x11)", "3"), ("a1,b[2-3]", "2(x2),1", "4"), ("n7", "3", "0")],
+)
+def test_slurm_agrees_with_tensorflow_where_texts_sort_as_numbers(monkeypatch, hosts, tasks, rank):
+    environ = {
+        "SLURM_JOB_ID": "0",
+        "SLURM_PROCID": rank,
+        "SLURM_STEP_NODELIST": hosts,
+        "SLURM_STEP_TASKS_PER_NODE": tasks,
+    }
+    ours = cluster.read_cluster(environ)
+    ordered = sorted(ours["cluster"]["worker"])
+    workers = len(ordered)
+    for name, value in (environ | {"SLURM_STEP_NUM_TASKS": str(workers)}).items():
+        monkeypatch.setenv(name, value)
+    resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
+        port_base=20000, gpus_per_node=workers, gpus_per_task=1, auto_set_gpu=False
+    )
+    assert resolver.cluster_spec().as_dict() == {"worker": ordered}
+    assert resolver.get_task_info() == (ours["task"]["type"], ours["task"]["index"])
 
 
 @pytest.mark.parametrize("name", ["auto", "one_device"])
