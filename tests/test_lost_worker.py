@@ -3,10 +3,13 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
-from experiment_runs import read_until, read_weights, start_workers, tiny
+import pytest
+from experiment_runs import REPOSITORY, read_until, read_weights, start_workers, tiny
 
 from rethink_tf import exit_codes, locking
 
@@ -24,12 +27,32 @@ def newest_step(model_dir):
     return max(int(re.search(r"\d+", name)[0]) for name in names)
 
 
-def test_a_job_whose_workers_are_stopped_and_killed_ends_like_one_whose_are_not(tmp_path):
-    unbroken, broken = (
-        tiny(tmp_path / name, tmp_path / "data", *PARAMS) for name in ("unbroken", "broken")
-    )
-    codes, outputs = end(start_workers("quickstart.gin", unbroken, "train"))
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, data_dir):
+    """Returns the weights of a job that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    processes = start_workers("quickstart.gin", tiny(folder, data_dir, *PARAMS), "train")
+    codes, outputs = end(processes)
     assert codes == [0, 0], outputs
+    return read_weights(folder, 36)
+
+
+def check_equal(expected, model_dir):
+    found = read_weights(model_dir, 36)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(value, found[name], err_msg=name)
+
+
+def test_a_job_whose_workers_are_stopped_and_killed_ends_like_one_whose_are_not(
+    tmp_path, data_dir, unbroken
+):
+    broken = tiny(tmp_path / "broken", data_dir, *PARAMS)
 
     # One is told, and both stop after the same step, which only the first one writes.
     processes = start_workers("quickstart.gin", broken, "train")
@@ -57,10 +80,35 @@ def test_a_job_whose_workers_are_stopped_and_killed_ends_like_one_whose_are_not(
     codes, outputs = end(processes)
     assert codes == [0, 0], outputs
     assert all("Continuing from" in output for output in outputs)
-    expected, found = (read_weights(tmp_path / name, 36) for name in ("unbroken", "broken"))
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
-        np.testing.assert_array_equal(value, found[name], err_msg=name)
+    check_equal(unbroken, tmp_path / "broken")
+
+
+def test_the_supervisor_of_local_workers_brings_a_broken_job_to_the_same_end(
+    tmp_path, data_dir, unbroken
+):
+    params = tiny(tmp_path / "run", data_dir, *PARAMS, "make_strategy.name='multi_worker_mirrored'")
+    flags = ["--gin_file=quickstart.gin", "--gin_file=overlays/tiny.gin", "--mode=train"]
+    flags += [f"--gin_param={each}" for each in params]
+    job = subprocess.Popen(
+        [REPOSITORY / "launch" / "local_workers.sh", "2", f"--logs={tmp_path / 'logs'}", "--"]
+        + [sys.executable, "-m", "rethink_tf.train", *flags],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHON": sys.executable, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    output, is_killed = "", False
+    for line in job.stdout:
+        output += line
+        if "step 7/36" in line and not is_killed:
+            is_killed = True
+            second = re.search(r"workers run as processes \d+, (\d+)", output)[1]
+            os.kill(int(second), signal.SIGKILL)
+    assert job.wait(timeout=60) == 0, output
+    assert "worker 1 was killed by signal 9" in output and "restart 1 of 10" in output
+    assert "Continuing from" in output
+    check_equal(unbroken, tmp_path / "run")
 
 
 def test_workers_whose_chief_is_refused_end_with_it(tmp_path):
