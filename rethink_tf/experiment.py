@@ -152,7 +152,10 @@ def _make_controller(experiment):
     """Returns Orbit's controller."""
     settings = experiment.settings
     trainer.quiet_orbit()
-    summaries = os.path.join(settings.model_dir, "tensorboard")
+    # Vertex AI's managed TensorBoard watches the folder that this variable names.
+    summaries = os.environ.get("AIP_TENSORBOARD_LOG_DIR") or os.path.join(
+        settings.model_dir, "tensorboard"
+    )
     controller = orbit.Controller(
         global_step=experiment.step,
         trainer=experiment.trainer,

@@ -1,0 +1,78 @@
+"""The training command that all launchers start, from the flags that all of them have."""
+
+import re
+
+from launch.machines import LaunchError
+
+_REMOTE = ("gs://", "/gcs/")
+
+
+def add_flags(parser):
+    """Adds the flags of `rethink_tf.train` to an `argparse` parser."""
+    parser.add_argument(
+        "--gin_file",
+        action="append",
+        default=[],
+        help="as of rethink_tf.train; a path in the image, or the name of a shipped experiment",
+    )
+    parser.add_argument(
+        "--gin_param", action="append", default=[], help="as of rethink_tf.train, such as SEED=7"
+    )
+    parser.add_argument("--mode", default="train_and_evaluate", help="as of rethink_tf.train")
+
+
+def make_arguments(options, workers, is_tpu):
+    """Returns the arguments of `python -m rethink_tf.train`.
+
+    Args:
+        options: the parsed flags of `add_flags`.
+        workers: int.
+        is_tpu: bool.
+
+    Returns:
+        list of str.
+
+    Raises:
+        LaunchError: if the experiment is not named, or the strategy is bound otherwise.
+    """
+    if not options.gin_file:
+        raise LaunchError("Give at least one --gin_file, such as --gin_file=scratch_r50.gin.")
+    params = list(options.gin_param)
+    strategy = "tpu" if is_tpu else "multi_worker_mirrored" if workers > 1 else None
+    bound = find_param(params, "make_strategy.name")
+    if strategy and bound is None:
+        params.append(f"make_strategy.name='{strategy}'")
+    elif strategy and bound != strategy:
+        raise LaunchError(
+            f"make_strategy.name = {bound!r} does not fit this job, which needs {strategy!r}; "
+            "leave the binding out."
+        )
+    return [
+        *(f"--gin_file={each}" for each in options.gin_file),
+        *(f"--gin_param={each}" for each in params),
+        f"--mode={options.mode}",
+    ]
+
+
+def find_param(params, name):
+    """Returns the last value bound to a name, without its quotes, or None."""
+    value = None
+    for param in params:
+        found = re.fullmatch(rf"\s*{re.escape(name)}\s*=\s*(.*?)\s*", param, re.DOTALL)
+        value = found[1].strip("'\"") if found else value
+    return value
+
+
+def check_model_dir(params):
+    """Returns MODEL_DIR, which must outlive the machine: else a restart begins at step 0.
+
+    Raises:
+        LaunchError: if it is not given, or on the machine's own disk.
+    """
+    model_dir = find_param(params, "MODEL_DIR")
+    if not model_dir or not model_dir.startswith(_REMOTE):
+        raise LaunchError(
+            f"MODEL_DIR = {model_dir!r}: give --gin_param=\"MODEL_DIR='gs://…'\"; another folder "
+            "is lost with the machine, and a restart would begin at step 0."
+        )
+    return model_dir
