@@ -1,7 +1,7 @@
 """Sweeps: Vertex AI tries values of gin bindings, and each trial reports a metric.
 
 The sweep is a JSON file:
-    {"metric": "box/AP", "goal": "MAXIMIZE", "max_trials": 12, "parallel_trials": 3,
+    {"metric": "box_AP", "goal": "MAXIMIZE", "max_trials": 12, "parallel_trials": 3,
      "parameters": {"RATE": {"min": 0.005, "max": 0.04, "scale": "log"},
                     "DEPTH": {"values": [50, 101]}, "NORM": {"categories": ["'gn'", "'bn'"]},
                     "SEED": {"integers": [0, 9]}}}
