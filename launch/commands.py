@@ -63,16 +63,21 @@ def find_param(params, name):
     return value
 
 
-def check_model_dir(params):
+def check_model_dir(params, mounted=()):
     """Returns MODEL_DIR, which must outlive the machine: else a restart begins at step 0.
+
+    Args:
+        params: list of str, bindings.
+        mounted: strs, folders that outlive the machine too.
 
     Raises:
         LaunchError: if it is not given, or on the machine's own disk.
     """
     model_dir = find_param(params, "MODEL_DIR")
-    if not model_dir or not model_dir.startswith(_REMOTE):
+    if not model_dir or not model_dir.startswith((*_REMOTE, *mounted)):
+        folder = next(iter(mounted), "gs://bucket/")
         raise LaunchError(
-            f"MODEL_DIR = {model_dir!r}: give --gin_param=\"MODEL_DIR='gs://…'\"; another folder "
-            "is lost with the machine, and a restart would begin at step 0."
+            f"MODEL_DIR = {model_dir!r}: give --gin_param=\"MODEL_DIR='{folder}…'\"; other folders "
+            "are lost with the machine, and a restart would begin at step 0."
         )
     return model_dir

@@ -24,20 +24,6 @@ _ATTACHED = {
     "NVIDIA_TESLA_P100": (1, 2, 4),
     "NVIDIA_TESLA_V100": (1, 2, 4, 8),
 }
-# The word that Kubernetes has for an accelerator (GKE's node label).
-_GKE_GPUS = {
-    "NVIDIA_TESLA_A100": "nvidia-tesla-a100",
-    "NVIDIA_A100_80GB": "nvidia-a100-80gb",
-    "NVIDIA_H100_80GB": "nvidia-h100-80gb",
-    "NVIDIA_H100_MEGA_80GB": "nvidia-h100-mega-80gb",
-    "NVIDIA_H200_141GB": "nvidia-h200-141gb",
-    "NVIDIA_B200": "nvidia-b200",
-    "NVIDIA_L4": "nvidia-l4",
-    "NVIDIA_TESLA_T4": "nvidia-tesla-t4",
-    "NVIDIA_TESLA_P4": "nvidia-tesla-p4",
-    "NVIDIA_TESLA_P100": "nvidia-tesla-p100",
-    "NVIDIA_TESLA_V100": "nvidia-tesla-v100",
-}
 # v5e slices: {chips: (machine, chips of a host, topology)}.
 _V5E = {
     1: ("ct5lp-hightpu-1t", 1, "1x1"),
@@ -134,11 +120,6 @@ def find_accelerators(machine, accelerators):
         counts = ", ".join(str(each) for each in _ATTACHED[kind])
         raise LaunchError(f"--accelerators={accelerators}: {kind} comes in {counts} a machine.")
     return kind, count
-
-
-def gke_name(accelerator):
-    """Returns the value of GKE's label `cloud.google.com/gke-accelerator`."""
-    return _GKE_GPUS[accelerator]
 
 
 def _parse(accelerators):
