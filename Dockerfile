@@ -12,11 +12,13 @@ COPY rethink_tf rethink_tf
 COPY gin_configs gin_configs
 COPY launch launch
 
-# tensorflow-tpu takes the place of tensorflow, whose name other packages ask for: it is installed
-# last, over the same folder.
+# tensorflow-tpu takes the place of tensorflow, which other packages ask for: both write the same
+# folder, so tensorflow goes and what it took along comes back.
 RUN case "$VARIANT" in \
       gpu) pip install -e '.[gpu]' ;; \
-      tpu) pip install -e . && pip uninstall -y tensorflow && pip install -r launch/tpu.txt ;; \
+      tpu) pip install -e '.[tpu]' && pip uninstall -y tensorflow && \
+           pip install --no-deps --force-reinstall "tensorflow-tpu==$(pip list --format=freeze \
+             | sed -n 's/^tensorflow-tpu==//p')" ;; \
       *) echo "VARIANT=$VARIANT: gpu or tpu" >&2; exit 1 ;; \
     esac
 

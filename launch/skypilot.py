@@ -5,11 +5,12 @@
     sky jobs launch skypilot.yaml
 
 SkyPilot is not imported: the task is a file. Its managed jobs start again what was preempted, and
-what ends with 75. Needs PyYAML here.
+what ends with 75. Needs
+`pip install -e .[manifests]` here.
 """
 
 import argparse
-import re
+import shlex
 import sys
 
 from launch import commands
@@ -41,13 +42,11 @@ def build_task(options):
     if options.nodes < 1:
         raise LaunchError("--nodes is 1 or more.")
     arguments = commands.make_arguments(options, options.nodes, is_tpu=False)
-    quoted = " \\\n  ".join(_quote(each) for each in arguments)
+    quoted = " \\\n  ".join(shlex.quote(each) for each in arguments)
     resources = {"use_spot": options.spot}
     resources |= {"accelerators": options.accelerators} if options.accelerators else {}
-    resources["job_recovery"] = {
-        "max_restarts_on_errors": options.restarts,
-        "recover_on_exit_codes": [exit_codes.AGAIN],
-    }
+    # Restarts "on errors" would repeat what was refused as well.
+    resources["job_recovery"] = {"recover_on_exit_codes": [exit_codes.AGAIN]}
     return {
         "name": options.name,
         "num_nodes": options.nodes,
@@ -57,14 +56,6 @@ def build_task(options):
         "run": (_TF_CONFIG if options.nodes > 1 else "")
         + f"exec python3 -m rethink_tf.train \\\n  {quoted}\n",
     }
-
-
-def _quote(text):
-    return (
-        text
-        if re.fullmatch(r"[\w@%+=:,./-]+", text)
-        else '"' + re.sub(r'(["\\$`])', r"\\\1", text) + '"'
-    )
 
 
 def main(arguments=None):
@@ -78,7 +69,6 @@ def main(arguments=None):
     add("--accelerators", default="", help="SkyPilot's words, such as L4:8")
     add("--nodes", type=int, default=1, help="workers (%(default)s)")
     add("--spot", action="store_true", help="Spot machines")
-    add("--restarts", type=int, default=20, help="at most so many (%(default)s)")
     options = parser.parse_args(arguments)
     try:
         task = build_task(options)

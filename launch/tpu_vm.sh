@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Trains on a TPU host of Compute Engine (its own instances; Cloud TPU's queued resources are legacy):
-#   PROJECT=… ZONE=… IMAGE=… launch/tpu_vm.sh NAME -- --gin_file=scratch_r50.gin \
+#   PROJECT=… ZONE=… MACHINE=… IMAGE=… launch/tpu_vm.sh NAME -- --gin_file=scratch_r50.gin \
 #     --gin_param="MODEL_DIR='gs://bucket/runs/r50'" --gin_param="DATA_DIR='gs://bucket/coco'"
 # Makes the instance if it is not there, runs the container IMAGE on it, starts it again after exit
 # code 75, and deletes the instance at the end (KEEP=1 keeps it). DRY_RUN=1 prints the commands.
-# MACHINE is ct5lp-hightpu-4t by default: one host with four v5e chips.
+# MACHINE is a host that has all chips of its slice, such as ct6e-standard-4t.
 set -euo pipefail
 
 usage() {
@@ -12,10 +12,10 @@ usage() {
   exit 1
 }
 
-[ $# -ge 3 ] && [ "$2" = "--" ] || usage
+if [ $# -lt 3 ] || [ "$2" != "--" ]; then usage; fi
 name=$1
 shift 2
-for variable in PROJECT ZONE IMAGE; do
+for variable in PROJECT ZONE MACHINE IMAGE; do
   if [ -z "${!variable:-}" ]; then
     echo "error: set $variable" >&2
     exit 1
@@ -47,8 +47,8 @@ create() {
     return
   fi
   run gcloud compute instances create "$name" "${where[@]}" \
-    --machine-type="${MACHINE:-ct5lp-hightpu-4t}" \
-    --image-family="${IMAGE_FAMILY:-ubuntu-accelerator-2204-amd64-tpu-tpu-vm}" \
+    --machine-type="$MACHINE" \
+    --image-family="${IMAGE_FAMILY:-ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e}" \
     --image-project="${IMAGE_PROJECT:-ubuntu-os-accelerator-images}" \
     --boot-disk-size=200GB --scopes=cloud-platform --maintenance-policy=TERMINATE \
     --provisioning-model="${PROVISIONING:-STANDARD}"
