@@ -6,7 +6,7 @@
 
 Its pods have names that their index tells, from which `rethink_tf.cluster` makes TF_CONFIG. A pod
 that ends with 75 or is killed starts all of them again; one that is refused ends the JobSet.
-Needs `pip install -e .[manifests]` here, and JobSet 0.6 or newer (jobset.x-k8s.io/v1alpha2) in the cluster.
+Needs `pip install -e .[manifests]` here, and in the cluster JobSet 0.6 or newer (v1alpha2).
 """
 
 import argparse

@@ -21,6 +21,8 @@ EXAMPLE = (
 _POOLS = {"workerpool0": "chief", "workerpool1": "worker", "workerpool3": "evaluator"}
 _JOBSET = ("JOBSET_NAME", "REPLICATED_JOB_NAME", "JOBSET_WORKERS", "JOB_COMPLETION_INDEX")
 
+_NAMING = ("TF_CONFIG", "CLUSTER_SPEC", "JOBSET_NAME", "SLURM_STEP_NODELIST")
+
 
 class ClusterError(ValueError):
     """The workers cannot be told from the environment."""
@@ -51,6 +53,22 @@ def read_cluster(environ):
         "Nothing in the environment names the workers. Set TF_CONFIG on each of them, such as "
         f"{EXAMPLE}; or start them by launch/local_workers.sh, Vertex AI, a JobSet or Slurm's srun."
     )
+
+
+def is_first(environ):
+    """Returns whether this process is the chief, worker 0 of a cluster without one, or alone.
+
+    Args:
+        environ: as of `read_cluster`.
+
+    Raises:
+        ClusterError: if what names the workers is malformed.
+    """
+    if not any(environ.get(name) for name in _NAMING):
+        return True
+    config = read_cluster(environ)
+    task = config["task"]
+    return task["index"] == 0 and (task["type"] == "chief" or "chief" not in config["cluster"])
 
 
 def check_cluster(config, source):

@@ -7,7 +7,7 @@ import gin
 import orbit
 from absl import logging
 
-from rethink_tf import branching, files, following, going_back, locking
+from rethink_tf import branching, curves, files, following, going_back, locking
 from rethink_tf.building import build
 from rethink_tf.evaluation import inference
 from rethink_tf.models.detector import MaskRCNN
@@ -152,10 +152,7 @@ def _make_controller(experiment):
     """Returns Orbit's controller."""
     settings = experiment.settings
     trainer.quiet_orbit()
-    # Vertex AI's managed TensorBoard watches the folder that this variable names.
-    summaries = os.environ.get("AIP_TENSORBOARD_LOG_DIR") or os.path.join(
-        settings.model_dir, "tensorboard"
-    )
+    summaries = curves.summary_folder(settings.model_dir)
     controller = orbit.Controller(
         global_step=experiment.step,
         trainer=experiment.trainer,

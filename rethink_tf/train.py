@@ -8,12 +8,14 @@ A run that was stopped goes on where it was when it is started again with the sa
 codes, for launchers: 0 done, 1 refused or failed, 75 start again, 130 stopped by Ctrl-C.
 """
 
+import contextlib
+import os
 import re
 import sys
 
 from absl import app, flags, logging
 
-from rethink_tf import config, console, exit_codes, files
+from rethink_tf import cluster, config, console, curves, exit_codes, files
 
 _GIN_FILE = flags.DEFINE_multi_string(
     "gin_file",
@@ -43,6 +45,9 @@ _FOLLOW = flags.DEFINE_bool(
 _QUIET = flags.DEFINE_bool(
     "quiet", False, "Show the header, evaluations, warnings and the end, and nothing in between."
 )
+_TENSORBOARD = flags.DEFINE_bool(
+    "tensorboard", False, "Run TensorBoard on the run's folder, print its address, and end with it."
+)
 _LOG_EVERY = flags.DEFINE_integer(
     "log_every",
     None,
@@ -70,7 +75,8 @@ def main(argv):
         params.append(f"run.log_every={_LOG_EVERY.value}")
     try:
         config.parse(_GIN_FILE.value, params)
-        experiment.run(_MODE.value, lambda: built.append(True), _FOLLOW.value)
+        with _tensorboard():
+            experiment.run(_MODE.value, lambda: built.append(True), _FOLLOW.value)
     except (ValueError, TypeError, OSError, NonFiniteLossError) as error:
         # Before the first step, an error of value is in the settings or the data. From then on
         # only a diverged run, records that do not read and a full disk are the user's errors.
@@ -84,6 +90,15 @@ def main(argv):
         _end(f"error: {error}", exit_codes.AGAIN)
     except KeyboardInterrupt:
         _end("\nStopped by Ctrl-C", exit_codes.INTERRUPTED)
+
+
+def _tensorboard():
+    """Returns TensorBoard as a context, if it is asked for: of several workers, the first's."""
+    model_dir = config.value_of("run.model_dir")
+    # Without a folder the experiment is refused.
+    if not _TENSORBOARD.value or not isinstance(model_dir, str) or not cluster.is_first(os.environ):
+        return contextlib.nullcontext()
+    return curves.tensorboard(model_dir)
 
 
 def _end(reason, exit_code):

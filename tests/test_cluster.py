@@ -150,6 +150,21 @@ def test_workers_that_cannot_be_told_are_one_line(environ, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("environ", "is_first"),
+    [
+        ({}, True),
+        ({"TF_CONFIG": config()}, True),
+        ({"TF_CONFIG": config(index=1)}, False),
+        ({"TF_CONFIG": config(TWO | {"chief": ["c:1"]})}, False),
+        ({"TF_CONFIG": config(TWO | {"chief": ["c:1"]}, type="chief")}, True),
+        (SLURM, False),
+    ],
+)
+def test_the_first_worker_is_the_chief_or_worker_0(environ, is_first):
+    assert cluster.is_first(environ) == is_first
+
+
 def test_it_needs_no_tensorflow():
     code = "import sys, rethink_tf.cluster; print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from absl import logging
 
 import rethink_tf
-from rethink_tf import console
+from rethink_tf import console, curves
 from rethink_tf.data.records.splits import category_names
 
 # Columns of the table of evaluations, those of them that the metrics have; the AP of any other kind
@@ -59,7 +59,7 @@ def log_closing(model_dir, trainer, evaluator):
         ("Time", times),
         ("Weights", os.path.join(model_dir, "checkpoints")),
         ("Settings", os.path.join(model_dir, "config.gin")),
-        ("Curves", f"tensorboard --logdir={os.path.join(model_dir, 'tensorboard')}"),
+        ("Curves", f"tensorboard --logdir={curves.summary_folder(model_dir)}"),
     ]
     table = ""
     if evaluator and evaluator.metrics:

@@ -1,0 +1,72 @@
+"""TensorBoard beside a run: its address is printed, and it ends with the run."""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import threading
+
+# Its input ends with the run, however that ends: kill -9 leaves no TensorBoard behind.
+_SERVE = """
+import os, sys, threading
+def end_with_input():
+    sys.stdin.buffer.read()
+    os._exit(0)
+threading.Thread(target=end_with_input, daemon=True).start()
+from tensorboard.main import run_main
+run_main()
+"""
+
+
+def summary_folder(model_dir):
+    """Returns the folder of a run's summaries.
+
+    Args:
+        model_dir: str.
+
+    Returns:
+        str; on Vertex AI the folder that its managed TensorBoard watches.
+    """
+    return os.environ.get("AIP_TENSORBOARD_LOG_DIR") or os.path.join(model_dir, "tensorboard")
+
+
+@contextlib.contextmanager
+def tensorboard(model_dir, output=sys.stdout):
+    """Runs TensorBoard on a run's summaries, on a free port of this machine.
+
+    Args:
+        model_dir: str.
+        output: file, where its address goes, or why it did not start.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SERVE, "--port=0", "--host=localhost"]
+        + [f"--logdir={summary_folder(model_dir)}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Ctrl-C stops the run, which saves; TensorBoard shows it until then.
+        start_new_session=True,
+    )
+    reader = threading.Thread(target=_announce, args=(process, output), daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        process.stdin.close()
+        process.wait()
+        reader.join()
+
+
+def _announce(process, output):
+    """Prints the address once it is known, and reads on: a full pipe would stop TensorBoard."""
+    address, last = None, ""
+    for line in process.stderr:
+        found = re.search(r"http://\S+", line)
+        if found and not address:
+            address = found[0]
+            print(f"TensorBoard: {address}", file=output, flush=True)
+        last = line.strip() or last
+    if not address:
+        print(f"TensorBoard did not start: {last}", file=output, flush=True)
