@@ -27,7 +27,7 @@ _POLL_SECONDS = 0.05
 class Supervisor:
     """The workers of a job, from their start to their end."""
 
-    def __init__(self, command, count, logs, grace):
+    def __init__(self, command, count, logs, grace, keep_cluster=False):
         """Takes the job.
 
         Args:
@@ -35,7 +35,10 @@ class Supervisor:
             count: int, workers.
             logs: `pathlib.Path`, the folder of the logs of workers 1 and on.
             grace: float, seconds that a stopped worker has to save before it is killed.
+            keep_cluster: bool, whether TF_CONFIG stays what it is: the one worker here is one of a
+                cluster of others.
         """
+        self._keep_cluster = keep_cluster
         self._command = command
         self._count = count
         self._logs = logs
@@ -86,12 +89,15 @@ class Supervisor:
         return [worker.returncode for worker in workers]
 
     def _start(self, addresses, index):
-        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        environment = dict(os.environ)
+        if not self._keep_cluster:
+            task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+            environment["TF_CONFIG"] = json.dumps(task)
         output = None if index == 0 else self._log(index).open("ab")
         try:
             return subprocess.Popen(
                 self._command,
-                env=os.environ | {"TF_CONFIG": json.dumps(task)},
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output and subprocess.STDOUT,
@@ -209,21 +215,31 @@ def _parse(arguments):
         default=90.0,
         help="seconds that a stopped worker has to save before it is killed (%(default)s)",
     )
+    parser.add_argument(
+        "--keep_cluster",
+        action="store_true",
+        help="with N = 1: TF_CONFIG stays as it is, for one worker of a cluster of others",
+    )
     parser.add_argument("--logs", help="folder of the other workers' logs (a temporary one)")
     options = parser.parse_args(arguments)
     if options.workers < 1 or options.restarts < 0:
         parser.error("N is 1 or more, and --restarts 0 or more")
+    if options.keep_cluster and options.workers != 1:
+        parser.error("--keep_cluster is for one worker: N = 1")
     return options
 
 
 def main(arguments=None):
     """Runs the command line, and returns its exit code."""
     options = _parse(arguments)
-    logs = pathlib.Path(options.logs or tempfile.mkdtemp(prefix="local_workers_"))
-    logs.mkdir(parents=True, exist_ok=True)
+    logs = pathlib.Path(options.logs or tempfile.gettempdir())
     if options.workers > 1:
+        logs = logs if options.logs else pathlib.Path(tempfile.mkdtemp(prefix="local_workers_"))
+        logs.mkdir(parents=True, exist_ok=True)
         _say(f"worker 0 writes here, the others into {logs}/worker-*.log")
-    supervisor = Supervisor(options.command, options.workers, logs, options.grace)
+    supervisor = Supervisor(
+        options.command, options.workers, logs, options.grace, options.keep_cluster
+    )
     try:
         return supervisor.run(options.restarts, options.backoff)
     except OSError as error:

@@ -18,6 +18,8 @@ import sys
 from launch import commands, machines, vertex_submission, vertex_sweep
 from launch.machines import LaunchError
 
+# Vertex AI ends a job whose container ends with a code: what is to start again does so inside it.
+SUPERVISED = ("python", "-m", "launch.local_workers", "--keep_cluster", "1", "--")
 FLEX_START_HOURS = 7 * 24  # A longer job is refused by the Dynamic Workload Scheduler.
 
 
@@ -76,7 +78,7 @@ def _worker_pools(options):
         counts = [1, options.workers - 1] if options.workers > 1 else [1]
     container = {
         "image_uri": options.image,
-        "command": ["python", "-m", "rethink_tf.train"],
+        "command": [*SUPERVISED, "python", "-m", "rethink_tf.train"],
         "args": commands.make_arguments(options, options.workers, bool(options.tpu)),
     }
     return [

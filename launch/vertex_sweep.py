@@ -53,12 +53,8 @@ def build_tuning(job, sweep):
     for pool in job["job_spec"]["worker_pool_specs"]:
         container = pool["container_spec"]
         # Vertex AI adds --NAME=value for each parameter, which the trial turns into a binding.
-        container["command"] = [
-            "python",
-            "-m",
-            "launch.vertex_trial",
-            f"--sweep_metric={sweep['metric']}",
-        ]
+        at = container["command"].index("rethink_tf.train")
+        container["command"][at:] = ["launch.vertex_trial", f"--sweep_metric={sweep['metric']}"]
     return {
         "display_name": job["display_name"],
         "labels": job["labels"],

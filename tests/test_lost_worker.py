@@ -88,6 +88,7 @@ def test_the_supervisor_of_local_workers_brings_a_broken_job_to_the_same_end(
 ):
     params = tiny(tmp_path / "run", data_dir, *PARAMS, "make_strategy.name='multi_worker_mirrored'")
     flags = ["--gin_file=quickstart.gin", "--gin_file=overlays/tiny.gin", "--mode=train"]
+    flags.append("--tensorboard")
     flags += [f"--gin_param={each}" for each in params]
     job = subprocess.Popen(
         [REPOSITORY / "launch" / "local_workers.sh", "2", f"--logs={tmp_path / 'logs'}", "--"]
@@ -108,6 +109,7 @@ def test_the_supervisor_of_local_workers_brings_a_broken_job_to_the_same_end(
     assert job.wait(timeout=60) == 0, output
     assert "worker 1 was killed by signal 9" in output and "restart 1 of 10" in output
     assert "Continuing from" in output
+    assert "TensorBoard: http://localhost:" in output
     check_equal(unbroken, tmp_path / "run")
 
 

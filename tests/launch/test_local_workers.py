@@ -93,6 +93,14 @@ while not started:
         assert first["cluster"] != second["cluster"]
 
 
+def test_one_worker_of_a_given_cluster_starts_again_in_it(tmp_path, monkeypatch):
+    given = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(given))
+    code, output = run(tmp_path, "sys.exit(0 if started else 75)", "--keep_cluster", workers=1)
+    assert code == 0, output
+    assert starts(tmp_path, 1) == [given, given]
+
+
 def test_a_refusal_stops_the_others_and_is_final(tmp_path):
     script = """
 stop_with(75)

@@ -167,7 +167,7 @@ def test_a_sweep(tmp_path, capsys):
     assert seed.integer_value_spec.max_value == 9
     assert list(norm.categorical_value_spec.values) == ["'gn'", "'bn'"]
     container = job.trial_job_spec.worker_pool_specs[0].container_spec
-    assert list(container.command)[1:] == ["-m", "launch.vertex_trial", "--sweep_metric=box_AP"]
+    assert list(container.command)[-3:] == ["-m", "launch.vertex_trial", "--sweep_metric=box_AP"]
 
 
 @pytest.mark.parametrize(
