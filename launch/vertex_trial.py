@@ -40,7 +40,9 @@ def split_arguments(arguments, trial):
         elif argument.startswith(_TRAIN_FLAGS):
             train.append(argument)
         else:
-            params.append(f"{found[1]}={found[2]}")
+            # Discrete values come as floats, and counts are integers.
+            whole = re.fullmatch(r"(-?\d+)\.0*", found[2])
+            params.append(f"{found[1]}={whole[1] if whole else found[2]}")
     folder = commands.check_model_dir(params).rstrip("/") + f"/trial-{trial}"
     params.append(f"MODEL_DIR={folder!r}")
     return metric, folder, [*train, *(f"--gin_param={each}" for each in params)]

@@ -190,10 +190,16 @@ def test_malformed_sweeps_are_one_line(tmp_path, capsys, change, message):
 
 def test_a_trial_binds_its_values_and_reports_its_evaluations(tmp_path):
     arguments = ["--sweep_metric=box_AP", "--gin_file=a.gin", MODEL_DIR, "--mode=train"]
-    metric, folder, train = vertex_trial.split_arguments([*arguments, "--RATE=0.01"], "4")
+    metric, folder, train = vertex_trial.split_arguments(
+        [*arguments, "--RATE=0.01", "--DEPTH=50.0"], "4"
+    )
     assert (metric, folder) == ("box_AP", "gs://bucket/r50/trial-4")
     assert train[:2] == ["--gin_file=a.gin", "--mode=train"]
-    assert train[-2:] == ["--gin_param=RATE=0.01", f"--gin_param=MODEL_DIR={folder!r}"]
+    assert train[-3:] == [
+        "--gin_param=RATE=0.01",
+        "--gin_param=DEPTH=50",
+        f"--gin_param=MODEL_DIR={folder!r}",
+    ]
 
     lines = [
         '{"step": 10, "box_AP": 0.25, "time": 5.0}',
