@@ -50,6 +50,7 @@ create() {
     --machine-type="$MACHINE" \
     --image-family="${IMAGE_FAMILY:-ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e}" \
     --image-project="${IMAGE_PROJECT:-ubuntu-os-accelerator-images}" \
+    --metadata=startup-script='command -v docker || { apt-get update; apt-get install -y docker.io; }' \
     --boot-disk-size=200GB --scopes=cloud-platform --maintenance-policy=TERMINATE \
     --provisioning-model="${PROVISIONING:-STANDARD}"
 }
@@ -59,7 +60,8 @@ train() {
   # --privileged and the host's network: the container drives the TPU's devices.
   command=$(printf '%q ' sudo docker run --rm --privileged --network=host "$IMAGE" \
     python -m rethink_tf.train "--gin_param=make_strategy.name='tpu'" "$@")
-  run gcloud compute ssh "$name" "${where[@]}" --command="$command"
+  run gcloud compute ssh "$name" "${where[@]}" \
+    --command="until sudo docker info >/dev/null 2>&1; do sleep 5; done; $command"
 }
 
 # Called by the trap.

@@ -169,6 +169,19 @@ def _default_name(options):
     return "-".join(names)[:128] or "rethink_tf"
 
 
+def _check_folders(planned):
+    """Checks that a study's jobs have folders of their own: one would be refused, or go on in it."""
+    taken = {}
+    for each, job in planned:
+        folder = job["job_spec"]["base_output_directory"]["output_uri_prefix"]
+        if folder in taken:
+            raise LaunchError(
+                f"--jobs: {taken[folder]} and {each['name']} share MODEL_DIR {folder}: bind one in "
+                "the gin_params of each."
+            )
+        taken[folder] = each["name"]
+
+
 def make_parser():
     """Returns the `argparse` parser of the flags."""
     parser = argparse.ArgumentParser(
@@ -216,6 +229,7 @@ def main(arguments=None):
         if options.jobs:
             jobs = vertex_submission.read_jobs(options.jobs)
             planned = [(job, build_job(options, job["name"], job["gin_params"])) for job in jobs]
+            _check_folders(planned)
         else:
             planned = [({"name": "", "after": []}, build_job(options))]
         kind = "CustomJob"

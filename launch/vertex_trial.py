@@ -14,6 +14,7 @@ import time
 
 from launch import commands
 from launch.vertex_sweep import metric_id
+from rethink_tf import cluster
 
 _TRAIN_FLAGS = ("--gin_file=", "--gin_param=", "--mode=")
 
@@ -103,6 +104,8 @@ def main(arguments=None):
     code = process.wait()
     if code:
         return code if code > 0 else 128 - code
+    if not cluster.is_first(os.environ):
+        return 0  # Of several workers the first one reports.
     # Vertex AI mounts buckets under /gcs.
     metrics_file = os.path.join(folder.replace("gs://", "/gcs/", 1), "metrics.jsonl")
     path = os.environ.get("CLOUD_ML_HP_METRIC_FILE", "/tmp/hypertune/output.metrics")

@@ -102,12 +102,27 @@ def test_a_tpu_host_is_made_used_again_and_deleted(tmp_path, first, last, code, 
     assert len(made) == starts
     assert "--project=p --zone=z" in made[0] and "registry/image" in made[0]
     # What ssh's shell makes of it are the words again.
-    command = made[0].split("--command=")[1]
+    command = made[0].split("; done; ")[1]
     words = subprocess.run(
         ["bash", "-c", f'printf "%s\\n" {command}'], capture_output=True, text=True
     ).stdout.splitlines()
     assert words[-3:] == ["--gin_param=make_strategy.name='tpu'", "--gin_file=a.gin", MODEL_DIR]
     assert calls(tmp_path)[-1].startswith("gcloud compute instances delete r50")
+
+
+def test_a_tpu_host_is_tried_dry(tmp_path):
+    stub(tmp_path, "gcloud", "")
+    where = {"PROJECT": "p", "ZONE": "z", "MACHINE": "ct6e-standard-4t", "IMAGE": "registry/image"}
+    arguments = [LAUNCH / "tpu_vm.sh", "r50", "--", "--gin_file=a.gin", MODEL_DIR]
+    done = run(arguments, tmp_path, DRY_RUN="1", **where)
+    assert done.returncode == 0, done.stderr
+    words = [line.split()[:4] for line in done.stdout.splitlines()]
+    assert [each[2:] for each in words] == [
+        ["instances", "create"],
+        ["ssh", "r50"],
+        ["instances", "delete"],
+    ]
+    assert not (tmp_path / "calls").exists()
 
 
 def test_a_tpu_host_needs_to_be_told_where(tmp_path):

@@ -221,8 +221,8 @@ def test_a_trial_binds_its_values_and_reports_its_evaluations(tmp_path):
 
 
 STUDY = [
-    {"name": "longer", "gin_params": ["SCHEDULE=3"], "after": ["base"]},
-    {"name": "base", "gin_params": ["SCHEDULE=2"]},
+    {"name": "longer", "gin_params": ["SCHEDULE=3", "MODEL_DIR='gs://b/3x'"], "after": ["base"]},
+    {"name": "base", "gin_params": ["SCHEDULE=2", "MODEL_DIR='gs://b/2x'"]},
     {"name": "table", "after": ["longer", "base"]},
 ]
 
@@ -278,6 +278,7 @@ def test_a_job_that_failed_holds_back_those_after_it(tmp_path, capsys):
         ([{"name": "a", "after": ["b"]}], "'a' waits for 'b', which is no job"),
         ([{"name": "a"}, {"name": "a"}], "two jobs are named 'a'"),
         ([{"name": "a", "after": "b"}], "is no job such as"),
+        ([{"name": "a"}, {"name": "b"}], "a and b share MODEL_DIR gs://bucket/r50/"),
         ([{"name": "a", "after": ["b"]}, {"name": "b", "after": ["a"]}], "wait for each other"),
     ],
 )
