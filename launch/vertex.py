@@ -17,6 +17,7 @@ import sys
 
 from launch import commands, machines, vertex_submission, vertex_sweep
 from launch.machines import LaunchError
+from rethink_tf import exit_codes
 
 # Vertex AI ends a job whose container ends with a code: what is to start again does so inside it.
 SUPERVISED = ("python", "-m", "launch.local_workers", "--keep_cluster", "1", "--")
@@ -170,7 +171,7 @@ def _default_name(options):
 
 
 def _check_folders(planned):
-    """Checks that a study's jobs have folders of their own: one would be refused, or go on in it."""
+    """Checks that a study's jobs have folders of their own: else one goes on in another's."""
     taken = {}
     for each, job in planned:
         folder = job["job_spec"]["base_output_directory"]["output_uri_prefix"]
@@ -220,31 +221,37 @@ def make_parser():
     return parser
 
 
+def _plan(options):
+    """Returns the kind of the jobs, and (what it is and waits for, dict) of each in order."""
+    if options.sweep and options.jobs:
+        raise LaunchError("--sweep and --jobs exclude each other.")
+    if options.jobs:
+        jobs = vertex_submission.read_jobs(options.jobs)
+        planned = [(job, build_job(options, job["name"], job["gin_params"])) for job in jobs]
+        _check_folders(planned)
+        return "CustomJob", planned
+    job = build_job(options)
+    if options.sweep:
+        sweep = vertex_sweep.read_sweep(options.sweep)
+        job = vertex_sweep.build_tuning(job, sweep)
+        return "HyperparameterTuningJob", [({"name": "", "after": []}, job)]
+    return "CustomJob", [({"name": "", "after": []}, job)]
+
+
 def main(arguments=None):
     """Runs the command line, and returns its exit code."""
     options = make_parser().parse_args(arguments)
     try:
-        if options.sweep and options.jobs:
-            raise LaunchError("--sweep and --jobs exclude each other.")
-        if options.jobs:
-            jobs = vertex_submission.read_jobs(options.jobs)
-            planned = [(job, build_job(options, job["name"], job["gin_params"])) for job in jobs]
-            _check_folders(planned)
-        else:
-            planned = [({"name": "", "after": []}, build_job(options))]
-        kind = "CustomJob"
-        if options.sweep:
-            kind, sweep = "HyperparameterTuningJob", vertex_sweep.read_sweep(options.sweep)
-            planned = [(each, vertex_sweep.build_tuning(job, sweep)) for each, job in planned]
+        kind, planned = _plan(options)
         checked = [(each, vertex_submission.check(kind, job)) for each, job in planned]
         if options.dry_run:
             printed = [vertex_submission.as_json(job) for _, job in checked]
             print(json.dumps(printed if options.jobs else printed[0], indent=2))
-            return 0
+            return exit_codes.DONE
         return vertex_submission.submit(kind, checked, options.project, options.region)
     except LaunchError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return exit_codes.REFUSED
 
 
 if __name__ == "__main__":
