@@ -49,7 +49,12 @@ def run(mode=None, when_built=None, follows=False):
         if experiment.is_chief:
             _log_header(experiment)
         act = {"evaluate": follow if follows else evaluate}.get(settings.mode, train)
-        last = act(experiment)
+        try:
+            last = act(experiment)
+        except stopping.Stopped:
+            _end_together(experiment)
+            raise
+        _end_together(experiment)
         if experiment.is_chief:
             run_texts.log_closing(experiment.settings.model_dir, experiment.trainer, last)
         return last.metrics if last else {}
@@ -178,6 +183,12 @@ def _make_manager(experiment, folder, **options):
     return saving.make_manager(
         experiment.checkpoint, folder, experiment.strategy, experiment.step, **options
     )
+
+
+def _end_together(experiment):
+    """Waits for the other workers: a process that ends takes its connections with it."""
+    if experiment.workers:
+        experiment.workers.exchange("")
 
 
 def _make_best(experiment):

@@ -56,6 +56,9 @@ _LOG_EVERY = flags.DEFINE_integer(
 )
 
 
+_GOES_ON = "The same command goes on from the newest checkpoint."
+
+
 def main(argv):
     """Parses the flags and runs the experiment."""
     if len(argv) > 1:
@@ -83,13 +86,14 @@ def main(argv):
         if built and not isinstance(error, (NonFiniteLossError, DataError, files.DiskFullError)):
             raise
         logging.debug("Where it was raised:", exc_info=True)
-        sys.exit(f"error: {_explain(error)}")
+        _end(f"error: {_explain(error)}", exit_codes.REFUSED)
     except stopping.Stopped as stopped:
-        _end(f"Stopped by {stopped}", stopped.exit_code)
+        _end(f"Stopped by {stopped}. {_GOES_ON}", stopped.exit_code)
     except workers.WorkerLostError as error:
-        _end(f"error: {error}", exit_codes.AGAIN)
+        _end(f"error: {error}. {_GOES_ON}", exit_codes.AGAIN)
     except KeyboardInterrupt:
-        _end("\nStopped by Ctrl-C", exit_codes.INTERRUPTED)
+        _end(f"\nStopped by Ctrl-C. {_GOES_ON}", exit_codes.INTERRUPTED)
+    console.leave(exit_codes.DONE)
 
 
 def _tensorboard():
@@ -102,8 +106,8 @@ def _tensorboard():
 
 
 def _end(reason, exit_code):
-    print(f"{reason}. The same command goes on from the newest checkpoint.", file=sys.stderr)
-    sys.exit(exit_code)
+    print(reason, file=sys.stderr)
+    console.leave(exit_code)
 
 
 def _explain(error):
