@@ -24,7 +24,7 @@ def make_strategy(
     tpu_address="",
     all_reduce_alg=None,
     num_cpus=1,
-    wait_minutes=30,
+    wait_minutes=30.0,
 ):
     """Returns a `tf.distribute.Strategy`.
 
