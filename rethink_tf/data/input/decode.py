@@ -60,6 +60,21 @@ def decode_pixels(encoded):
     return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
 
 
+def size_in_header(encoded):
+    """Returns the int32 [2] height and width that JPEG or PNG bytes state."""
+
+    def in_png():
+        # Behind the signature, the length and the name of the first chunk: width, then height.
+        sides = tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)
+        return tf.ensure_shape(sides, [2])[::-1]
+
+    def in_jpeg():
+        return tf.image.extract_jpeg_shape(encoded)[:2]
+
+    is_png = tf.strings.substr(encoded, 0, 8) == b"\x89PNG\r\n\x1a\n"
+    return tf.cond(is_png, in_png, in_jpeg)
+
+
 def decode_image(encoded, drawn, bucket):
     """Decodes, flips, resizes and pads an image.
 
@@ -73,9 +88,13 @@ def decode_image(encoded, drawn, bucket):
     Returns:
         The image's part of a training or evaluation element (see `schema`), without batch axis.
     """
-    image = decode_pixels(encoded)
-    found = tf.shape(image)[:2]
-    tf.debugging.assert_equal(found, drawn["stored"], "the image is not of the size it states")
+    found = drawn["stored"]
+    # Before it is decoded: some bytes may state an image of gigabytes.
+    is_same = tf.debugging.assert_equal(
+        size_in_header(encoded), found, "the image is not of the size that its record states"
+    )
+    with tf.control_dependencies([] if is_same is None else [is_same]):
+        image = decode_pixels(tf.identity(encoded))
     image = augment.flip_image(image, drawn["flip"])
     view = drawn.get("view")
     return {

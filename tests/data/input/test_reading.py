@@ -3,6 +3,9 @@
 import io
 import itertools
 import logging
+import resource
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -108,6 +111,33 @@ def test_corrupted_record_is_replaced_counted_and_named(tmp_path, caplog, fault)
     assert list(counters.skipped_by_record) == [(path, index.offset[row])]
     assert f"{path} at byte {index.offset[row]} (image 4)" in caplog.text
     assert ids_of(training(index, PipelineCounters(), start_step=1), 1) == found[1:]
+
+
+def png_bomb(side):
+    """Returns a PNG of some hundred kilobytes whose pixels take 3 * side ** 2 bytes."""
+
+    def chunk(name, data):
+        body = name + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    packer, rows = zlib.compressobj(9), bytes(1 + 3 * side) * 100
+    data = b"".join([packer.compress(rows) for _ in range(side // 100)]) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    signature = b"\x89PNG\r\n\x1a\n"
+    return signature + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def test_an_image_that_states_a_small_size_and_is_a_large_one_is_not_decoded(tmp_path):
+    bomb = png_bomb(12_000)
+    assert len(bomb) < 1_000_000
+    examples = [example(i, **{"encoded": bomb} if i == 4 else {}) for i in range(1, 7)]
+    path, index = write(tmp_path, examples)
+    counters = PipelineCounters()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ids_of(training(index, counters), 2)
+    # Its pixels would take 432 MB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+    assert list(counters.skipped_by_record) == [(path, index.offset[3])]
 
 
 def test_second_stand_in_takes_over(tmp_path):
