@@ -5,7 +5,9 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 
+import gin
 import numpy as np
 import pytest
 from experiment_runs import (
@@ -108,7 +110,7 @@ def test_two_workers_train_like_one(tmp_path):
     params += ["BoxHead.num_samples=72", "BoxHead.positive_fraction=1.0"]
     alone, together = tmp_path / "alone", tmp_path / "together"
     config.parse(["quickstart.gin", "overlays/tiny.gin"], tiny(alone, tmp_path / "data", *params))
-    experiment.run(mode="train")
+    experiment.run()
 
     processes = start_workers("quickstart.gin", tiny(together, tmp_path / "data", *params))
     outputs = [process.communicate(timeout=400)[0] for process in processes]
@@ -121,9 +123,24 @@ def test_two_workers_train_like_one(tmp_path):
             # Rounding may still change which proposals are suppressed, which the gradient feels.
             tolerance = 1e-2 if name == "gradient_norm" else 1e-3
             assert found[key] == pytest.approx(expected[key], rel=tolerance), key
-    # One line and one set of results: only the chief writes.
-    assert len(read_metrics(together)) == 1
+    # Both save, and one line, one set of results and of pictures are there: the chief's.
+    for output, folder in zip(outputs, (together, tempfile.gettempdir()), strict=True):
+        assert re.search(rf"Saved checkpoint to {folder}\S*/step-3", output), output
+    (sharded,) = read_metrics(together)
+    assert len(list((together / "results").iterdir())) == 1
+    assert len(list((together / "pictures").iterdir())) == 2  # of the chief's share of the 4
     assert not [path for path in together.glob("checkpoints/*") if path.is_dir()]
+
+    # One process finds the same numbers for the same weights, to all digits.
+    gin.clear_config()
+    config.parse(
+        ["quickstart.gin", "overlays/tiny.gin"], tiny(together, tmp_path / "data", *params)
+    )
+    experiment.run(mode="evaluate")
+    whole = read_metrics(together)[1]
+    names = [name for name in whole if "/" in name]
+    assert len(names) > 20
+    assert {name: whole[name] for name in names} == {name: sharded[name] for name in names}
 
 
 def test_data_that_vanish_while_training_end_it_in_one_line(tmp_path):
