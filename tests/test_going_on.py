@@ -133,13 +133,12 @@ def test_data_after_which_the_loss_is_not_finite_are_left_out(tmp_path, data_dir
     monkeypatch.setattr(PoisonedDetector, "trained_on", trained_on)
     monkeypatch.setattr(PoisonedDetector, "poison", order[4])
     folder = tmp_path / "poisoned"
-    run(folder, data_dir, *poisoned, "run.on_non_finite='skip'", mode="train_and_evaluate")
+    run(folder, data_dir, *poisoned, "run.on_non_finite='skip'")
     # Step 5 fails. Back at step 3, the images of steps 4 and 5 are left out.
     assert [tuple(each) for each in trained_on[:8]] == [*order[:5], *order[5:8]]
     assert len(trained_on) == 5 + 5
-    event, line = read_metrics(folder)
+    (event,) = read_metrics(folder)
     assert (event["event"], event["step"], event["back_to"]) == ("skip", 5, 3)
-    assert line["step"] == 8
     scalars = read_scalars(folder)
     assert scalars["data/stretches_left_out", 3] == 0 and scalars["data/stretches_left_out", 8] == 1
 
@@ -149,6 +148,8 @@ def test_data_after_which_the_loss_is_not_finite_are_left_out(tmp_path, data_dir
     run(folder, data_dir, *poisoned, "run.on_non_finite='skip'", mode="train_and_evaluate")
     for name, value in read_weights(folder, 8).items():
         np.testing.assert_array_equal(value, final[name], err_msg=name)
+    _, line = read_metrics(folder)
+    assert line["step"] == 8
 
     monkeypatch.setattr(PoisonedDetector, "poison", ())
     hopeless = tmp_path / "hopeless"
