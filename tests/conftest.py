@@ -61,9 +61,9 @@ LONG = """
     models/test_detector models/test_freezing models/test_invariance models/test_keypoint_head
     models/test_resnet models/test_toy_head models/test_vgg ops/test_convolution
     own_data/test_own_data_run training/test_accumulation training/test_averaging
-    training/test_cascade_switch training/test_checkpoint_shapes training/test_step
-    training/test_stopping training/test_workers weights/test_detectron2 weights/test_imagenet
-    test_cascade_run test_convert test_curves test_experiment test_going_on test_keypoint_experiment
+    training/test_cascade_switch training/test_checkpoint_shapes training/test_stopping
+    training/test_workers weights/test_detectron2 weights/test_imagenet test_cascade_run
+    test_convert test_curves test_experiment test_going_on test_keypoint_experiment
     test_lost_worker test_output test_parity test_shipped_experiments test_toy_parts test_train
     test_voc_experiment test_following test_locking test_remote_folder training/test_replicas
 """.split()

@@ -39,6 +39,3 @@ def test_training_goes_on_while_its_evaluations_run_beside_it(tmp_path):
     assert "Evaluating beside training, on the CPU" in output
     assert output.count("Evaluated 4 images at step") == 3
     assert [line["step"] for line in read_metrics(tmp_path / "run")] == [2, 4, 6]
-    # Started again, there is nothing left to do.
-    finish("quickstart.gin", [*params, "run.evaluate_in_background=True"])
-    assert len(read_metrics(tmp_path / "run")) == 3

@@ -1,8 +1,10 @@
 """Every shipped experiment: runs with the tiny overlay, and its detector at full size."""
 
+import atexit
 import concurrent.futures
 import functools
 import multiprocessing
+import os
 import pickle
 import re
 
@@ -89,7 +91,9 @@ def runs(request, tmp_path_factory):
     """
     data_dir = tmp_path_factory.mktemp("shipped") / "shapes"
     spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(2, spawn) as pool:
+    # At their end the processes would wait for what TensorFlow reads ahead, for up to a minute.
+    end = {"initializer": atexit.register, "initargs": (os._exit, 0)}
+    with concurrent.futures.ProcessPoolExecutor(2, spawn, **end) as pool:
         started, traced = {}, set()
         for item in request.session.items:
             if item.path == request.path and "runs" in item.fixturenames:

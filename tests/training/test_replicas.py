@@ -47,12 +47,19 @@ def make_images():
     }
 
 
-def run_step(strategy, normalizer, **plan):
-    """Runs the first step of a cascade with a mask and a keypoint head.
+def with_one_object(batch):
+    """Returns the batch with the one object of its second image alone: fewer than replicas."""
+    keep = np.arange(NUM_IMAGES) == 1
+    keys = {"boxes": (1, 1), "classes": (1,), "keypoints": (1, 1, 1)}
+    return batch | {key: batch[key] * keep.reshape(-1, *ones) for key, ones in keys.items()}
+
+
+def run_steps(strategy, normalizer, **plan):
+    """Runs two steps of a cascade with a mask and a keypoint head, the second with one object.
 
     Returns:
-        The values of the step by name, and two lists of (name of the variable, array): the gradient
-        of each weight, that of the decay included, and the moving statistics.
+        The values of each step by name, and after the first one two lists of (name of the variable,
+        array): the gradient of each weight, that of the decay included, and the moving statistics.
     """
     # Every RoI enters the losses: a draw among them goes by their place, and rounding may let two
     # proposals change places.
@@ -86,17 +93,21 @@ def run_step(strategy, normalizer, **plan):
         optimizer = MomentumSGD(0.01)
         optimizer.build(model.trainable_variables)
     step = TrainStep(model, DetectionLosses(), optimizer, strategy, seed=5)
-    images, share = make_images(), NUM_IMAGES // strategy.num_replicas_in_sync
+    share = NUM_IMAGES // strategy.num_replicas_in_sync
 
-    def local(context):
-        start = context.replica_id_in_sync_group * share
-        return {key: value[start : start + share] for key, value in images.items()}
+    def run(images):
+        def local(context):
+            start = context.replica_id_in_sync_group * share
+            return {key: value[start : start + share] for key, value in images.items()}
 
-    values = step(strategy.experimental_distribute_values_from_function(local))
+        values = step(strategy.experimental_distribute_values_from_function(local))
+        return {name: float(value) for name, value in values.items()}
+
+    first = run(make_images())
     pairs = zip(model.trainable_variables, optimizer.velocities, strict=True)
     gradients = [(variable.name, velocity.numpy()) for variable, velocity in pairs]
     statistics = [(each.name, each.numpy()) for each in model.variables if "moving" in each.name]
-    return {name: float(value) for name, value in values.items()}, gradients, statistics
+    return first, run(with_one_object(make_images())), gradients, statistics
 
 
 # One strategy a process: see `two_replicas`.
@@ -105,9 +116,9 @@ import pickle, sys
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
-from test_replicas import NORMALIZERS, run_step
+from test_replicas import NORMALIZERS, run_steps
 strategy = tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(4)])
-found = {each: run_step(strategy, each, static_shapes=each == "gn") for each in NORMALIZERS}
+found = {each: run_steps(strategy, each, static_shapes=each == "gn") for each in NORMALIZERS}
 pickle.dump(found, open(sys.argv[1], "wb"))
 """
 
@@ -120,18 +131,23 @@ def test_replicas_compute_the_step_of_one(two_replicas, tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         one_device = tf.distribute.OneDeviceStrategy("CPU:0")
-        one = {each: run_step(one_device, each) for each in NORMALIZERS}
+        one = {each: run_steps(one_device, each) for each in NORMALIZERS}
         # The shapes of one of the two are static, as on accelerators.
-        two = {each: run_step(two_replicas, each, static_shapes=each == "syncbn") for each in one}
+        two = {each: run_steps(two_replicas, each, static_shapes=each == "syncbn") for each in one}
         _, errors = process.communicate()
     assert process.returncode == 0, errors
     four = pickle.loads((tmp_path / "found.pkl").read_bytes())
-    for normalizer, (values, *arrays) in one.items():
+    for normalizer, (values, second, *arrays) in one.items():
         assert {"mask", "keypoint", "box_class_stage2"} <= values.keys()
         assert values["mask"] > 0 and values["keypoint"] > 0
         assert len(arrays[1]) == (0 if normalizer == "gn" else 2 * 16)
-        for found, *theirs in (two[normalizer], four[normalizer]):
+        parts = {name for name in values if "positives" not in name}
+        parts -= {"total", "gradient_norm", "learning_rate"}
+        assert values["total"] == pytest.approx(sum(values[name] for name in parts), rel=1e-5)
+        for found, their_second, *theirs in (two[normalizer], four[normalizer]):
             assert found == pytest.approx(values, rel=1e-5)
+            # By weights that the first step has changed, and with fewer masks than replicas.
+            assert their_second == pytest.approx(second, rel=1e-3)
             for mine, others in zip(arrays, theirs, strict=True):
                 for (name, expected), (_, array) in zip(mine, others, strict=True):
                     error = np.linalg.norm(array - expected)
