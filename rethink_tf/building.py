@@ -99,8 +99,7 @@ def build(settings, resources):
         `Experiment`.
 
     Raises:
-        ValueError: if a setting does not fit the others, the data or the weights, or another
-            process trains into the folder.
+        ValueError: if a part does not fit another, or another process trains into the folder.
     """
     strategy, plan = _start_strategy(settings)
     workers = workers_lib.of(strategy)

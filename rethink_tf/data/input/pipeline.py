@@ -319,8 +319,7 @@ class Pipeline:
             counters: where the error of a record that cannot be read is kept.
 
         Returns:
-            Batches as `schema.evaluation_spec` says, B images each, with `schema.PADDING`; every
-            worker has as many.
+            Batches as of `schema.evaluation_spec` with `schema.PADDING`, on every worker as many.
         """
         index = self.evaluation_index(source)
         share = worker_share.Share(global_batch_size, input_context)
