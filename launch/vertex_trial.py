@@ -14,7 +14,7 @@ import time
 
 from launch import commands
 from launch.vertex_sweep import metric_id
-from rethink_tf import cluster
+from rethink_tf import cluster, metrics_file
 
 _TRAIN_FLAGS = ("--gin_file=", "--gin_param=", "--mode=")
 
@@ -49,12 +49,12 @@ def split_arguments(arguments, trial):
     return metric, folder, [*train, *(f"--gin_param={each}" for each in params)]
 
 
-def report(metric, metrics_file, trial, path):
+def report(metric, model_dir, trial, path):
     """Writes the evaluations of a run as Vertex AI reads them.
 
     Args:
-        metric: str, a key of `metrics.jsonl`.
-        metrics_file: str, the path of it.
+        metric: str, a name in `metrics.jsonl`.
+        model_dir: str, the run's folder.
         trial: str.
         path: str, the file that Vertex AI reads.
 
@@ -64,26 +64,21 @@ def report(metric, metrics_file, trial, path):
     Raises:
         ValueError: if no evaluation has the metric.
     """
-    lines, keys = [], set()
-    with open(metrics_file, encoding="utf-8") as file:
-        for text in file:
-            try:
-                found = json.loads(text)
-            except ValueError:
-                continue  # Half a line, of a run that was killed: its evaluation is repeated.
-            keys |= set(found)
-            if metric in found and not found.get("test_augmentation"):
-                lines.append(
-                    {
-                        "timestamp": found.get("time", time.time()),
-                        "trial": trial,
-                        metric_id(metric): str(float(found[metric])),
-                        "global_step": str(found["step"]),
-                        "checkpoint_path": "",
-                    }
-                )
+    evaluations = metrics_file.read_evaluations(model_dir)
+    lines = [
+        {
+            "timestamp": found.get("time", time.time()),
+            "trial": trial,
+            metric_id(metric): str(float(found[metric])),
+            "global_step": str(found["step"]),
+            "checkpoint_path": "",
+        }
+        for found in evaluations
+        if metric in found and not found.get("test_augmentation")
+    ]
     if not lines:
-        raise ValueError(f"{metrics_file} has no {metric!r}; it has {', '.join(sorted(keys))}.")
+        names = ", ".join(sorted({name for found in evaluations for name in found}))
+        raise ValueError(f"{metrics_file.path_in(model_dir)} has no {metric!r}; it has {names}.")
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
@@ -107,10 +102,10 @@ def main(arguments=None):
     if not cluster.is_first(os.environ):
         return 0  # Of several workers the first one reports.
     # Vertex AI mounts buckets under /gcs.
-    metrics_file = os.path.join(folder.replace("gs://", "/gcs/", 1), "metrics.jsonl")
+    folder = folder.replace("gs://", "/gcs/", 1)
     path = os.environ.get("CLOUD_ML_HP_METRIC_FILE", "/tmp/hypertune/output.metrics")
     try:
-        report(metric, metrics_file, trial, path)
+        report(metric, folder, trial, path)
     except (OSError, ValueError) as error:
         sys.exit(f"error: the trial has no result to report: {error}")
     return 0

@@ -7,16 +7,7 @@ import subprocess
 import sys
 import threading
 
-# Its input ends with the run, however that ends: kill -9 leaves no TensorBoard behind.
-_SERVE = """
-import os, sys, threading
-def end_with_input():
-    sys.stdin.buffer.read()
-    os._exit(0)
-threading.Thread(target=end_with_input, daemon=True).start()
-from tensorboard.main import run_main
-run_main()
-"""
+from rethink_tf import child
 
 
 def summary_folder(model_dir):
@@ -39,24 +30,17 @@ def tensorboard(model_dir, output=sys.stdout):
         model_dir: str.
         output: file, where its address goes, or why it did not start.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-c", _SERVE, "--port=0", "--host=localhost"]
-        + [f"--logdir={summary_folder(model_dir)}"],
-        stdin=subprocess.PIPE,
+    with child.running(
+        "tensorboard.main",
+        ["--port=0", "--host=localhost", f"--logdir={summary_folder(model_dir)}"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        # Ctrl-C stops the run, which saves; TensorBoard shows it until then.
-        start_new_session=True,
-    )
-    reader = threading.Thread(target=_announce, args=(process, output), daemon=True)
-    reader.start()
-    try:
+    ) as process:
+        reader = threading.Thread(target=_announce, args=(process, output), daemon=True)
+        reader.start()
         yield
-    finally:
-        process.stdin.close()
-        process.wait()
-        reader.join()
+    reader.join()
 
 
 def _announce(process, output):

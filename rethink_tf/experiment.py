@@ -7,9 +7,8 @@ import gin
 import orbit
 from absl import logging
 
-from rethink_tf import branching, curves, files, following, going_back, locking
+from rethink_tf import branching, curves, files, following, going_back, locking, metrics_file
 from rethink_tf.building import build
-from rethink_tf.evaluation import inference
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.own_data import deriving
 from rethink_tf.report import run_texts
@@ -98,7 +97,7 @@ def _train_and_evaluate(experiment, controller):
     branch = branching.branch_step(branching.describe(experiment.schedule, experiment.cascade_from))
 
     start = int(experiment.step.numpy())
-    evaluated = inference.evaluated_steps(settings.model_dir)
+    evaluated = metrics_file.evaluated_steps(settings.model_dir)
     for stop in sorted({*evaluations, branch, experiment.schedule.num_steps}):
         # An earlier start of the run may have been here.
         if stop < start:
@@ -113,7 +112,7 @@ def _train_and_evaluate(experiment, controller):
             if evaluator.metrics:
                 best.offer(evaluator.score, stop)
 
-    evaluated = inference.evaluated_steps(settings.model_dir, is_augmented=True)
+    evaluated = metrics_file.evaluated_steps(settings.model_dir, is_augmented=True)
     if settings.evaluate_in_background:
         return None
     if experiment.augmented_evaluator and int(experiment.step.numpy()) not in evaluated:

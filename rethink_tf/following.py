@@ -1,23 +1,17 @@
 """Evaluates each new checkpoint of a run that another process trains, until that ends."""
 
 import contextlib
-import ctypes
 import os
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 
 import tensorflow as tf
 from absl import logging
 
-from rethink_tf import config_record, console
-from rethink_tf.evaluation import inference
+from rethink_tf import child, config_record, console, metrics_file
 from rethink_tf.training import checkpoint_files, checkpoints, stopping
 
 _SECONDS_BETWEEN_LOOKS = 2.0
-_PR_SET_PDEATHSIG = 1  # of Linux: which signal a process gets when its parent dies
 
 
 def wait_for_start(model_dir, timeout):
@@ -66,7 +60,7 @@ def follow(experiment, controller, best):
         raise ValueError("--follow is for one process: start it without make_strategy's workers.")
     folder = os.path.join(settings.model_dir, "checkpoints")
     is_augmented = evaluator is experiment.augmented_evaluator
-    done = inference.evaluated_steps(settings.model_dir, is_augmented)
+    done = metrics_file.evaluated_steps(settings.model_dir, is_augmented)
     waited_since, skipped = time.monotonic(), 0
     while True:
         paths = checkpoint_files.list_newest_first(folder)
@@ -128,18 +122,8 @@ def in_background(settings):
             "Evaluating beside training, on %s.",
             f"the GPUs {settings.background_gpus}" if settings.background_gpus else "the CPU",
         )
-        system = ctypes.CDLL(None)
-        with subprocess.Popen(
-            [sys.executable, "-m", "rethink_tf.train", *flags],
-            env=environment,
-            # Ctrl-C is for the training, which ends it, and so does the kernel if that is killed.
-            start_new_session=True,
-            preexec_fn=lambda: system.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.terminate()
+        with child.running("rethink_tf.train", flags, env=environment) as process:
+            yield process
 
 
 def finish(process, stop):

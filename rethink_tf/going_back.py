@@ -1,12 +1,11 @@
 """What a run does after a loss that is not finite: it stops, or goes back and leaves data out."""
 
-import json
 import os
 import time
 
 from absl import logging
 
-from rethink_tf import files
+from rethink_tf import metrics_file
 from rethink_tf.training import checkpoint_files, checkpoints
 from rethink_tf.training.health import NonFiniteLossError
 
@@ -50,11 +49,11 @@ def _go_back(experiment, error):
             "skips": len(history.skips),
             "time": time.time(),
         }
-        files.append_line(os.path.join(settings.model_dir, "metrics.jsonl"), json.dumps(event))
+        metrics_file.append(settings.model_dir, event)
     experiment.trainer.go_on_from(step)
     logging.warning(
-        "%s Going back to step %d, for the %d. time of at most %d; the images of the steps since "
-        "are left out.",
+        "%s Going back to step %d; the images of the steps since are left out. Times it went back: "
+        "%d (run.max_skips: %d).",
         str(error).partition(". Nothing")[0] + ".",
         step,
         len(history.skips),

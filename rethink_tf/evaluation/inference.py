@@ -8,7 +8,6 @@ Letters: B images, D detections an image, N of them that are no padding.
 import contextlib
 import functools
 import itertools
-import json
 import operator
 import os
 import time
@@ -19,7 +18,7 @@ import tensorflow as tf
 import tqdm
 from absl import logging
 
-from rethink_tf import console, files
+from rethink_tf import console, metrics_file
 from rethink_tf.data import schema
 from rethink_tf.evaluation import coco_metrics, forms, overlap
 from rethink_tf.ops.content import split_padding
@@ -264,7 +263,7 @@ class Evaluator(orbit.AbstractEvaluator):
             | dict(self.metrics)
             | {"seconds": round(seconds, 3), "time": time.time()}
         )
-        files.append_line(os.path.join(self._model_dir, "metrics.jsonl"), json.dumps(line))
+        metrics_file.append(self._model_dir, line)
         for name, value in self.metrics.items():
             if "per_class" not in name:
                 prefix = "test_augmentation" if self._is_augmented else "evaluation"
@@ -278,29 +277,3 @@ class Evaluator(orbit.AbstractEvaluator):
             self._measure.format_table(self.metrics),
             extra=console.KEPT,
         )
-
-
-def evaluated_steps(model_dir, is_augmented=False):
-    """Returns the steps that `metrics.jsonl` of a run has a whole line of.
-
-    Args:
-        model_dir: str.
-        is_augmented: bool, whether lines of `Evaluator`s with test augmentation are meant, or those
-            of the others.
-    """
-    path = os.path.join(model_dir, "metrics.jsonl")
-    if not tf.io.gfile.exists(path):
-        return set()
-    steps = set()
-    with tf.io.gfile.GFile(path) as file:
-        for line in file:
-            try:
-                found = json.loads(line)
-            except ValueError:
-                logging.warning("%s has a line that is not JSON: %r", path, line[:80])
-                continue
-            if "event" in found:  # what else happened to the run
-                continue
-            if found.get("test_augmentation", False) == is_augmented:
-                steps.add(found["step"])
-    return steps

@@ -1,13 +1,12 @@
 """What a run says of itself: a header before the first step, and a table at the end."""
 
-import json
 import os
 
 import tensorflow as tf
 from absl import logging
 
 import rethink_tf
-from rethink_tf import console, curves
+from rethink_tf import console, curves, metrics_file
 from rethink_tf.data.records.splits import category_names
 
 # Columns of the table of evaluations, those of them that the metrics have; the AP of any other kind
@@ -66,7 +65,7 @@ def log_closing(model_dir, trainer, evaluator):
         table = _table_of_evaluations(model_dir) + "\n\n"
         rows[2:2] = [
             ("Best", os.path.join(model_dir, "best")),
-            ("Metrics", os.path.join(model_dir, "metrics.jsonl")),
+            ("Metrics", metrics_file.path_in(model_dir)),
             ("Detections", f"{evaluator.results_path} (COCO's form)"),
             ("Picture", evaluator.pictures.newest),
         ]
@@ -124,9 +123,7 @@ def _describe_devices(strategy, plan):
 
 
 def _table_of_evaluations(model_dir):
-    with tf.io.gfile.GFile(os.path.join(model_dir, "metrics.jsonl")) as file:
-        lines = [json.loads(line) for line in file if line.endswith("}\n")]
-    lines = [line for line in lines if "event" not in line]
+    lines = metrics_file.read_evaluations(model_dir)
     names = {name for line in lines for name in line}
     columns = [name for name in COLUMNS if name in names]
     columns += sorted(name for name in names - {*COLUMNS} if name.endswith("/AP"))

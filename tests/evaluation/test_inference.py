@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from rethink_tf import metrics_file
 from rethink_tf.data import schema
 from rethink_tf.evaluation import coco_metrics, inference, pasting
 
@@ -121,7 +122,7 @@ def test_a_line_of_metrics_stays_apart_from_half_a_line(tmp_path):
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert lines[:2] == ['{"step": 1, "box/AP": 0.5}', '{"step": 2, "bo']
     assert json.loads(lines[2])["step"] == 3 and len(lines) == 3
-    assert inference.evaluated_steps(str(tmp_path)) == {1, 3}
+    assert metrics_file.evaluated_steps(str(tmp_path)) == {1, 3}
 
 
 def test_the_weights_to_measure_are_held_while_it_predicts(tmp_path):

@@ -209,7 +209,7 @@ def test_a_trial_binds_its_values_and_reports_its_evaluations(tmp_path):
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     output = tmp_path / "hypertune" / "output.metrics"
-    assert vertex_trial.report("box_AP", str(tmp_path / "metrics.jsonl"), "4", str(output)) == 2
+    assert vertex_trial.report("box_AP", str(tmp_path), "4", str(output)) == 2
     reported = [json.loads(line) for line in output.open()]
     assert [(each["global_step"], each["box_AP"]) for each in reported] == [
         ("10", "0.25"),
@@ -217,7 +217,7 @@ def test_a_trial_binds_its_values_and_reports_its_evaluations(tmp_path):
     ]
     assert {each["trial"] for each in reported} == {"4"}
     with pytest.raises(ValueError, match="has no 'mask_AP'; it has box_AP, step"):
-        vertex_trial.report("mask_AP", str(tmp_path / "metrics.jsonl"), "4", os.devnull)
+        vertex_trial.report("mask_AP", str(tmp_path), "4", os.devnull)
 
 
 STUDY = [

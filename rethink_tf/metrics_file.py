@@ -1,0 +1,62 @@
+"""`metrics.jsonl` of a run: a line for each evaluation, and one for each event beside them."""
+
+import json
+import os
+
+from absl import logging
+
+from rethink_tf import files
+
+
+def path_in(model_dir):
+    """Returns the path of the file of a run."""
+    return os.path.join(model_dir, "metrics.jsonl")
+
+
+def append(model_dir, line):
+    """Adds a line.
+
+    Args:
+        model_dir: str.
+        line: dict: "step" and the metrics of an evaluation, or "event" and what belongs to it.
+    """
+    files.append_line(path_in(model_dir), json.dumps(line))
+
+
+def read_evaluations(model_dir):
+    """Returns the evaluations of a run, the oldest first.
+
+    Half a line, which a run that was killed leaves, is passed over with a warning: its evaluation
+    is repeated.
+
+    Args:
+        model_dir: str.
+
+    Returns:
+        list of dict; empty where there is no file.
+    """
+    found = []
+    for line in (files.read_text(path_in(model_dir)) or "").splitlines():
+        try:
+            fields = json.loads(line)
+            is_evaluation = "event" not in fields and "step" in fields
+        except (ValueError, TypeError):
+            logging.warning("%s has a line that is not whole: %r", path_in(model_dir), line[:80])
+            continue
+        if is_evaluation:
+            found.append(fields)
+    return found
+
+
+def evaluated_steps(model_dir, is_augmented=False):
+    """Returns the steps that a run has evaluated.
+
+    Args:
+        model_dir: str.
+        is_augmented: bool, whether evaluations with test augmentation are meant, or the others.
+    """
+    return {
+        line["step"]
+        for line in read_evaluations(model_dir)
+        if line.get("test_augmentation", False) == is_augmented
+    }
