@@ -1,14 +1,25 @@
 """The training command that all launchers start, from the flags that all of them have."""
 
+import argparse
 import re
+import sys
 
 from launch.machines import LaunchError
+from rethink_tf import exit_codes
 
 _REMOTE = ("gs://", "/gcs/")
 
 
-def add_flags(parser):
-    """Adds the flags of `rethink_tf.train` to an `argparse` parser."""
+def make_parser(name, doc):
+    """Returns an `argparse` parser with the flags of `rethink_tf.train`.
+
+    Args:
+        name: str, of the launcher, such as "vertex".
+        doc: str, its module's docstring.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m launch.{name}", description=doc.split("\n")[0], allow_abbrev=False
+    )
     parser.add_argument(
         "--gin_file",
         action="append",
@@ -19,13 +30,14 @@ def add_flags(parser):
         "--gin_param", action="append", default=[], help="as of rethink_tf.train, such as SEED=7"
     )
     parser.add_argument("--mode", default="train_and_evaluate", help="as of rethink_tf.train")
+    return parser
 
 
 def make_arguments(options, workers, is_tpu):
     """Returns the arguments of `python -m rethink_tf.train`.
 
     Args:
-        options: the parsed flags of `add_flags`.
+        options: the parsed flags of `make_parser`.
         workers: int.
         is_tpu: bool.
 
@@ -61,6 +73,35 @@ def find_param(params, name):
         found = re.fullmatch(rf"\s*{re.escape(name)}\s*=\s*(.*?)\s*", param, re.DOTALL)
         value = found[1].strip("'\"") if found else value
     return value
+
+
+def print_yaml(build, options):
+    """Prints what a function makes of the flags as YAML, or why it makes nothing of them.
+
+    Args:
+        build: callable that takes the parsed flags, returns a dict, and may raise `LaunchError`.
+        options: the parsed flags.
+
+    Returns:
+        int, the exit code.
+    """
+    try:
+        built = build(options)
+    except LaunchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return exit_codes.REFUSED
+    import yaml
+
+    yaml.safe_dump(built, sys.stdout, sort_keys=False)
+    return exit_codes.DONE
+
+
+def check_image(image):
+    """Raises `LaunchError` if no container image is given."""
+    if not image:
+        raise LaunchError(
+            "Give --image, or RETHINK_TF_IMAGE: the container that Dockerfile builds."
+        )
 
 
 def check_model_dir(params, mounted=()):

@@ -9,7 +9,6 @@ that ends with 75 or is killed starts all of them again; one that is refused end
 Needs `pip install -e .[manifests]` here, and in the cluster JobSet 0.6 or newer (v1alpha2).
 """
 
-import argparse
 import os
 import re
 import signal
@@ -152,10 +151,7 @@ def _environment(name, workers):
 
 
 def _check(options):
-    if not options.image:
-        raise LaunchError(
-            "Give --image, or RETHINK_TF_IMAGE: the container that Dockerfile builds."
-        )
+    commands.check_image(options.image)
     if options.tpu and (options.workers > 1 or options.gpus or options.gpu_type):
         raise LaunchError("--tpu chooses the workers: leave out --workers and --gpus.")
     if options.workers < 1 or options.gpus < 0 or options.restarts < 0:
@@ -175,10 +171,7 @@ def _check(options):
 
 def make_parser():
     """Returns the `argparse` parser of the flags."""
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.jobset", description=__doc__.split("\n")[0], allow_abbrev=False
-    )
-    commands.add_flags(parser)
+    parser = commands.make_parser("jobset", __doc__)
     add = parser.add_argument
     add("--name", required=True, help="of the JobSet")
     add("--image", default=os.environ.get("RETHINK_TF_IMAGE", ""), help="container image")
@@ -196,16 +189,7 @@ def make_parser():
 
 def main(arguments=None):
     """Prints the JobSet as YAML, and returns the exit code."""
-    options = make_parser().parse_args(arguments)
-    try:
-        job = build_jobset(options)
-    except LaunchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exit_codes.REFUSED
-    import yaml
-
-    yaml.safe_dump(job, sys.stdout, sort_keys=False)
-    return exit_codes.DONE
+    return commands.print_yaml(build_jobset, make_parser().parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,9 @@
     sky jobs launch skypilot.yaml
 
 SkyPilot is not imported: the task is a file. Its managed jobs start again what was preempted, and
-what ends with 75. Needs
-`pip install -e .[manifests]` here.
+what ends with 75. Needs `pip install -e .[manifests]` here.
 """
 
-import argparse
 import shlex
 import sys
 
@@ -60,25 +58,13 @@ def build_task(options):
 
 def main(arguments=None):
     """Prints the task as YAML, and returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.skypilot", description=__doc__.split("\n")[0], allow_abbrev=False
-    )
-    commands.add_flags(parser)
+    parser = commands.make_parser("skypilot", __doc__)
     add = parser.add_argument
     add("--name", default="rethink-tf", help="of the task (%(default)s)")
     add("--accelerators", default="", help="SkyPilot's words, such as L4:8")
     add("--nodes", type=int, default=1, help="workers (%(default)s)")
     add("--spot", action="store_true", help="Spot machines")
-    options = parser.parse_args(arguments)
-    try:
-        task = build_task(options)
-    except LaunchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exit_codes.REFUSED
-    import yaml
-
-    yaml.safe_dump(task, sys.stdout, sort_keys=False)
-    return exit_codes.DONE
+    return commands.print_yaml(build_task, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

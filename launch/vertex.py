@@ -38,10 +38,7 @@ def build_job(options, name=None, params=()):
     options = argparse.Namespace(**vars(options))
     options.gin_param = [*options.gin_param, *params]
     model_dir = commands.check_model_dir(options.gin_param)
-    if not options.image:
-        raise LaunchError(
-            "Give --image, or RETHINK_TF_IMAGE: the container that Dockerfile builds."
-        )
+    commands.check_image(options.image)
     spec = {
         "worker_pool_specs": _worker_pools(options),
         "scheduling": _scheduling(options),
@@ -185,10 +182,7 @@ def _check_folders(planned):
 
 def make_parser():
     """Returns the `argparse` parser of the flags."""
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.vertex", description=__doc__.split("\n")[0], allow_abbrev=False
-    )
-    commands.add_flags(parser)
+    parser = commands.make_parser("vertex", __doc__)
     add = parser.add_argument
     add("--machine", default="", help="type of the machines, such as g2-standard-12")
     add("--accelerators", default="", help="such as NVIDIA_TESLA_T4:2, where not built in")

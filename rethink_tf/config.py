@@ -21,10 +21,11 @@ functions return them as text only. This module imports no TensorFlow.
 """
 
 import difflib
+import graphlib
 import pathlib
 import re
 import tokenize
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gin
@@ -266,32 +267,30 @@ def _check_macros_end() -> None:
         for (scope, selector, _), value in found.items()
         if selector == MACRO
     }
-    if circle := _find_circle(list(uses), lambda name: uses.get(name, [])):
+    if circle := _find_circle(uses):
         raise ConfigError(f"The macros are defined in a circle: {' = %'.join(circle)}.")
 
 
 def _circle_of_includes(paths: Sequence[str]) -> list[str]:
-    def included(path):
-        text = pathlib.Path(path).read_text(errors="replace")
-        names = re.findall(r"^\s*include\s+['\"](.*?)['\"]", text, re.MULTILINE)
-        return [str(_find_file(name)) for name in names]
+    includes: dict[str, list[str]] = {}
+    left = list(paths)
+    while left:
+        path = left.pop()
+        if path not in includes:
+            text = pathlib.Path(path).read_text(errors="replace")
+            names = re.findall(r"^\s*include\s+['\"](.*?)['\"]", text, re.MULTILINE)
+            includes[path] = [str(_find_file(name)) for name in names]
+            left += includes[path]
+    return _find_circle(includes)
 
-    return _find_circle(paths, included)
 
-
-def _find_circle(starts: Sequence[str], following: Callable[[str], Sequence[str]]) -> list[str]:
-    """Returns the first names that follow each other back to the first of them, [] for none."""
-    done: set[str] = set()
-
-    def visit(name, path):
-        if name in path:
-            return [*path[path.index(name) :], name]
-        if name in done:
-            return []
-        done.add(name)
-        return next(filter(None, (visit(each, [*path, name]) for each in following(name))), [])
-
-    return next(filter(None, (visit(name, []) for name in starts)), [])
+def _find_circle(uses: dict[str, Sequence[str]]) -> list[str]:
+    """Returns names of which each uses the next, the last one being the first; [] for none."""
+    try:
+        graphlib.TopologicalSorter(uses).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1][::-1]  # there each is used by the next
+    return []
 
 
 def _check_macros_fit() -> None:

@@ -41,8 +41,12 @@ def run(mode=None, when_built=None, follows=False):
         if follows:
             following.wait_for_start(settings.model_dir, settings.follow_timeout)
         experiment = build(settings, resources)
-        if experiment.is_chief and (follows or settings.mode == "train_and_evaluate"):
-            _claim_evaluations(experiment, follows, resources)
+        evaluates_each = follows or (
+            settings.mode == "train_and_evaluate" and not settings.evaluate_in_background
+        )
+        if experiment.is_chief and evaluates_each:
+            path = os.path.join(settings.model_dir, "evaluation.lock")
+            resources.enter_context(locking.FolderLock(path, "evaluates each checkpoint"))
         if when_built:
             when_built()
         if experiment.is_chief:
@@ -112,9 +116,9 @@ def _train_and_evaluate(experiment, controller):
             if evaluator.metrics:
                 best.offer(evaluator.score, stop)
 
-    evaluated = metrics_file.evaluated_steps(settings.model_dir, is_augmented=True)
     if settings.evaluate_in_background:
         return None
+    evaluated = metrics_file.evaluated_steps(settings.model_dir, is_augmented=True)
     if experiment.augmented_evaluator and int(experiment.step.numpy()) not in evaluated:
         controller.evaluator = experiment.augmented_evaluator
         controller.evaluate()
@@ -194,13 +198,6 @@ def _make_best(experiment):
     folder = os.path.join(experiment.settings.model_dir, "best")
     manager = _make_manager(experiment, folder, keep=experiment.settings.keep_best)
     return checkpoints.BestKeeper(manager, folder, experiment.is_chief)
-
-
-def _claim_evaluations(experiment, follows, resources):
-    """Keeps the run's evaluations and its best checkpoints for one process."""
-    if follows or not experiment.settings.evaluate_in_background:
-        path = os.path.join(experiment.settings.model_dir, "evaluation.lock")
-        resources.enter_context(locking.FolderLock(path, "evaluates each checkpoint"))
 
 
 def _keep_branch(experiment, step):

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
 import tensorflow as tf
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -33,16 +34,21 @@ def start(gin_file, params, mode="train_and_evaluate", flags=(), **environment):
 
 def start_workers(gin_file, params, mode="train_and_evaluate", count=2):
     """Starts a tiny run as worker processes on the loopback; see `start`."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
-    processes = []
+    addresses, processes = free_addresses(count), []
     for index in range(count):
         task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         bindings = [*params, "make_strategy.name='multi_worker_mirrored'"]
         processes.append(start(gin_file, bindings, mode, TF_CONFIG=json.dumps(task)))
     return processes
+
+
+def free_addresses(count):
+    """Returns addresses of the loopback whose ports nobody has, such as "127.0.0.1:34567"."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    return addresses
 
 
 def read_until(process, text):
@@ -81,6 +87,13 @@ def read_weights(model_dir, step):
     reader = tf.train.load_checkpoint(str(pathlib.Path(model_dir, "checkpoints", f"step-{step}")))
     names = [name for name in reader.get_variable_to_shape_map() if "VARIABLE_VALUE" in name]
     return {name: reader.get_tensor(name) for name in names if "save_counter" not in name}
+
+
+def assert_equal_weights(expected, found):
+    """Asserts that two results of `read_weights` are equal to the last bit."""
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(value, found[name], err_msg=name)
 
 
 def read_metrics(model_dir):

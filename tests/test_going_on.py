@@ -7,7 +7,7 @@ import gin
 import numpy as np
 import pytest
 import tensorflow as tf
-from experiment_runs import read_metrics, read_scalars, read_weights, tiny
+from experiment_runs import assert_equal_weights, read_metrics, read_scalars, read_weights, tiny
 
 from rethink_tf import config, experiment
 from rethink_tf.models.detector import MaskRCNN
@@ -51,13 +51,6 @@ def run(model_dir, data_dir, *params, mode="train"):
     return experiment.run(mode=mode)
 
 
-def assert_equal_weights(one, other, step):
-    expected, found = read_weights(one, step), read_weights(other, step)
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
-        np.testing.assert_array_equal(value, found[name], err_msg=name)
-
-
 def test_a_run_is_extended_from_before_its_first_drop(tmp_path, data_dir):
     short, long, extended = (tmp_path / name for name in ("short", "long", "extended"))
     run(short, data_dir, "STEPS=4")  # drops at 3 and 4
@@ -65,7 +58,7 @@ def test_a_run_is_extended_from_before_its_first_drop(tmp_path, data_dir):
     run(extended, data_dir, "STEPS=8", f"run.continue_from={str(short)!r}")
     assert [path.name for path in (short / "branches").glob("*.index")] == ["step-3.index"]
     assert min(step for _, step in read_scalars(extended)) == 4
-    assert_equal_weights(long, extended, 8)
+    assert_equal_weights(read_weights(long, 8), read_weights(extended, 8))
     # It is a run like any other by now.
     run(extended, data_dir, "STEPS=8", f"run.continue_from={str(short)!r}")
 
@@ -148,8 +141,7 @@ def test_data_after_which_the_loss_is_not_finite_are_left_out(tmp_path, data_dir
     final = read_weights(folder, 8)
     go_back_to(folder, 6)
     run(folder, data_dir, *poisoned, "run.on_non_finite='skip'", mode="train_and_evaluate")
-    for name, value in read_weights(folder, 8).items():
-        np.testing.assert_array_equal(value, final[name], err_msg=name)
+    assert_equal_weights(final, read_weights(folder, 8))
     _, line = read_metrics(folder)
     assert line["step"] == 8
 

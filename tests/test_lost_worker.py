@@ -7,9 +7,15 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
-from experiment_runs import REPOSITORY, read_until, read_weights, start_workers, tiny
+from experiment_runs import (
+    REPOSITORY,
+    assert_equal_weights,
+    read_until,
+    read_weights,
+    start_workers,
+    tiny,
+)
 
 from rethink_tf import exit_codes, locking
 
@@ -40,13 +46,6 @@ def unbroken(tmp_path_factory, data_dir):
     codes, outputs = end(processes)
     assert codes == [0, 0], outputs
     return read_weights(folder, 36)
-
-
-def check_equal(expected, model_dir):
-    found = read_weights(model_dir, 36)
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
-        np.testing.assert_array_equal(value, found[name], err_msg=name)
 
 
 def test_a_job_whose_workers_are_stopped_and_killed_ends_like_one_whose_are_not(
@@ -80,7 +79,7 @@ def test_a_job_whose_workers_are_stopped_and_killed_ends_like_one_whose_are_not(
     codes, outputs = end(processes)
     assert codes == [0, 0], outputs
     assert all("Continuing from" in output for output in outputs)
-    check_equal(unbroken, tmp_path / "broken")
+    assert_equal_weights(unbroken, read_weights(tmp_path / "broken", 36))
 
 
 def test_the_supervisor_of_local_workers_brings_a_broken_job_to_the_same_end(
@@ -110,7 +109,7 @@ def test_the_supervisor_of_local_workers_brings_a_broken_job_to_the_same_end(
     assert "worker 1 was killed by signal 9" in output and "restart 1 of 10" in output
     assert "Continuing from" in output
     assert "TensorBoard: http://localhost:" in output
-    check_equal(unbroken, tmp_path / "run")
+    assert_equal_weights(unbroken, read_weights(tmp_path / "run", 36))
 
 
 def test_workers_whose_chief_is_refused_end_with_it(tmp_path):

@@ -62,9 +62,9 @@ class History:
             schedule: as the gin files say, in steps of its `images_per_step` or, where it has none,
                 of the images a step that the run began with.
         """
-        base = getattr(schedule, "images_per_step", None) or self.batches[0]["batch_size"]
         if len(self.batches) == 1:
             return schedule
+        base = getattr(schedule, "images_per_step", None) or self.batches[0]["batch_size"]
         change = self.batches[-1]["step"]
         return rescaling.RescaledSchedule(
             schedule, change, self.images(change), self.batch_size, base

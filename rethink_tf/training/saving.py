@@ -26,18 +26,21 @@ class Manager(tf.train.CheckpointManager):
         Raises:
             files.DiskFullError: if there is no space; earlier checkpoints are whole.
         """
-        variables = graph_view.ObjectGraphView(self.checkpoint).breadth_first_traversal()[0]
-        needed = sum(
-            each.shape.num_elements() * each.dtype.size
-            for each in variables
-            if isinstance(each, tf.Variable)
-        )
+        path = os.path.join(self.directory, "step-*")
         try:
-            with files.naming_full_disk(os.path.join(self.directory, "step-*"), needed):
+            with files.naming_full_disk(path):
                 return super().save(*args, **kwargs)
-        except files.DiskFullError:
+        except files.DiskFullError as error:
+            # The bytes that are free are those before the removal.
+            said = files.DiskFullError(path, self._num_bytes())
             _remove_all(_unfinished(self.directory))
-            raise
+            raise said from error.__cause__
+
+    def _num_bytes(self):
+        """Returns how much room a checkpoint takes, about."""
+        found = graph_view.ObjectGraphView(self.checkpoint).breadth_first_traversal()[0]
+        variables = [each for each in found if isinstance(each, tf.Variable)]
+        return sum(each.shape.num_elements() * each.dtype.size for each in variables)
 
 
 def make_manager(checkpoint, directory, strategy, step, interval=None, keep=3):

@@ -1,6 +1,8 @@
 """Checkpoints of real files: the newest that reads, the best, and clear errors."""
 
 import json
+import os
+import time
 
 import numpy as np
 import pytest
@@ -198,3 +200,24 @@ def test_initialize_from_a_folder_and_refuses_another_model(tmp_path):
     model.other = tf.Variable(1.0)
     with pytest.raises(ValueError, match="does not fit the detector"):
         checkpoints.initialize(model, str(tmp_path))
+
+
+def test_what_a_kill_left_half_written_is_removed_and_nothing_else(tmp_path):
+    folder = tmp_path / "checkpoints"
+    _save(folder, [3])
+    (tmp_path / "results").mkdir()
+    (folder / "step-4_temp").mkdir()
+    cut = [folder / "step-4_temp" / "part-00000-of-00001.data", folder / "step-4.tempstate12"]
+    cut += [folder / "checkpoint.tmp0a1b", folder / ".step-4.tmp"]
+    old, new = tmp_path / ".config.gin.1.tmp", tmp_path / "results" / ".detections-3.json.2.tmp"
+    for path in (*cut, old, new):
+        path.write_bytes(b"half")
+    yesterday = time.time() - 1.1 * saving.SECONDS_OF_A_DAY
+    os.utime(old, (yesterday, yesterday))
+
+    saving.remove_leftovers(str(tmp_path))
+    assert not any(path.exists() for path in (*cut, folder / "step-4_temp", old))
+    # An evaluation beside may be writing it.
+    assert new.exists()
+    path, value = _restore(folder)
+    assert path.endswith("step-3") and value == 3.0

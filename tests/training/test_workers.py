@@ -4,14 +4,13 @@ import json
 import os
 import pathlib
 import shutil
-import socket
 import subprocess
 import sys
 
 import pytest
 import tensorflow as tf
 import tf_keras
-from experiment_runs import REPOSITORY
+from experiment_runs import REPOSITORY, free_addresses
 
 from rethink_tf.training import checkpoints, saving, workers
 from rethink_tf.training.optimizer import MomentumSGD
@@ -123,10 +122,7 @@ def found(tmp_path_factory):
     """What each of the two workers found, {case: value or error}, and the folder of the cases."""
     root = tmp_path_factory.mktemp("workers")
     make_folders(root)
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
+    addresses = free_addresses(2)
     processes = [start(root, index, addresses) for index in range(2)]
     outputs = [process.communicate(timeout=400)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)

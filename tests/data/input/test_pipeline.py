@@ -137,6 +137,21 @@ def test_pipelines_and_replicas_share_the_global_batch(drawn):
         assert_same_batches([batch], [joined])
 
 
+def test_records_on_a_remote_file_system_are_those_of_a_local_one(drawn):
+    remote = "ram://records/drawn"
+    tf.io.gfile.makedirs(remote)
+    for name in tf.io.gfile.listdir(str(drawn)):
+        tf.io.gfile.copy(f"{drawn}/{name}", f"{remote}/{name}", overwrite=True)
+    shares = []
+    for pipeline_id in range(2):
+        rest = {"input_context": tf.distribute.InputContext(2, pipeline_id, 2)}
+        shares.append(take(training(remote, batch_size=2, rest=rest), 5))
+        local = take(training(drawn, batch_size=2, rest=rest), 5)
+        assert_same_batches(local, shares[-1])
+    ids = [{int(batch["image_id"][0]) for batch in share} for share in shares]
+    assert not ids[0] & ids[1] and ids[0] | ids[1] == set(range(1, 11))
+
+
 def test_micro_batches_are_the_global_batch_in_order(drawn):
     sides = {"min_side": (20, 25, 30), "min_side_sampling": "choice"}
     whole = take(training(drawn, batch_size=8, **sides), 3)[1:]
