@@ -1,7 +1,8 @@
 """Locks on a run's folder: one process trains into it, and a killed one leaves no lock behind.
 
 On a local disk the operating system holds the lock, and drops it with the process. Elsewhere (gs://,
-or a file system without locks) a file is a lease, which its owner renews and others watch.
+or a file system without locks) a file is a lease, which its owner renews and others watch. An
+owner that could not renew it, and finds it taken over, ends its process: else two write one folder.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import uuid
 
 from absl import logging
 
-from rethink_tf import files
+from rethink_tf import exit_codes, files
 
 RENEWED_EVERY = 20.0  # seconds
 # A lease that was not renewed for so long is nobody's: its process died, or its machine.
@@ -136,12 +137,13 @@ class FolderLock:
             try:
                 if self._read().get("id", self._owner["id"]) != self._owner["id"]:
                     logging.error(
-                        "%s was taken over by another process, which now %s there as well: stop "
-                        "one of the two.",
+                        "%s was not renewed for too long and was taken over by another process, "
+                        "which now %s there: this one ends at once, without a checkpoint.",
                         self._path,
                         self._use,
                     )
-                    return
+                    # The main thread may be in a step that waits for others.
+                    os._exit(exit_codes.AGAIN)
                 self._renew()
             # The cloud may not answer for a while; the next renewal may work.
             except Exception as error:

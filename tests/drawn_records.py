@@ -1,6 +1,8 @@
 """Records of drawn images for the tests of the input pipeline."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -102,3 +104,17 @@ def by_image(batches):
         for row, image_id in enumerate(batch["image_id"]):
             found[int(image_id)] = {key: value[row] for key, value in batch.items()}
     return found
+
+
+def png_bomb(side):
+    """Returns a PNG of some hundred kilobytes whose pixels take 3 * side ** 2 bytes."""
+
+    def chunk(name, data):
+        body = name + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    packer, rows = zlib.compressobj(9), bytes(1 + 3 * side) * 100
+    data = b"".join([packer.compress(rows) for _ in range(side // 100)]) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    signature = b"\x89PNG\r\n\x1a\n"
+    return signature + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")

@@ -8,7 +8,7 @@ import sys
 import pytest
 from experiment_runs import REPOSITORY, read_until
 
-from rethink_tf import files, locking
+from rethink_tf import exit_codes, files, locking
 
 HOLDER = """
 import sys, time
@@ -60,3 +60,20 @@ def test_a_lease_is_renewed_refused_to_others_and_taken_over_when_it_is_not():
     files.write_whole(path, left[:20])
     with make_lease(path):
         pass
+
+
+ROBBED = """
+import time
+from rethink_tf import files, locking
+path = "ram://locks/training.lock"
+with locking.FolderLock(path, "trains", renewed_every=0.2, stale_after=1.0):
+    files.write_whole(path, '{"id": "of another process"}')
+    time.sleep(600)
+"""
+
+
+def test_a_process_whose_lease_was_taken_over_ends():
+    command = [sys.executable, "-c", ROBBED]
+    done = subprocess.run(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == exit_codes.AGAIN, done.stderr
+    assert "ram://locks/training.lock" in done.stderr and "this one ends at once" in done.stderr

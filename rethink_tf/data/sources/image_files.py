@@ -95,6 +95,10 @@ def load_image(path: str, image: dict, options: Options) -> LoadedImage:
     stated = (image["height"], image["width"])
     try:
         with Image.open(io.BytesIO(content)) as opened:
+            # By the header: the pixels of a file that hides its size may fill the memory, and
+            # Pillow decodes those of a PNG to tell its orientation.
+            if stated not in (opened.size, opened.size[::-1]):
+                raise UnusableError("image_wrong_size", _size_detail(opened, 1, stated))
             orientation = _orientation(opened)
             opened.load()  # finds truncated files
             stored, upright = _stored_and_upright(opened, orientation)

@@ -4,12 +4,11 @@ import io
 import itertools
 import logging
 import resource
-import struct
-import zlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from drawn_records import png_bomb
 from PIL import Image
 
 from rethink_tf.data.input import reading
@@ -111,20 +110,6 @@ def test_corrupted_record_is_replaced_counted_and_named(tmp_path, caplog, fault)
     assert list(counters.skipped_by_record) == [(path, index.offset[row])]
     assert f"{path} at byte {index.offset[row]} (image 4)" in caplog.text
     assert ids_of(training(index, PipelineCounters(), start_step=1), 1) == found[1:]
-
-
-def png_bomb(side):
-    """Returns a PNG of some hundred kilobytes whose pixels take 3 * side ** 2 bytes."""
-
-    def chunk(name, data):
-        body = name + data
-        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-
-    packer, rows = zlib.compressobj(9), bytes(1 + 3 * side) * 100
-    data = b"".join([packer.compress(rows) for _ in range(side // 100)]) + packer.flush()
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    signature = b"\x89PNG\r\n\x1a\n"
-    return signature + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 def test_an_image_that_states_a_small_size_and_is_a_large_one_is_not_decoded(tmp_path):

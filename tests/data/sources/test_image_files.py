@@ -1,10 +1,12 @@
 """Tests of rethink_tf/data/sources/image_files.py and decode_check.py."""
 
 import io
+import resource
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from drawn_records import png_bomb
 from PIL import Image, ImageOps
 from record_features import read_features
 
@@ -209,3 +211,20 @@ def test_names_that_no_file_can_have_are_named(coco_source):
     _, manifest = coco_source.convert()
     assert manifest["skipped"] == {"annotation_of_skipped_image": 1, "image_malformed": 1}
     assert [c["name"] for c in manifest["categories"]] == ["dog \\ud83d", "cat"]
+
+
+def test_image_bombs_are_left_out_without_being_decoded(tmp_path):
+    """One that states a small size, and one of more pixels than Pillow opens."""
+    small = {"height": 100, "width": 100}
+    large = {"height": 20_000, "width": 20_000}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cases = [(12_000, small, "image_wrong_size"), (20_000, large, "image_unreadable")]
+    for side, stated, expected in cases:
+        path = tmp_path / f"{side}.png"
+        path.write_bytes(png_bomb(side))
+        with pytest.raises(image_files.UnusableError) as caught:
+            image_files.load_image(str(path), stated, image_files.Options())
+        assert caught.value.args[0] == expected
+    assert "decompression bomb" in caught.value.args[1]
+    # Their pixels would take 432 MB and 1.2 GB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
