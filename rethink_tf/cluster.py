@@ -21,8 +21,6 @@ EXAMPLE = (
 _POOLS = {"workerpool0": "chief", "workerpool1": "worker", "workerpool3": "evaluator"}
 _JOBSET = ("JOBSET_NAME", "REPLICATED_JOB_NAME", "JOBSET_WORKERS", "JOB_COMPLETION_INDEX")
 
-_NAMING = ("TF_CONFIG", "CLUSTER_SPEC", "JOBSET_NAME", "SLURM_STEP_NODELIST")
-
 
 class ClusterError(ValueError):
     """The workers cannot be told from the environment."""
@@ -41,14 +39,8 @@ def read_cluster(environ):
         ClusterError: if nothing in the environment names the workers, or what does is malformed;
             it names the variable and what it says.
     """
-    if environ.get("TF_CONFIG"):
-        return check_cluster(_parse("TF_CONFIG", environ["TF_CONFIG"]), "TF_CONFIG")
-    if environ.get("CLUSTER_SPEC"):
-        return _from_vertex(environ["CLUSTER_SPEC"])
-    if environ.get("JOBSET_NAME"):
-        return _from_jobset(environ)
-    if environ.get("SLURM_PROCID") and environ.get("SLURM_STEP_NODELIST"):
-        return _from_slurm(environ)
+    if read := _find_reader(environ):
+        return read(environ)
     raise ClusterError(
         "Nothing in the environment names the workers. Set TF_CONFIG on each of them, such as "
         f"{EXAMPLE}; or start them by launch/local_workers.sh, Vertex AI, a JobSet or Slurm's srun."
@@ -64,11 +56,22 @@ def is_first(environ):
     Raises:
         ClusterError: if what names the workers is malformed.
     """
-    if not any(environ.get(name) for name in _NAMING):
+    if not _find_reader(environ):
         return True
     config = read_cluster(environ)
     task = config["task"]
     return task["index"] == 0 and (task["type"] == "chief" or "chief" not in config["cluster"])
+
+
+def _find_reader(environ):
+    """Returns the function that reads what names the workers, or None where nothing does."""
+    readers = {
+        ("TF_CONFIG",): _from_tf_config,
+        ("CLUSTER_SPEC",): _from_vertex,
+        ("JOBSET_NAME",): _from_jobset,
+        ("SLURM_PROCID", "SLURM_STEP_NODELIST"): _from_slurm,
+    }
+    return next((read for names, read in readers.items() if all(map(environ.get, names))), None)
 
 
 def check_cluster(config, source):
@@ -162,9 +165,14 @@ def _parse(source, text):
     return config
 
 
-def _from_vertex(text):
+def _from_tf_config(environ):
+    return check_cluster(_parse("TF_CONFIG", environ["TF_CONFIG"]), "TF_CONFIG")
+
+
+def _from_vertex(environ):
     """Returns the cluster of Vertex AI's CLUSTER_SPEC, whose jobs are the job's worker pools."""
     source = "CLUSTER_SPEC"
+    text = environ[source]
     spec = _parse(source, text)
     pools, task = spec.get("cluster"), spec.get("task")
     if not isinstance(pools, dict) or not isinstance(task, dict):
