@@ -1,4 +1,4 @@
-"""The training command that all launchers start, from the flags that all of them have."""
+"""What the launchers share: flags, the training command made of them, checks and printing."""
 
 import argparse
 import re

@@ -77,7 +77,7 @@ class Supervisor:
         """Runs all workers until each has ended, and returns their exit codes."""
         workers = [None] * self._count
         try:
-            addresses = _free_addresses(self._count)
+            addresses = free_addresses(self._count)
             for index in range(self._count):
                 workers[index] = self._start(addresses, index)
             _say(f"workers run as processes {', '.join(str(each.pid) for each in workers)}")
@@ -186,7 +186,8 @@ def _send(worker, number):
         worker.wait()
 
 
-def _free_addresses(count):
+def free_addresses(count):
+    """Returns addresses of the loopback whose ports nobody has, such as "127.0.0.1:34567"."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
     for each in sockets:

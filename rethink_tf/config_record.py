@@ -35,8 +35,13 @@ OF_EVALUATION = (*OPERATIONAL, "run.test_augmentation", "TestTimeAugmentation.*"
 # What follows from the images a step, by the linear rule.
 _OF_BATCHES = ("run.batch_size", "PaperSchedule.images_per_step", "EpochSchedule.images_per_step")
 # What a longer schedule changes; whether its rates begin alike is compared by the rates.
-_SCHEDULES = ("PaperSchedule.*", "EpochSchedule.*", "StepwiseSchedule.*")
-OF_LENGTH = (*OPERATIONAL, "run.continue_from", *_SCHEDULES)
+OF_LENGTH = (
+    *OPERATIONAL,
+    "run.continue_from",
+    "PaperSchedule.*",
+    "EpochSchedule.*",
+    "StepwiseSchedule.*",
+)
 
 
 def operative_config() -> str:

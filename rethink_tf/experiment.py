@@ -118,10 +118,11 @@ def _train_and_evaluate(experiment, controller):
 
     if settings.evaluate_in_background:
         return None
-    evaluated = metrics_file.evaluated_steps(settings.model_dir, is_augmented=True)
-    if experiment.augmented_evaluator and int(experiment.step.numpy()) not in evaluated:
-        controller.evaluator = experiment.augmented_evaluator
-        controller.evaluate()
+    if experiment.augmented_evaluator:
+        evaluated = metrics_file.evaluated_steps(settings.model_dir, is_augmented=True)
+        if int(experiment.step.numpy()) not in evaluated:
+            controller.evaluator = experiment.augmented_evaluator
+            controller.evaluate()
     return controller.evaluator
 
 

@@ -39,8 +39,8 @@ def read_evaluations(model_dir):
     for line in (files.read_text(path_in(model_dir)) or "").splitlines():
         try:
             fields = json.loads(line)
-            is_evaluation = "event" not in fields and "step" in fields
-        except (ValueError, TypeError):
+            is_evaluation = fields["step"] >= 0 and "event" not in fields
+        except (ValueError, TypeError, KeyError):
             logging.warning("%s has a line that is not whole: %r", path_in(model_dir), line[:80])
             continue
         if is_evaluation:

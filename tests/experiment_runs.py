@@ -3,12 +3,13 @@
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 
 import numpy as np
 import tensorflow as tf
+
+from launch.local_workers import free_addresses
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
@@ -40,15 +41,6 @@ def start_workers(gin_file, params, mode="train_and_evaluate", count=2):
         bindings = [*params, "make_strategy.name='multi_worker_mirrored'"]
         processes.append(start(gin_file, bindings, mode, TF_CONFIG=json.dumps(task)))
     return processes
-
-
-def free_addresses(count):
-    """Returns addresses of the loopback whose ports nobody has, such as "127.0.0.1:34567"."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
-    return addresses
 
 
 def read_until(process, text):

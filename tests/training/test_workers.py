@@ -10,8 +10,9 @@ import sys
 import pytest
 import tensorflow as tf
 import tf_keras
-from experiment_runs import REPOSITORY, free_addresses
+from experiment_runs import REPOSITORY
 
+from launch.local_workers import free_addresses
 from rethink_tf.training import checkpoints, saving, workers
 from rethink_tf.training.optimizer import MomentumSGD
 
