@@ -1,5 +1,6 @@
 """TensorBoard beside a run, as a real process."""
 
+import contextlib
 import io
 import json
 import signal
@@ -48,8 +49,9 @@ def test_a_killed_run_leaves_no_tensorboard_behind(tmp_path):
     connection = socket.create_connection((host, int(port)), timeout=60)
     run.send_signal(signal.SIGKILL)
     run.wait()
-    # TensorBoard's end closes the connection.
-    assert connection.recv(1) == b""
+    # TensorBoard's end closes the connection, or resets it if it has not taken it yet.
+    with contextlib.suppress(ConnectionResetError):
+        assert connection.recv(1) == b""
 
 
 def test_vertex_ai_names_the_folder_of_summaries(monkeypatch):
