@@ -26,7 +26,7 @@ _OPERATIONAL_BY_OWNER = {
     "evaluation_batch_size keep_newest keep_best accumulate_steps on_change on_non_finite "
     "max_skips evaluate_in_background background_gpus follow_timeout",
     "make_strategy": "name num_gpus num_cpus tpu_address all_reduce_alg wait_minutes",
-    "Pipeline": "parallel_records",
+    "Pipeline": "parallel_records services service_minutes",
 }
 OPERATIONAL = tuple(f"{k}.{name}" for k, v in _OPERATIONAL_BY_OWNER.items() for name in v.split())
 # An evaluation of the folder's checkpoints may be by test augmentation, which its lines of metrics

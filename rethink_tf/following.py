@@ -58,46 +58,53 @@ def follow(experiment, controller, best):
     settings, evaluator = experiment.settings, controller.evaluator
     if experiment.workers:
         raise ValueError("--follow is for one process: start it without make_strategy's workers.")
-    folder = os.path.join(settings.model_dir, "checkpoints")
-    is_augmented = evaluator is experiment.augmented_evaluator
-    done = metrics_file.evaluated_steps(settings.model_dir, is_augmented)
-    waited_since, skipped = time.monotonic(), 0
-    while True:
-        paths = checkpoint_files.list_newest_first(folder)
-        new = [path for path in reversed(paths) if checkpoint_files.step_of(path) not in done]
-        if not new:
-            if _last_step(settings.model_dir) in done:
-                break
-            if time.monotonic() - waited_since > settings.follow_timeout:
-                logging.warning(
-                    "No new checkpoint in %s for %g s (run.follow_timeout): ending.",
-                    folder,
-                    settings.follow_timeout,
-                )
-                break
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-            continue
-        step = checkpoint_files.step_of(new[0])
-        done.add(step)
+    is_augmented, num_deleted = evaluator is experiment.augmented_evaluator, 0
+    for path in _new_checkpoints(settings, is_augmented):
+        step = checkpoint_files.step_of(path)
         try:
-            checkpoints.restore(experiment.checkpoint, new[0])
+            checkpoints.restore(experiment.checkpoint, path)
         except (ValueError, tf.errors.OpError) as error:
-            if tf.io.gfile.exists(new[0] + ".index"):
+            if tf.io.gfile.exists(path + ".index"):
                 raise
-            skipped += 1
+            num_deleted += 1
             logging.warning(
                 "Step %d was deleted by the run before its evaluation (%s); %d so far. A larger "
                 "run.keep_newest or run.checkpoint_every helps.",
                 step,
                 type(error).__name__,
-                skipped,
+                num_deleted,
             )
             continue
         controller.evaluate()
         if evaluator.metrics and not is_augmented:
             best.offer(evaluator.score, step)
-        waited_since = time.monotonic()
     return evaluator
+
+
+def _new_checkpoints(settings, is_augmented):
+    """Yields the paths of checkpoints that were not evaluated, until the last or a timeout."""
+    folder = os.path.join(settings.model_dir, "checkpoints")
+    done = metrics_file.evaluated_steps(settings.model_dir, is_augmented)
+    waited_since = time.monotonic()
+    while True:
+        paths = checkpoint_files.list_newest_first(folder)
+        new = [path for path in reversed(paths) if checkpoint_files.step_of(path) not in done]
+        if new:
+            # One at a time: the run may delete the next one meanwhile.
+            done.add(checkpoint_files.step_of(new[0]))
+            yield new[0]
+            waited_since = time.monotonic()
+            continue
+        if _last_step(settings.model_dir) in done:
+            return
+        if time.monotonic() - waited_since > settings.follow_timeout:
+            logging.warning(
+                "No new checkpoint in %s for %g s (run.follow_timeout): ending.",
+                folder,
+                settings.follow_timeout,
+            )
+            return
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 @contextlib.contextmanager

@@ -69,6 +69,7 @@ def main(argv):
     # Imported only now: --help answers without waiting for TensorFlow.
     from rethink_tf import experiment
     from rethink_tf.data.input.reading import DataError
+    from rethink_tf.data.input.service import ServiceLostError
     from rethink_tf.training import stopping, workers
     from rethink_tf.training.health import NonFiniteLossError
 
@@ -89,7 +90,7 @@ def main(argv):
         _end(f"error: {_explain(error)}", exit_codes.REFUSED)
     except stopping.Stopped as stopped:
         _end(f"Stopped by {stopped}. {_GOES_ON}", stopped.exit_code)
-    except workers.WorkerLostError as error:
+    except (workers.WorkerLostError, ServiceLostError) as error:
         _end(f"error: {error}. {_GOES_ON}", exit_codes.AGAIN)
     except KeyboardInterrupt:
         _end(f"\nStopped by Ctrl-C. {_GOES_ON}", exit_codes.INTERRUPTED)

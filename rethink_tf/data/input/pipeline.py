@@ -13,6 +13,7 @@ Letters: G images of a global batch, P of it in one input pipeline, B in one rep
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Sequence
 
 import gin
@@ -25,6 +26,7 @@ from rethink_tf.data.input import (
     batch_shapes,
     copy_paste,
     decode,
+    joining,
     order,
     reading,
     resizing,
@@ -74,6 +76,9 @@ class Pipeline:
             before training stops.
         held_out: for data of one split: images of a hash (`subsets`) below this share of all
             hashes are evaluated alone, the others trained on alone.
+        services: "host:port" each, where `rethink_tf.data.serve` reads the records of training in
+            place of this host; the batches and their order are the same.
+        service_minutes: how long to wait for a service at the start, and for a batch of one.
 
     Raises:
         ValueError: if a number is out of its range, or a setting does not fit another.
@@ -99,6 +104,8 @@ class Pipeline:
     copy_paste: bool = False
     held_out: float = 0.0
     max_skipped_share: float = 0.1
+    services: Sequence[str] = ()
+    service_minutes: float = 2.0
 
     def __post_init__(self):
         self._check()
@@ -132,6 +139,10 @@ class Pipeline:
         for name in ("max_objects", "mask_size", "parallel_records", "max_shapes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
+        given = self.services
+        is_text = isinstance(given, str)
+        if is_text or not all(re.fullmatch(r"(\[.+\]|[^:]+):\d+", str(each)) for each in given):
+            raise ValueError(f"services is {given!r}, must be a list such as ['host0:5050']")
 
     def selected_index(self, source: str | store.RecordIndex) -> store.RecordIndex:
         """The records of a directory or an index, or the `num_images` chosen from them."""
@@ -209,15 +220,22 @@ class Pipeline:
         drawn, shapes = self._training_slots(index, seed, multiple, is_compiled)
         plan = order.TrainingPlan(len(index), global_batch_size, seed, drawn.sizes, shapes)
 
-        def make_slots():
-            for _, rows, passes in plan.batches(start_step):
-                yield drawn.draw(rows, passes, share, shapes)
-
         rows = self.max_objects, self.mask_size, num_keypoints
         spec = schema.training_spec(share.replica_batch_size, shapes.only, *rows)
         read = self._reader(index, tf.constant(ids, tf.int64), spec, flip_order)
         report = reading.Report(index, ids, self.max_objects, counters, self.max_skipped_share)
-        return self._dataset(make_slots, read, share, spec, report, is_compiled)
+        return joining.Parts(
+            steps=lambda: (batch[1:] for batch in plan.batches(start_step)),
+            draw=lambda rows, passes: drawn.draw(rows, passes, share, shapes),
+            read=read,
+            share=share,
+            spec=spec,
+            report=report,
+            is_compiled=is_compiled,
+            parallel_records=self.parallel_records,
+            services=tuple(self.services),
+            service_minutes=self.service_minutes,
+        ).join()
 
     def _check_contents(self, index, category_ids, keypoints):
         if not category_ids:
@@ -338,11 +356,6 @@ class Pipeline:
         ]
         batches = order.evaluation_batches(sizes[0], global_batch_size, shapes[0])
 
-        def make_slots():
-            for rows in batches:
-                for each, own in zip(sizes, shapes, strict=True):
-                    yield slots.evaluate(index, rows, each, own, share)
-
         def load(serialized, drawn, shape):
             encoded = decode.parse_image(serialized)["image/encoded"]
             return decode.decode_image(encoded, drawn, shape), decode.no_notes()
@@ -353,7 +366,18 @@ class Pipeline:
         only = None if further_sizes else shapes[0].only
         spec = schema.evaluation_spec(share.replica_batch_size, only)
         report = reading.Report(index, counters=counters)
-        return self._dataset(make_slots, read, share, spec, report, is_compiled)
+        return joining.Parts(
+            steps=lambda: (
+                (rows, *each) for rows in batches for each in zip(sizes, shapes, strict=True)
+            ),
+            draw=lambda rows, each, own: slots.evaluate(index, rows, each, own, share),
+            read=read,
+            share=share,
+            spec=spec,
+            report=report,
+            is_compiled=is_compiled,
+            parallel_records=self.parallel_records,
+        ).join()
 
     def num_evaluation_batches(self, index: store.RecordIndex, global_batch_size: int) -> int:
         """How many global batches `evaluation` gives, not counted again in further sizes."""
@@ -371,35 +395,3 @@ class Pipeline:
         if self.include_keypoints:
             index, where = index.select(index.num_keypoints > 0), f"{where}'s images with keypoints"
         return subsets.choose_images(index, num_images, f"Pipeline.{setting}, for {where}")
-
-    def _dataset(self, make_slots, read, share, spec, report, is_compiled):
-        """Joins the parts: slots, parallel reading, batches (all full), the report, prefetch."""
-
-        def finish(batch, padding, *notes):
-            batch = report.check(batch, *notes)
-            batch = {key: tf.ensure_shape(batch[key], spec[key].shape) for key in spec}
-            # The same for all replicas and workers. A program that a compiler makes serves both.
-            count = 1 if is_compiled else tf.cast(padding[0], tf.int32)
-            return batch | {schema.PADDING: tf.zeros([count], tf.bool)}
-
-        def read_slot(slot):
-            padding = slot["is_padded"]
-            return read(slot).map(lambda element, *notes: (element, padding, *notes))
-
-        example = next(make_slots())
-        signature = tf.nest.map_structure(lambda a: tf.TensorSpec(a.shape, a.dtype), example)
-        dataset = tf.data.Dataset.from_generator(make_slots, output_signature=signature).unbatch()
-        dataset = dataset.interleave(
-            read_slot,
-            cycle_length=self.parallel_records,
-            block_length=1,  # each slot has one element, so the order of the slots is kept
-            num_parallel_calls=self.parallel_records,
-            deterministic=True,
-        )
-        dataset = dataset.batch(share.replica_batch_size, drop_remainder=True).map(finish)
-        options = tf.data.Options()
-        options.deterministic = True
-        options.autotune.enabled = False  # its thread can delay the process's end by a minute
-        # The plan shards; TensorFlow must not do it once more.
-        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-        return dataset.prefetch(2).with_options(options)

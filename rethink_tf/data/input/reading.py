@@ -7,6 +7,8 @@ too, it is an error. What is wrong with the data set as a whole (an unknown cate
 missing) is an error at once.
 """
 
+import contextlib
+import os
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -35,6 +37,7 @@ class PipelineCounters:
         cut_objects: objects left out because their image, pasted ones included, has more than
             `max_objects`.
         error: `DataError` that ended the pipeline, or None. TensorFlow wraps it in many lines.
+        waiting: callable that returns the context in which to wait for a batch.
     """
 
     def __init__(self):
@@ -43,6 +46,7 @@ class PipelineCounters:
         self.skipped_by_record = Counter()
         self.cut_objects = 0
         self.error = None
+        self.waiting = contextlib.nullcontext
         self._cut_images = set()
 
     def as_dict(self) -> dict[str, int]:
@@ -93,7 +97,8 @@ def naming_errors(batches, counters):
     batches = iter(batches)
     while True:
         try:
-            batch = next(batches)
+            with counters.waiting():
+                batch = next(batches)
         except StopIteration:
             return
         except tf.errors.OpError:
@@ -121,11 +126,17 @@ def read_slot(slot, paths, load, spec):
     is_padding = slot["row"] < 0
     count = tf.where(is_padding, 0, len(candidates["row"]))
     tried = {key: value[:count] for key, value in candidates.items()}
-    shards = tf.constant(paths)
+    shards, is_remote = tf.constant(paths), any("://" in path for path in paths)
+    sizes = None if is_remote else _sizes_of(paths)
 
     def read(candidate):
-        path = tf.gather(shards, candidate["shard"])
-        frames = _records_from(path, candidate["offset"], any("://" in path for path in paths))
+        shard, offset = candidate["shard"], candidate["offset"]
+        path, checks = tf.gather(shards, shard), []
+        if not is_remote:
+            stated = _stated_length(path, offset, tf.gather(sizes, shard))
+            checks.append(tf.debugging.assert_equal(stated, candidate["length"]))
+        with tf.control_dependencies(checks):
+            frames = _records_from(path, offset, is_remote)
         return frames.take(1).get_single_element(), candidate
 
     def attempt(serialized, candidate):
@@ -145,6 +156,29 @@ def read_slot(slot, paths, load, spec):
     found = read_ones.map(attempt).ignore_errors(log_warning=True)
     last_resort = tf.data.Dataset.from_tensors(0).map(give_up)
     return found.concatenate(last_resort).take(1)
+
+
+def _sizes_of(paths):
+    """The bytes of files, int64; 0 of one that is missing, whose records then do not read."""
+    return tf.constant([os.path.exists(p) and os.path.getsize(p) for p in paths], tf.int64)
+
+
+def _stated_length(path, offset, size):
+    """The length that a record states of itself, int64, in bytes.
+
+    TensorFlow's reader asks for as much memory as a record states, and ends the process if there is
+    not so much. On a bucket it would be a request more for each record, and is not looked at.
+    """
+    variant = tf.raw_ops.FixedLengthRecordDatasetV2(
+        filenames=[path],
+        header_bytes=offset,
+        record_bytes=8,
+        footer_bytes=size - offset - 8,
+        buffer_size=0,
+        compression_type="",
+    )
+    header = tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
+    return tf.io.decode_raw(header.get_single_element(), tf.int64, little_endian=True)[0]
 
 
 def _records_from(path, offset, is_remote):
@@ -193,7 +227,7 @@ class Report:
         self._index = index
         self._category_ids = category_ids
         self._max_objects = max_objects
-        self._counters = counters or PipelineCounters()
+        self.counters = counters or PipelineCounters()
 
     def check(self, batch, *notes):
         """Returns the batch without its notes; Python runs only for one with something to tell."""
@@ -217,7 +251,7 @@ class Report:
             return self._tell_all(*notes)
         except DataError as error:
             # The first one: the pipeline reads ahead, and may meet others.
-            self._counters.error = self._counters.error or error
+            self.counters.error = self.counters.error or error
             raise
 
     def _tell_all(self, rows, candidates, cuts, problems, values):
@@ -231,7 +265,7 @@ class Report:
                     "or convert the data set again"
                 )
             for row in tried[:candidate]:
-                self._counters.add_skipped(*self._location(row))
+                self.counters.add_skipped(*self._location(row))
                 self._check_share()
             row = tried[candidate]
             if problem == decode.UNKNOWN_CATEGORY:
@@ -252,13 +286,13 @@ class Report:
                 )
             if cut:
                 image_id = int(self._index.image_id[row])
-                self._counters.add_cut(int(cut), image_id, self._max_objects)
+                self.counters.add_cut(int(cut), image_id, self._max_objects)
         return 0
 
     def _check_share(self):
-        skipped, count = len(self._counters.skipped_by_record), len(self._index)
+        skipped, count = len(self.counters.skipped_by_record), len(self._index)
         if skipped > self._max_skipped:
-            path = next(reversed(self._counters.skipped_by_record))[0]
+            path = next(reversed(self.counters.skipped_by_record))[0]
             raise DataError(
                 f"{skipped} of the {count} records of {self._index.directory} could not be read, "
                 f"the last one of {path}: that is more than Pipeline.max_skipped_share = "

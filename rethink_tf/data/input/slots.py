@@ -41,6 +41,7 @@ def slot_arrays(
         "number": np.broadcast_to(numbers, candidates.shape),
         "shard": index.shard[candidates],
         "offset": index.offset[candidates],
+        "length": index.length[candidates],
         "image_id": index.image_id[candidates],
         "flip": flip,
         "stored": stored_sizes(index, candidates),

@@ -4,6 +4,7 @@ import io
 import itertools
 import logging
 import resource
+import struct
 
 import numpy as np
 import pytest
@@ -122,6 +123,19 @@ def test_an_image_that_states_a_small_size_and_is_a_large_one_is_not_decoded(tmp
     ids_of(training(index, counters), 2)
     # Its pixels would take 432 MB.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+    assert list(counters.skipped_by_record) == [(path, index.offset[3])]
+
+
+def test_a_record_that_states_a_length_beyond_memory_is_skipped(tmp_path):
+    path, index = write(tmp_path, [example(i) for i in range(1, 7)])
+    length = struct.pack("<Q", 2**34)
+    with open(path, "r+b") as file:
+        file.seek(index.offset[3])
+        file.write(length + struct.pack("<I", tfrecord_files.masked_crc32c(length)))
+    counters = PipelineCounters()
+
+    # TensorFlow's reader ends the process there.
+    ids_of(training(index, counters), 2)
     assert list(counters.skipped_by_record) == [(path, index.offset[3])]
 
 
