@@ -59,7 +59,7 @@ def starts(tmp_path, index):
 
 
 def test_workers_get_one_cluster_and_their_own_logs(tmp_path):
-    code, output = run(tmp_path, "print('from', index)", workers=3)
+    code, output = run(tmp_path, "print(f'from {index}')", workers=3)
     assert code == 0
     configs = [starts(tmp_path, index)[0] for index in range(3)]
     addresses = configs[0]["cluster"]["worker"]

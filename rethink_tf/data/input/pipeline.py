@@ -262,8 +262,9 @@ class Pipeline:
 
     def _reader(self, index, category_ids, spec, flip_order):
         """Returns the function from a slot to its data set of one training element and notes."""
+        shards = reading.Shards(index.paths)
         if self.copy_paste:
-            return self._pasting_reader(index, category_ids, spec)
+            return self._pasting_reader(shards, category_ids, spec)
 
         def load(serialized, drawn, shape):
             """Decodes one record for its slot of the batch."""
@@ -283,9 +284,9 @@ class Pipeline:
             )
             return element | objects, notes
 
-        return lambda slot: reading.read_slot(slot, index.paths, load, spec)
+        return lambda slot: reading.read_slot(slot, shards, load, spec)
 
-    def _pasting_reader(self, index, category_ids, spec):
+    def _pasting_reader(self, shards, category_ids, spec):
         """As `_reader`, where a slot's image gets objects of another one; notes are of both."""
 
         def load(serialized, drawn, shape):
@@ -307,7 +308,7 @@ class Pipeline:
                 )
                 return element, first[1] | {"cut": first[1]["cut"] + cut}, second[1]
 
-            pair = [reading.read_slot(s, index.paths, load, held) for s in (slot, slot["paste"])]
+            pair = [reading.read_slot(s, shards, load, held) for s in (slot, slot["paste"])]
             return tf.data.Dataset.zip(tuple(pair)).map(paste)
 
         return read
@@ -354,6 +355,7 @@ class Pipeline:
             )
             for each, buckets in itertools.zip_longest(sizes, [self.buckets])
         ]
+        shards = reading.Shards(index.paths)
         batches = order.evaluation_batches(sizes[0], global_batch_size, shapes[0])
 
         def load(serialized, drawn, shape):
@@ -361,7 +363,7 @@ class Pipeline:
             return decode.decode_image(encoded, drawn, shape), decode.no_notes()
 
         def read(slot):
-            return reading.read_slot(slot, index.paths, load, spec)
+            return reading.read_slot(slot, shards, load, spec)
 
         only = None if further_sizes else shapes[0].only
         spec = schema.evaluation_spec(share.replica_batch_size, only)

@@ -108,13 +108,70 @@ def naming_errors(batches, counters):
         yield batch
 
 
-def read_slot(slot, paths, load, spec):
+class Shards:
+    """Reads the records of shards, each at its own offset."""
+
+    def __init__(self, paths: Sequence[str]):
+        """Takes the paths, which "shard" of an index counts into."""
+        self._paths = list(paths)
+        self._is_remote = any("://" in path for path in paths)
+        # A shard that is missing has no size, and its records do not read.
+        self._sizes = [
+            not self._is_remote and os.path.exists(p) and os.path.getsize(p) for p in paths
+        ]
+
+    def read(self, candidate: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Returns the payload of the record that a candidate's shard, offset and length name.
+
+        Raises:
+            tf.errors.OpError: while running, if it cannot be read.
+        """
+        shard, offset = candidate["shard"], candidate["offset"]
+        path, checks = tf.gather(self._paths, shard), []
+        if not self._is_remote:
+            size = tf.gather(tf.constant(self._sizes, tf.int64), shard)
+            stated = _stated_length(path, offset, size)
+            checks.append(tf.debugging.assert_equal(stated, candidate["length"]))
+        with tf.control_dependencies(checks):
+            # `tf.data.TFRecordDataset` has no offset, but its op has.
+            variant = tf.raw_ops.TFRecordDatasetV2(
+                filenames=[path],
+                compression_type="",
+                buffer_size=_REMOTE_READ_BYTES if self._is_remote else 0,
+                byte_offsets=[offset],
+            )
+        return _texts(variant).take(1).get_single_element()
+
+
+def _stated_length(path, offset, size):
+    """The length that a record states of itself, int64, in bytes.
+
+    TensorFlow's reader asks for as much memory as a record states, and ends the process if there is
+    not so much. On a bucket it would be a request more for each record, and is not looked at.
+    """
+    variant = tf.raw_ops.FixedLengthRecordDatasetV2(
+        filenames=[path],
+        header_bytes=offset,
+        record_bytes=8,
+        footer_bytes=size - offset - 8,
+        buffer_size=0,
+        compression_type="",
+    )
+    header = _texts(variant).get_single_element()
+    return tf.io.decode_raw(header, tf.int64, little_endian=True)[0]
+
+
+def _texts(variant):
+    return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
+
+
+def read_slot(slot, shards, load, spec):
     """A dataset of exactly one element: the first candidate of a slot that can be read.
 
     Args:
         slot: {"row": int64, -1 for a padding image, "shape": int32 [2], "candidates": dict
             of [n, ...] tensors, one row a candidate}, as `slots` describes it.
-        paths: shard paths, which "shard" counts into.
+        shards: `Shards` of the index.
         load: (serialized, candidate, shape) to (element, notes); may fail.
         spec: element spec of a batch.
 
@@ -126,18 +183,9 @@ def read_slot(slot, paths, load, spec):
     is_padding = slot["row"] < 0
     count = tf.where(is_padding, 0, len(candidates["row"]))
     tried = {key: value[:count] for key, value in candidates.items()}
-    shards, is_remote = tf.constant(paths), any("://" in path for path in paths)
-    sizes = None if is_remote else _sizes_of(paths)
 
     def read(candidate):
-        shard, offset = candidate["shard"], candidate["offset"]
-        path, checks = tf.gather(shards, shard), []
-        if not is_remote:
-            stated = _stated_length(path, offset, tf.gather(sizes, shard))
-            checks.append(tf.debugging.assert_equal(stated, candidate["length"]))
-        with tf.control_dependencies(checks):
-            frames = _records_from(path, offset, is_remote)
-        return frames.take(1).get_single_element(), candidate
+        return shards.read(candidate), candidate
 
     def attempt(serialized, candidate):
         element, notes = load(serialized, candidate, shape)
@@ -156,43 +204,6 @@ def read_slot(slot, paths, load, spec):
     found = read_ones.map(attempt).ignore_errors(log_warning=True)
     last_resort = tf.data.Dataset.from_tensors(0).map(give_up)
     return found.concatenate(last_resort).take(1)
-
-
-def _sizes_of(paths):
-    """The bytes of files, int64; 0 of one that is missing, whose records then do not read."""
-    return tf.constant([os.path.exists(p) and os.path.getsize(p) for p in paths], tf.int64)
-
-
-def _stated_length(path, offset, size):
-    """The length that a record states of itself, int64, in bytes.
-
-    TensorFlow's reader asks for as much memory as a record states, and ends the process if there is
-    not so much. On a bucket it would be a request more for each record, and is not looked at.
-    """
-    variant = tf.raw_ops.FixedLengthRecordDatasetV2(
-        filenames=[path],
-        header_bytes=offset,
-        record_bytes=8,
-        footer_bytes=size - offset - 8,
-        buffer_size=0,
-        compression_type="",
-    )
-    header = tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
-    return tf.io.decode_raw(header.get_single_element(), tf.int64, little_endian=True)[0]
-
-
-def _records_from(path, offset, is_remote):
-    """The records of a TFRecord file from a byte offset on.
-
-    `tf.data.TFRecordDataset` has no offset, but its op has.
-    """
-    variant = tf.raw_ops.TFRecordDatasetV2(
-        filenames=[path],
-        compression_type="",
-        buffer_size=_REMOTE_READ_BYTES if is_remote else 0,
-        byte_offsets=[offset],
-    )
-    return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
 
 
 def _blank_element(spec, shape):
