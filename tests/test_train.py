@@ -1,30 +1,23 @@
-"""The command line in real processes: help, errors, kill -9, and two workers."""
+"""The command line in real processes: help, errors, and two workers."""
 
-import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 
 import gin
-import numpy as np
 import pytest
 from experiment_runs import (
     REPOSITORY,
-    finish,
     read_metrics,
     read_scalars,
     read_until,
-    read_weights,
     start_workers,
     tiny,
 )
 from experiment_runs import start as start_run
 
 from rethink_tf import config, exit_codes, experiment
-
-RESUMED = ["STEPS=6", "run.checkpoint_every=2"]
 
 
 def test_help_explains_every_flag_without_tensorflow():
@@ -70,36 +63,6 @@ def test_an_experiment_that_cannot_be_is_one_line_before_the_first_step(tmp_path
     assert re.search(r"Pipeline\.num_images, for .*train: a subset of 17 images was asked", line)
     assert output.splitlines()[-1] == line
     assert not (tmp_path / "run").exists()
-
-
-def test_a_killed_run_ends_like_one_that_was_not(tmp_path):
-    data_dir = tmp_path / "data"
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    # Both at once, the first of them to draw the data wins.
-    never_killed = start_run("quickstart.gin", tiny(whole, data_dir, *RESUMED), mode="train")
-    with start_run("quickstart.gin", tiny(killed, data_dir, *RESUMED), mode="train") as process:
-        # The checkpoints are of steps 2, 4 and 6: step 5 is between two.
-        for line in process.stdout:
-            if "step 5/6" in line:
-                os.kill(process.pid, signal.SIGKILL)
-                break
-        process.stdout.close()
-        assert process.wait() == -signal.SIGKILL
-    assert (killed / "checkpoints" / "step-4.index").exists()
-    output = finish("quickstart.gin", tiny(killed, data_dir, *RESUMED), mode="train")
-    assert "Continuing from" in output and "step 4/6" not in output
-    output, _ = never_killed.communicate()
-    assert never_killed.returncode == 0, output
-
-    expected, found = read_scalars(whole), read_scalars(killed)
-    losses = [key for key in expected if key[0].startswith("train/") and "per_second" not in key[0]]
-    assert ("train/mask", 6) in losses
-    for key in losses:
-        assert found[key] == pytest.approx(expected[key], rel=1e-5), key
-    expected, found = read_weights(whole, 6), read_weights(killed, 6)
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
 
 
 def test_two_workers_train_like_one(tmp_path):
