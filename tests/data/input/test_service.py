@@ -100,14 +100,14 @@ def test_a_service_that_is_not_there_is_named(drawn):
 
 def test_a_run_whose_service_dies_ends_so_that_it_is_started_again(tmp_path, services):
     addresses = [address for _, address in services]
-    params = ["STEPS=1000", f"Pipeline.services={addresses}", "Pipeline.service_minutes=0.1"]
+    params = ["STEPS=1000", f"Pipeline.services={addresses}", "Pipeline.service_minutes=0.2"]
     run = start("quickstart.gin", tiny(tmp_path / "run", tmp_path / "data", *params), "train")
     read_until(run, "step 6/1000")
     services[1][0].kill()
     output, _ = run.communicate(timeout=100)
 
     assert run.returncode == exit_codes.AGAIN, output
-    silent = f"No batch came from Pipeline.services for 0.1 minutes: {addresses[1]} does not answer"
+    silent = f"No batch came from Pipeline.services for 0.2 minutes: {addresses[1]} does not answer"
     assert silent in output and "Traceback" not in output
 
 
