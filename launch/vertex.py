@@ -24,19 +24,21 @@ SUPERVISED = ("python", "-m", "launch.local_workers", "--keep_cluster", "1", "--
 FLEX_START_HOURS = 7 * 24  # A longer job is refused by the Dynamic Workload Scheduler.
 
 
-def build_job(options, name=None, params=()):
+def build_job(options, name=None, params=(), gin_files=()):
     """Returns a CustomJob as a dict.
 
     Args:
         options: the parsed flags.
         name: str, display name in place of the flag's.
         params: list of str, gin bindings of this job beside those of the flags.
+        gin_files: list of str, the same of its gin files.
 
     Raises:
         LaunchError: if the flags don't make a job.
     """
     options = argparse.Namespace(**vars(options))
     options.gin_param = [*options.gin_param, *params]
+    options.gin_file = [*options.gin_file, *gin_files]
     model_dir = commands.check_model_dir(options.gin_param)
     commands.check_image(options.image)
     spec = {
@@ -221,7 +223,10 @@ def _plan(options):
         raise LaunchError("--sweep and --jobs exclude each other.")
     if options.jobs:
         jobs = vertex_submission.read_jobs(options.jobs)
-        planned = [(job, build_job(options, job["name"], job["gin_params"])) for job in jobs]
+        planned = [
+            (job, build_job(options, job["name"], job["gin_params"], job["gin_files"]))
+            for job in jobs
+        ]
         _check_folders(planned)
         return "CustomJob", planned
     job = build_job(options)

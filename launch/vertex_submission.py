@@ -47,7 +47,8 @@ def read_jobs(path):
     """Returns a study's jobs, each after those that it waits for.
 
     Args:
-        path: str, JSON: a list of {"name": str, "gin_params": [str], "after": [names]}.
+        path: str, JSON: a list of {"name": str, "gin_files": [str], "gin_params": [str],
+            "after": [names]}; all but the name may be missing.
 
     Returns:
         list of such dicts.
@@ -61,15 +62,16 @@ def read_jobs(path):
     by_name = {}
     for job in jobs:
         job = job if isinstance(job, dict) else {}
-        name, params, after = job.get("name"), job.get("gin_params", []), job.get("after", [])
-        if not isinstance(name, str) or not name or not _are_texts(params) or not _are_texts(after):
+        name = job.get("name")
+        lists = {key: job.get(key, []) for key in ("gin_files", "gin_params", "after")}
+        if not isinstance(name, str) or not name or not all(map(_are_texts, lists.values())):
             raise LaunchError(
                 f'{path}: {json.dumps(job)[:80]} is no job such as {{"name": "scratch-2x", '
                 '"gin_params": ["SCHEDULE=2"], "after": ["other"]}.'
             )
         if name in by_name:
             raise LaunchError(f"{path}: two jobs are named {name!r}.")
-        by_name[name] = {"name": name, "gin_params": params, "after": after}
+        by_name[name] = {"name": name} | lists
     for job in by_name.values():
         for name in job["after"]:
             if name not in by_name:

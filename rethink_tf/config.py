@@ -51,8 +51,32 @@ def configs_root() -> pathlib.Path:
 
 
 def shipped_experiments() -> list[str]:
-    """Returns the names of the shipped experiments, such as 'quickstart.gin', sorted."""
-    return sorted(path.name for path in configs_root().glob("*.gin"))
+    """Returns the names of the shipped experiments, such as 'quickstart.gin', sorted.
+
+    Files `study_*.gin` are for `rethink_tf.study`.
+    """
+    names = sorted(path.name for path in configs_root().glob("*.gin"))
+    return [name for name in names if not name.startswith("study_")]
+
+
+def find_file(name: str) -> pathlib.Path:
+    """Returns the path of a gin file: as given, else among the shipped ones.
+
+    Raises:
+        ConfigError: if it is in neither place, with near names.
+    """
+    root = configs_root()
+    # 'gin_configs/quickstart.gin', as the README writes it, works from any working directory.
+    candidates = [pathlib.Path(name), root / name, root / name.removeprefix("gin_configs/")]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate.resolve()
+    known = [*shipped_experiments(), *(f"{p.parent.name}/{p.name}" for p in root.glob("*/*.gin"))]
+    near = _nearest(name.removeprefix("gin_configs/"), known)
+    raise ConfigError(
+        f"The gin file {name!r} is neither in {pathlib.Path.cwd()} nor in {root}{near}. "
+        f"{_shipped_text()}"
+    )
 
 
 def parse(gin_files: Sequence[str], gin_params: Sequence[str] = ()) -> None:
@@ -78,7 +102,7 @@ def parse(gin_files: Sequence[str], gin_params: Sequence[str] = ()) -> None:
                 f"--gin_param={param!r} is not a binding: write it as name=value, "
                 "for example --gin_param='BATCH_SIZE=8'."
             )
-    paths = [str(_find_file(name)) for name in gin_files]
+    paths = [str(find_file(name)) for name in gin_files]
     if str(configs_root()) not in gin_config._LOCATION_PREFIXES:
         gin.add_config_file_search_path(str(configs_root()))
     gin.clear_config()
@@ -207,21 +231,6 @@ def _shown(path: str) -> str:
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
-def _find_file(name: str) -> pathlib.Path:
-    root = configs_root()
-    # 'gin_configs/quickstart.gin', as the README writes it, works from any working directory.
-    candidates = [pathlib.Path(name), root / name, root / name.removeprefix("gin_configs/")]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate.resolve()
-    known = [*shipped_experiments(), *(f"{p.parent.name}/{p.name}" for p in root.glob("*/*.gin"))]
-    near = _nearest(name.removeprefix("gin_configs/"), known)
-    raise ConfigError(
-        f"The gin file {name!r} is neither in {pathlib.Path.cwd()} nor in {root}{near}. "
-        f"{_shipped_text()}"
-    )
-
-
 def _shipped_text() -> str:
     names = ", ".join(shipped_experiments()) or "none"
     return f"The shipped experiments are: {names}; give one by --gin_file."
@@ -279,7 +288,7 @@ def _circle_of_includes(paths: Sequence[str]) -> list[str]:
         if path not in includes:
             text = pathlib.Path(path).read_text(errors="replace")
             names = re.findall(r"^\s*include\s+['\"](.*?)['\"]", text, re.MULTILINE)
-            includes[path] = [str(_find_file(name)) for name in names]
+            includes[path] = [str(find_file(name)) for name in names]
             left += includes[path]
     return _find_circle(includes)
 

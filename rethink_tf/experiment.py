@@ -98,17 +98,19 @@ def _train_and_evaluate(experiment, controller):
     best = _make_best(experiment)
     evaluations = _evaluations(experiment)
     experiment.trainer.evaluation_steps = evaluations
-    branch = branching.branch_step(branching.describe(experiment.schedule, experiment.cascade_from))
+    described = branching.describe(experiment.schedule, experiment.cascade_from)
+    num_steps = experiment.schedule.num_steps
+    branches = {branching.branch_step(described), *settings.branch_steps} & set(range(1, num_steps))
 
     start = int(experiment.step.numpy())
     evaluated = metrics_file.evaluated_steps(settings.model_dir)
-    for stop in sorted({*evaluations, branch, experiment.schedule.num_steps}):
+    for stop in sorted({*evaluations, *branches, num_steps}):
         # An earlier start of the run may have been here.
         if stop < start:
             continue
         if stop > start:
             going_back.train(experiment, controller, stop)
-        if stop == branch:
+        if stop in branches:
             _keep_branch(experiment, stop)
         if stop in evaluations and not (stop == start and stop in evaluated):
             controller.evaluate()
@@ -204,7 +206,7 @@ def _make_best(experiment):
 def _keep_branch(experiment, step):
     """Saves for ever the checkpoint that a run of a longer schedule goes on from."""
     folder = os.path.join(experiment.settings.model_dir, branching.FOLDER)
-    if step and not files.exists(os.path.join(folder, f"step-{step}.index")):
+    if not files.exists(os.path.join(folder, f"step-{step}.index")):
         manager = _make_manager(experiment, folder, keep=None)
         manager.save(checkpoint_number=step, check_interval=False)
 

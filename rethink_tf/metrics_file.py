@@ -35,15 +35,24 @@ def read_evaluations(model_dir):
     Returns:
         list of dict; empty where there is no file.
     """
+    return [line for line in _read_lines(model_dir) if "event" not in line]
+
+
+def read_events(model_dir):
+    """Returns what happened to a run beside its evaluations, as `read_evaluations` does."""
+    return [line for line in _read_lines(model_dir) if "event" in line]
+
+
+def _read_lines(model_dir):
     found = []
     for line in (files.read_text(path_in(model_dir)) or "").splitlines():
         try:
             fields = json.loads(line)
-            is_evaluation = fields["step"] >= 0 and "event" not in fields
+            is_whole = fields["step"] >= 0
         except (ValueError, TypeError, KeyError):
             logging.warning("%s has a line that is not whole: %r", path_in(model_dir), line[:80])
             continue
-        if is_evaluation:
+        if is_whole:
             found.append(fields)
     return found
 

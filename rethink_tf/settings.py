@@ -1,7 +1,7 @@
 """The settings of an experiment, which gin files bind as `run.…`."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gin
@@ -60,6 +60,8 @@ class Settings:
         init_checkpoint: str or None, weights to start from where the folder has no checkpoint.
         continue_from: str or None, the folder of a run with a shorter or longer schedule, whose
             newest checkpoint from before the first drop of both a new run goes on from.
+        branch_steps: steps whose checkpoints are kept for ever, in `branches/`, beside that of the
+            first drop: where runs of shorter schedules go on from (the study's).
         on_change: "stop", or "rescale" to go on with another batch_size by the linear rule.
         on_non_finite: "stop", or "skip" to go back to the newest checkpoint after a loss that is
             not finite, and leave out the images of the steps since.
@@ -108,6 +110,7 @@ class Settings:
     test_augmentation: Callable | None = None
     init_checkpoint: str | None = None
     continue_from: str | None = None
+    branch_steps: Sequence[int] = ()
     on_change: str = "stop"
     on_non_finite: str = "stop"
     max_skips: int = 3

@@ -7,88 +7,21 @@ uses. Steps are compared as int64, so that drops fall on their very step however
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import gin
 import tensorflow as tf
 import tf_keras
 
-# He et al. 2018 (arXiv:1811.08883), section 3, after Detectron: for 16 images a step.
-IMAGES_PER_STEP = 16
-STEPS_OF_1X = 90_000
-LEARNING_RATE = 0.02
-TAILS = (60_000, 20_000)  # steps from a drop of the rate to the end, however long the schedule
-WARMUP_STEPS = 500
-WARMUP_FACTOR = 1.0 / 3.0
-
-
-class Schedule(NamedTuple):
-    """The numbers of a stepwise schedule.
-
-    Attributes:
-        num_steps: updates in all.
-        drop_steps: first steps with a lower rate, ascending.
-        peak_learning_rate: rate after the warm-up.
-        warmup_steps: first step with the peak rate.
-    """
-
-    num_steps: int
-    drop_steps: tuple[int, ...]
-    peak_learning_rate: float
-    warmup_steps: int
-
-
-def paper_schedule(
-    multiple: float,
-    images_per_step: int,
-    num_steps: int | None = None,
-    warmup_steps: int | None = None,
-    base_learning_rate: float = LEARNING_RATE,
-    tails: Sequence[int] = TAILS,
-) -> Schedule:
-    """Returns the paper's schedule of "n x" for any number of images a step.
-
-    For 16 images: n * 90,000 steps at 0.02, a tenth of it in the last 60,000 and again in the last
-    20,000. For another number of images the rate changes in proportion, the counts in inverse
-    proportion; the warm-up alone keeps its length, as in Detectron2.
-
-    Args:
-        multiple: n of "n x"; not necessarily whole.
-        images_per_step: global batch size.
-        num_steps: length of a run shorter or longer than the rule's, with drops at the same
-            fractions of it; None: by the rule.
-        warmup_steps: None: 500, or a tenth of a given `num_steps` where that is less.
-        base_learning_rate: the rate for 16 images.
-        tails: steps of 16 images from each drop to the end, descending. The paper's do not fit
-            runs as short as those on PASCAL VOC or on a thousand images.
-
-    Raises:
-        ValueError: a number is not positive, the tails do not descend, the rule's schedule is no
-            longer than its longest tail, or the warm-up is longer than the schedule.
-
-    Source: arXiv:1811.08883, section 3; the rule for batch sizes is Goyal et al.'s
-    (arXiv:1706.02677), as Detectron and Detectron2 apply it. (6, 16) gives 540,000 steps, drops at
-    480,000 and 520,000, rate 0.02; (9, 64) gives 202,500, drops at 187,500 and 197,500, rate 0.08.
-    """
-    _check_positive(multiple=multiple, images_per_step=images_per_step, rate=base_learning_rate)
-    shrink = IMAGES_PER_STEP / images_per_step
-    rule_steps = round(multiple * STEPS_OF_1X * shrink)
-    _check_tails(tails)
-    tails = [round(tail * shrink) for tail in tails]
-    if rule_steps <= max(tails, default=0):
-        raise ValueError(
-            f"A {multiple:g}x schedule with {images_per_step} images a step has {rule_steps:,} "
-            f"steps, no more than the {tails[0]:,} of its lowered rates: take a larger multiple, "
-            "with num_steps for a short run, or shorter tails."
-        )
-    drops = [rule_steps - tail for tail in tails]
-    if num_steps is None:
-        num_steps = rule_steps
-    else:
-        _check_positive(num_steps=num_steps)
-        drops = [round(drop * num_steps / rule_steps) for drop in drops]
-    peak = base_learning_rate * images_per_step / IMAGES_PER_STEP
-    return Schedule(num_steps, tuple(drops), peak, _warmup_steps(warmup_steps, num_steps))
+from rethink_tf.training import schedule_rules
+from rethink_tf.training.schedule_rules import (
+    IMAGES_PER_STEP,
+    LEARNING_RATE,
+    TAILS,
+    WARMUP_FACTOR,
+    check_positive,
+    warmup_length,
+)
 
 
 class WarmupSchedule(tf_keras.optimizers.schedules.LearningRateSchedule):
@@ -108,12 +41,12 @@ class WarmupSchedule(tf_keras.optimizers.schedules.LearningRateSchedule):
         warmup_steps: int | None,
         warmup_factor: float,
     ):
-        _check_positive(num_steps=num_steps, peak_learning_rate=peak_learning_rate)
+        check_positive(num_steps=num_steps, peak_learning_rate=peak_learning_rate)
         if not 0 <= warmup_factor <= 1:
             raise ValueError(f"warmup_factor is {warmup_factor}; it must be between 0 and 1.")
         self.num_steps = int(num_steps)
         self.peak_learning_rate = float(peak_learning_rate)
-        self.warmup_steps = _warmup_steps(warmup_steps, self.num_steps)
+        self.warmup_steps = warmup_length(warmup_steps, self.num_steps)
         self.warmup_factor = float(warmup_factor)
 
     def after_warmup(self, step: tf.Tensor) -> tf.Tensor:
@@ -152,7 +85,7 @@ class StepwiseSchedule(WarmupSchedule):
         num_steps: int,
         peak_learning_rate: float,
         drop_steps: Sequence[int] | None = None,
-        drop_fractions: Sequence[float] = (8 / 9, 26 / 27),
+        drop_fractions: Sequence[float] = schedule_rules.DROP_FRACTIONS,
         warmup_steps: int | None = None,
         warmup_factor: float = WARMUP_FACTOR,
         decay_factor: float = 0.1,
@@ -173,17 +106,9 @@ class StepwiseSchedule(WarmupSchedule):
             ValueError: a number is out of its range, or the warm-up is longer than the schedule.
         """
         super().__init__(num_steps, peak_learning_rate, warmup_steps, warmup_factor)
-        if drop_steps is None:
-            drop_steps = [round(fraction * self.num_steps) for fraction in drop_fractions]
-        self.drop_steps = tuple(int(step) for step in drop_steps)
+        self.drop_steps = schedule_rules.drops_of(self.num_steps, drop_steps, drop_fractions)
         self.decay_factor = float(decay_factor)
-        _check_positive(decay_factor=decay_factor)
-        bounds = [0, *self.drop_steps, self.num_steps]
-        if sorted(bounds) != bounds:
-            raise ValueError(
-                f"drop_steps are {list(self.drop_steps)}; they must ascend from 0 to num_steps, "
-                f"{self.num_steps}."
-            )
+        check_positive(decay_factor=decay_factor)
 
     def after_warmup(self, step: tf.Tensor) -> tf.Tensor:
         """Returns the rate, float32, as if there were no warm-up; step is int64."""
@@ -202,7 +127,7 @@ class StepwiseSchedule(WarmupSchedule):
 @gin.register
 @tf_keras.saving.register_keras_serializable(package="rethink_tf")
 class PaperSchedule(StepwiseSchedule):
-    """The stepwise schedule that `paper_schedule` gives for (multiple, images_per_step)."""
+    """The stepwise schedule that `schedule_rules.paper_schedule` gives."""
 
     def __init__(
         self,
@@ -215,8 +140,8 @@ class PaperSchedule(StepwiseSchedule):
         decay_factor: float = 0.1,
         tails: Sequence[int] = TAILS,
     ):
-        """Applies the rule; arguments and errors as in `paper_schedule` and `StepwiseSchedule`."""
-        rule = paper_schedule(
+        """Applies the rule; arguments and errors are its own and those of `StepwiseSchedule`."""
+        rule = schedule_rules.paper_schedule(
             multiple, images_per_step, num_steps, warmup_steps, base_learning_rate, tails
         )
         self._arguments = {
@@ -240,20 +165,9 @@ class PaperSchedule(StepwiseSchedule):
         )
 
     def start_of_last(self, steps: int) -> int:
-        """Returns the first of the last `steps` steps, which are counted for 16 images.
-
-        As the drops do, it moves with the images a step and with a `num_steps` that is given.
-
-        Args:
-            steps: length of the tail for 16 images a step.
-
-        Returns:
-            The step; negative if the schedule has fewer.
-        """
-        multiple, images = self._arguments["multiple"], self._arguments["images_per_step"]
-        shrink = IMAGES_PER_STEP / images
-        rule_steps = round(multiple * STEPS_OF_1X * shrink)
-        return round((rule_steps - round(steps * shrink)) * self.num_steps / rule_steps)
+        """Returns the first of the last `steps` steps, as `schedule_rules.start_of_last` does."""
+        known = {name: self._arguments[name] for name in ("multiple", "images_per_step")}
+        return schedule_rules.start_of_last(steps, **known, num_steps=self._arguments["num_steps"])
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -275,7 +189,7 @@ class EpochSchedule(StepwiseSchedule):
         images_per_step: int,
         num_steps: int | None = None,
         base_learning_rate: float = LEARNING_RATE,
-        drop_fractions: Sequence[float] = (8 / 9, 26 / 27),
+        drop_fractions: Sequence[float] = schedule_rules.DROP_FRACTIONS,
         warmup_fraction: float = 0.0,
         warmup_factor: float = WARMUP_FACTOR,
         decay_factor: float = 0.1,
@@ -297,9 +211,7 @@ class EpochSchedule(StepwiseSchedule):
         Raises:
             ValueError: a number is out of its range.
         """
-        _check_positive(
-            epochs=epochs, images_per_epoch=images_per_epoch, images_per_step=images_per_step
-        )
+        rule_steps = schedule_rules.steps_of_epochs(epochs, images_per_epoch, images_per_step)
         if not 0 <= warmup_fraction <= 1:
             raise ValueError(f"warmup_fraction is {warmup_fraction}; it must be between 0 and 1.")
         self._arguments = {
@@ -315,7 +227,7 @@ class EpochSchedule(StepwiseSchedule):
         }
         self.images_per_step = images_per_step
         if num_steps is None:
-            num_steps = round(epochs * images_per_epoch / images_per_step)
+            num_steps = rule_steps
         super().__init__(
             num_steps=num_steps,
             peak_learning_rate=base_learning_rate * images_per_step / IMAGES_PER_STEP,
@@ -363,29 +275,3 @@ class CosineSchedule(WarmupSchedule):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return super().get_config() | {"final_factor": self.final_factor}
-
-
-def _warmup_steps(given: int | None, num_steps: int) -> int:
-    """Returns the warm-up's length; a default never fills more than a tenth of a short run."""
-    if given is None:
-        return min(WARMUP_STEPS, num_steps // 10)
-    if not 0 <= given <= num_steps:
-        raise ValueError(
-            f"The warm-up of {given:,} steps does not fit into the schedule of {num_steps:,}: "
-            "give a smaller warmup_steps or a larger num_steps."
-        )
-    return int(given)
-
-
-def _check_tails(tails: Sequence[int]) -> None:
-    if list(tails) != sorted(tails, reverse=True) or min(tails, default=1) < 0:
-        raise ValueError(
-            f"tails are {list(tails)}; each is a number of steps from a drop to the end, so they "
-            "must descend and be at least 0."
-        )
-
-
-def _check_positive(**numbers: float) -> None:
-    for name, number in numbers.items():
-        if not number > 0:
-            raise ValueError(f"{name} is {number}; it must be above 0.")

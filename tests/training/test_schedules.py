@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from rethink_tf.training import schedules
+from rethink_tf.training import schedule_rules, schedules
 
 
 @pytest.mark.parametrize(
@@ -24,16 +24,16 @@ from rethink_tf.training import schedules
     ],
 )
 def test_the_papers_rule(multiple, images, num_steps, drops, rate):
-    rule = schedules.paper_schedule(multiple, images)
+    rule = schedule_rules.paper_schedule(multiple, images)
     assert rule == (num_steps, drops, pytest.approx(rate, rel=1e-12), 500)
 
 
 def test_given_length_keeps_the_fractions():
-    rule = schedules.paper_schedule(6, 16, num_steps=5_400)
+    rule = schedule_rules.paper_schedule(6, 16, num_steps=5_400)
     assert rule == (5_400, (4_800, 5_200), 0.02, 500)
-    assert schedules.paper_schedule(6, 16, num_steps=540) == (540, (480, 520), 0.02, 54)
+    assert schedule_rules.paper_schedule(6, 16, num_steps=540) == (540, (480, 520), 0.02, 54)
     # Too short for drops or warm-up of their own; still a schedule.
-    assert schedules.paper_schedule(6, 16, num_steps=2) == (2, (2, 2), 0.02, 0)
+    assert schedule_rules.paper_schedule(6, 16, num_steps=2) == (2, (2, 2), 0.02, 0)
 
 
 @pytest.mark.parametrize(
@@ -93,17 +93,17 @@ def test_rate_for_16_images_can_be_given():
     schedule = schedules.PaperSchedule(6, 16, base_learning_rate=0.04, decay_factor=0.02)
     rates = [float(schedule(step)) for step in (479_999, 480_000, 520_000)]
     np.testing.assert_allclose(rates, [0.04, 0.0008, 0.000016], rtol=1e-6)
-    assert schedules.paper_schedule(6, 32, base_learning_rate=0.04).peak_learning_rate == 0.08
+    assert schedule_rules.paper_schedule(6, 32, base_learning_rate=0.04).peak_learning_rate == 0.08
 
 
 def test_short_runs_have_tails_of_their_own():
     # PASCAL VOC: 144,000 steps, drops at the fractions of 6x.
-    rule = schedules.paper_schedule(1.6, 16, tails=(16_000, 5_333))
+    rule = schedule_rules.paper_schedule(1.6, 16, tails=(16_000, 5_333))
     assert rule == (144_000, (128_000, 138_667), 0.02, 500)
     # A tenth of the 10k images' schedule, with half the images a step.
-    rule = schedules.paper_schedule(22 / 90, 8, tails=(6_000, 2_000))
+    rule = schedule_rules.paper_schedule(22 / 90, 8, tails=(6_000, 2_000))
     assert rule == (44_000, (32_000, 40_000), 0.01, 500)
-    assert schedules.paper_schedule(0.1, 16, tails=()) == (9_000, (), 0.02, 500)
+    assert schedule_rules.paper_schedule(0.1, 16, tails=()) == (9_000, (), 0.02, 500)
 
 
 @pytest.mark.parametrize("call", ["python", "graph", "variable", "jit"])
@@ -165,7 +165,7 @@ def test_cosine():
     num_steps=st.none() | st.integers(1, 1_000_000),
 )
 def test_laws_of_the_rule(multiple, images, num_steps):
-    rule = schedules.paper_schedule(multiple, images, num_steps)
+    rule = schedule_rules.paper_schedule(multiple, images, num_steps)
     assert 0 <= rule.warmup_steps <= rule.num_steps
     assert 0 <= rule.drop_steps[0] <= rule.drop_steps[1] <= rule.num_steps
     assert rule.peak_learning_rate == pytest.approx(0.02 * images / 16)
@@ -177,16 +177,22 @@ def test_laws_of_the_rule(multiple, images, num_steps):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: schedules.paper_schedule(0.5, 16), "45,000 steps, no more than the 60,000"),
-        (lambda: schedules.paper_schedule(0.5, 64), "11,250 steps, no more than the 15,000"),
-        (lambda: schedules.paper_schedule(1.6, 16, tails=(144_000,)), "144,000 steps, no more"),
-        (lambda: schedules.paper_schedule(6, 16, tails=(2, 6)), r"tails are \[2, 6\].* descend"),
-        (lambda: schedules.paper_schedule(6, 16, tails=(2, -6)), r"tails are \[2, -6\]"),
-        (lambda: schedules.paper_schedule(0, 16), "multiple is 0"),
-        (lambda: schedules.paper_schedule(6, -16), "images_per_step is -16"),
-        (lambda: schedules.paper_schedule(6, 16, num_steps=0), "num_steps is 0"),
-        (lambda: schedules.paper_schedule(6, 16, 100, 500), "500 steps does not fit .* 100"),
-        (lambda: schedules.paper_schedule(6, 16, warmup_steps=-1), "warm-up of -1"),
+        (lambda: schedule_rules.paper_schedule(0.5, 16), "45,000 steps, no more than the 60,000"),
+        (lambda: schedule_rules.paper_schedule(0.5, 64), "11,250 steps, no more than the 15,000"),
+        (
+            lambda: schedule_rules.paper_schedule(1.6, 16, tails=(144_000,)),
+            "144,000 steps, no more",
+        ),
+        (
+            lambda: schedule_rules.paper_schedule(6, 16, tails=(2, 6)),
+            r"tails are \[2, 6\].* descend",
+        ),
+        (lambda: schedule_rules.paper_schedule(6, 16, tails=(2, -6)), r"tails are \[2, -6\]"),
+        (lambda: schedule_rules.paper_schedule(0, 16), "multiple is 0"),
+        (lambda: schedule_rules.paper_schedule(6, -16), "images_per_step is -16"),
+        (lambda: schedule_rules.paper_schedule(6, 16, num_steps=0), "num_steps is 0"),
+        (lambda: schedule_rules.paper_schedule(6, 16, 100, 500), "500 steps does not fit .* 100"),
+        (lambda: schedule_rules.paper_schedule(6, 16, warmup_steps=-1), "warm-up of -1"),
         (lambda: schedules.StepwiseSchedule(10, 0.0), "peak_learning_rate is 0.0"),
         (lambda: schedules.StepwiseSchedule(10, 1, drop_steps=[8, 6]), r"drop_steps are \[8, 6\]"),
         (lambda: schedules.StepwiseSchedule(10, 1, drop_steps=[11]), r"drop_steps are \[11\]"),

@@ -1,0 +1,72 @@
+"""What a study compares, as gin files bind it."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+
+import gin
+
+ALL = "all"  # The subset of a study without subsets.
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Arms x schedules x subsets of the data x seeds.
+
+    An arm, a subset and a schedule are each a sequence of gin files (`*.gin`) and bindings
+    (`NAME=value`), which a run gets in this order: common, arm, subset, schedule, overlays, seed;
+    of two, the later wins, and bindings win over files. The arms share subsets, seeds and so the
+    order of the images: differences are paired.
+
+    Attributes:
+        study_dir: folder of all runs, of their logs and of the plan.
+        arms: {name: gin files and bindings}.
+        schedules: {name: bindings}, such as {"2x": ["SCHEDULE=2"]}.
+        subsets: {name: bindings}, such as {"10k": ["Pipeline.num_images=10000"]}; {} for all data.
+        subset_schedules: {subset: schedules of its own}, in place of `schedules`.
+        seeds: of the runs.
+        common: gin files and bindings of all runs, before those of the arms.
+        overlays: the same, after all others.
+        branching: whether the shorter schedules of an arm go on from the checkpoints of the
+            longest one, at their first drop of the rate; else each begins at step 0.
+
+    Raises:
+        ValueError: if there is nothing to compare, or a name is no part of a path.
+    """
+
+    study_dir: str
+    arms: Mapping[str, Sequence[str]]
+    schedules: Mapping[str, Sequence[str]]
+    subsets: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    subset_schedules: Mapping[str, Mapping[str, Sequence[str]]] = dataclasses.field(
+        default_factory=dict
+    )
+    seeds: Sequence[int] = (1,)
+    common: Sequence[str] = ()
+    overlays: Sequence[str] = ()
+    branching: bool = True
+
+    def __post_init__(self):
+        for setting in ("arms", "schedules", "seeds"):
+            if not getattr(self, setting):
+                raise ValueError(f"Study.{setting} is empty: there is nothing to run.")
+        unknown = sorted(set(self.subset_schedules) - set(self.subsets))
+        if unknown:
+            raise ValueError(
+                f"Study.subset_schedules names {', '.join(unknown)}, which Study.subsets does not."
+            )
+        schedules = [self.schedules, *self.subset_schedules.values()]
+        for parts in (self.arms, self.subsets, *schedules):
+            for name, given in parts.items():
+                if not re.fullmatch(r"[\w.+-]+", str(name)) or name in (".", ".."):
+                    raise ValueError(
+                        f"Study: {name!r} is part of a folder's name: take letters, digits, _, -, "
+                        "+ and the full stop."
+                    )
+                if isinstance(given, str):
+                    raise ValueError(
+                        f"Study: {name!r} is {given!r}, must be a list of gin files and bindings."
+                    )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"Study.seeds are {list(self.seeds)}: each counts once.")
