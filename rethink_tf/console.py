@@ -42,6 +42,8 @@ def start(quiet=False):
     """
     global _is_quiet
     _is_quiet = quiet
+    # Keras 3, which nothing here uses, and what it imports take a second of every start.
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") not in ("0", "1"):
         _filter_native_lines()
     logging.set_verbosity(logging.INFO)

@@ -9,6 +9,7 @@ import sys
 
 # Read by TensorFlow when it is imported, hence before any test file is.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # as `console.start` does
 
 import pytest
 
@@ -61,7 +62,8 @@ LONG = """
     evaluation/test_test_time_augmentation layers/test_conv models/test_cascade
     models/test_detector models/test_freezing models/test_invariance models/test_keypoint_head
     models/test_resnet models/test_toy_head models/test_vgg ops/test_convolution
-    own_data/test_own_data_run training/test_accumulation training/test_averaging
+    own_data/test_own_data_run study/test_study_run training/test_accumulation
+    training/test_averaging
     training/test_cascade_switch training/test_checkpoint_shapes training/test_stopping
     training/test_workers weights/test_detectron2 weights/test_imagenet test_cascade_run
     test_convert test_curves test_experiment test_going_on test_keypoint_experiment

@@ -7,7 +7,7 @@ import time
 
 from absl import logging
 
-from rethink_tf import child, console, exit_codes, locking
+from rethink_tf import child, console, exit_codes, files, locking
 from rethink_tf.study import progress
 from rethink_tf.study.planning import Run
 from rethink_tf.study.settings import Study
@@ -15,6 +15,7 @@ from rethink_tf.study.settings import Study
 RESTARTS = 10  # Of one run, after a process that asks for it or is killed.
 _KEPT_LINES = 20
 _SECONDS_BETWEEN_LOOKS = 0.1
+_SECONDS_OF_SAVING = 120.0
 
 
 class RunFailedError(RuntimeError):
@@ -54,6 +55,7 @@ def run_all(study: Study, runs: list[Run], stop, show) -> list[str]:
 def _run_one(study, run, stop, line):
     """Runs one run to its end, or until it is to stop."""
     for attempt in range(RESTARTS + 1):
+        _wait_for_the_last(run, stop)
         began = time.monotonic()
         code, last = _run_process(study, run, stop, line)
         if stop():
@@ -75,6 +77,22 @@ def _run_one(study, run, stop, line):
         logging.warning("%s ended with %d; starting it again (%d).", run.name, code, attempt + 1)
     said = "\n".join(last)
     raise RunFailedError(f"{run.name} ended with {code}. Its last lines:\n{said}")
+
+
+def _wait_for_the_last(run, stop):
+    """Waits for a run's process that a killed study has left: it saves before it ends.
+
+    A process that does not end by then is named by the new one, which it refuses.
+    """
+    if files.is_remote(run.model_dir):  # There a run waits itself.
+        return
+    deadline = time.monotonic() + _SECONDS_OF_SAVING
+    while time.monotonic() < deadline and not stop():
+        try:
+            with locking.FolderLock(os.path.join(run.model_dir, "training.lock"), "is studied"):
+                return
+        except ValueError:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 def _run_process(study, run, stop, line):
