@@ -12,7 +12,7 @@ import itertools
 import os
 from collections.abc import Sequence
 
-from rethink_tf import config
+from rethink_tf import config, files, metrics_file
 from rethink_tf.study import gin_values
 from rethink_tf.study.settings import ALL, Study
 from rethink_tf.training import schedule_rules
@@ -95,6 +95,8 @@ def make_plan(study: Study) -> list[Run]:
     for seed, subset, arm in itertools.product(study.seeds, subsets, study.arms):
         schedules = study.subset_schedules.get(subset, study.schedules)
         given = [*study.common, *study.arms[arm], *subsets[subset]]
+        places = {"DATA_DIR": study.data_dir, "INIT_CHECKPOINT": study.init_checkpoints.get(arm)}
+        given += [f"{macro}={place!r}" for macro, place in places.items() if place]
         runs += _trajectory(study, (arm, subset, seed), given, schedules)
     return runs
 
@@ -115,11 +117,14 @@ def _trajectory(study, key, given, schedules):
         if study.branching
         and 0 < read[name][2].branch_step <= longest.branch_step
         and read[name][2].rise == longest.rise
+        and not _is_past(
+            _folder(study, _name(key, trunk)), longest.num_steps, read[name][2].branch_step
+        )
     }
     runs = []
     for name in ordered:
         files, params, schedule = read[name]
-        full = "/".join([arm, subset, name, f"seed-{seed}"])
+        full = _name(key, name)
         folder = _folder(study, full)
         own, start, parent = [f"MODEL_DIR={folder!r}"], 0, None
         if name == trunk and shared:
@@ -144,6 +149,18 @@ def _trajectory(study, key, given, schedules):
             )
         )
     return runs
+
+
+def _name(key, schedule):
+    arm, subset, seed = key
+    return "/".join([arm, subset, schedule, f"seed-{seed}"])
+
+
+def _is_past(folder, num_steps, step):
+    """Whether a run is done that has not kept a checkpoint: a study got a schedule more since."""
+    if num_steps not in metrics_file.evaluated_steps(folder):
+        return False
+    return not files.exists(os.path.join(folder, "branches", f"step-{step}.index"))
 
 
 def _folder(study, name):

@@ -40,8 +40,13 @@ def run_all(study: Study, runs: list[Run], stop, show) -> list[str]:
 
     Raises:
         RunFailedError: if a run was refused or failed otherwise.
-        ValueError: if another process runs the study.
+        ValueError: if another process runs the study, or its folder is remote.
     """
+    if files.is_remote(study.study_dir):
+        raise ValueError(
+            f"Study.study_dir is {study.study_dir}, and runs of this machine need a local folder: "
+            "--jobs writes the commands for a launcher."
+        )
     lock = locking.FolderLock(os.path.join(study.study_dir, "study.lock"), "runs a study")
     with lock:
         for number, run in enumerate(runs):

@@ -28,6 +28,8 @@ class Study:
         seeds: of the runs.
         common: gin files and bindings of all runs, before those of the arms.
         overlays: the same, after all others.
+        data_dir: DATA_DIR of all runs, or None for what their files say.
+        init_checkpoints: {arm: INIT_CHECKPOINT}, for arms that start from weights.
         branching: whether the shorter schedules of an arm go on from the checkpoints of the
             longest one, at their first drop of the rate; else each begins at step 0.
 
@@ -45,17 +47,20 @@ class Study:
     seeds: Sequence[int] = (1,)
     common: Sequence[str] = ()
     overlays: Sequence[str] = ()
+    data_dir: str | None = None
+    init_checkpoints: Mapping[str, str] = dataclasses.field(default_factory=dict)
     branching: bool = True
 
     def __post_init__(self):
         for setting in ("arms", "schedules", "seeds"):
             if not getattr(self, setting):
                 raise ValueError(f"Study.{setting} is empty: there is nothing to run.")
-        unknown = sorted(set(self.subset_schedules) - set(self.subsets))
-        if unknown:
-            raise ValueError(
-                f"Study.subset_schedules names {', '.join(unknown)}, which Study.subsets does not."
-            )
+        for setting, of in (("subset_schedules", "subsets"), ("init_checkpoints", "arms")):
+            unknown = sorted(set(getattr(self, setting)) - set(getattr(self, of)))
+            if unknown:
+                raise ValueError(
+                    f"Study.{setting} names {', '.join(unknown)}, which Study.{of} does not."
+                )
         schedules = [self.schedules, *self.subset_schedules.values()]
         for parts in (self.arms, self.subsets, *schedules):
             for name, given in parts.items():

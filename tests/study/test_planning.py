@@ -1,6 +1,7 @@
 """The plan of a study: what runs, from where, and how much it is."""
 
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -14,8 +15,7 @@ from rethink_tf import branching, config, experiment
 from rethink_tf.study import planning, progress, texts
 from rethink_tf.study.settings import Study
 
-RANDOM, TRAINED = ("scratch_r50.gin",), ("pretrained_r50.gin", "INIT_CHECKPOINT='/weights/r50'")
-PLACES = ("DATA_DIR='/data'",)
+RANDOM, TRAINED = ("scratch_r50.gin",), ("pretrained_r50.gin",)
 
 
 def schedules(*multiples):
@@ -23,13 +23,17 @@ def schedules(*multiples):
 
 
 def plan_of(**settings):
-    given = {"study_dir": "/study", "arms": {"random": RANDOM}, "common": PLACES} | settings
+    given = {"study_dir": "/study", "arms": {"random": RANDOM}, "data_dir": "/data"} | settings
     return planning.make_plan(Study(**given))
 
 
 def test_the_papers_schedules_cost_their_tails_beside_the_longest():
     arms = {"random": RANDOM, "trained": TRAINED}
-    runs = plan_of(arms=arms, schedules=schedules(2, 3, 4, 5, 6))
+    weights = {"trained": "/weights/r50"}
+    runs = plan_of(arms=arms, schedules=schedules(2, 3, 4, 5, 6), init_checkpoints=weights)
+    for run in runs:
+        assert "DATA_DIR='/data'" in run.gin_params
+        assert ("INIT_CHECKPOINT='/weights/r50'" in run.gin_params) == (run.arm == "trained")
     # He et al. 2018: 60,000 steps of lowered rates, whatever the length.
     for arm in (runs[:5], runs[5:]):
         assert sum(run.steps for run in arm) == 540_000 + 4 * 60_000  # 8.67 * 90,000
@@ -75,11 +79,23 @@ def test_schedules_that_do_not_begin_alike_are_run_from_the_start():
     assert [run.start_step for run in runs] == [0, 0]
 
 
+def test_a_schedule_that_comes_after_the_longest_runs_end_begins_at_the_start(tmp_path):
+    settings = {"study_dir": str(tmp_path), "schedules": schedules(2, 6)}
+    long, short = plan_of(**settings)
+    assert short.parent == long.name
+    branches = pathlib.Path(long.model_dir, "branches")
+    branches.mkdir(parents=True)
+    pathlib.Path(long.model_dir, "metrics.jsonl").write_text('{"step": 540000}\n')
+    assert [run.parent for run in plan_of(**settings)] == [None, None]
+    (branches / "step-120000.index").touch()
+    assert [run.parent for run in plan_of(**settings)] == [None, long.name]
+
+
 def test_subsets_and_seeds_are_shared_by_the_arms():
     runs = plan_of(
         arms={"random": RANDOM, "trained": TRAINED},
         schedules=schedules(2, 3),
-        subsets={"all": (), "1k": ("coco_1k.gin",)},
+        subsets={"all": (), "1k": ("Pipeline.num_images=1000", "PaperSchedule.tails=(6000, 2000)")},
         subset_schedules={"1k": {"22k": ("SCHEDULE=0.24444444444444444",)}},
         seeds=(5, 6),
     )
@@ -90,7 +106,7 @@ def test_subsets_and_seeds_are_shared_by_the_arms():
     for (subset, _, seed), (one, other) in pairs.items():
         assert (one.arm, other.arm) == ("random", "trained")
         assert f"SEED={seed}" in one.gin_params and f"SEED={seed}" in other.gin_params
-        assert ("coco_1k.gin" in one.gin_files) == (subset == "1k")
+        assert ("Pipeline.num_images=1000" in one.gin_params) == (subset == "1k")
         assert one.num_steps == other.num_steps
     assert {run.num_steps for run in runs if run.subset == "1k"} == {22_000}
 
@@ -121,6 +137,7 @@ def test_a_plan_has_the_numbers_that_the_run_computes(name):
         ({"arms": {"a": "scratch_r50.gin"}}, "must be a list of gin files"),
         ({"seeds": (1, 1)}, "each counts once"),
         ({"subset_schedules": {"1k": {}}}, "names 1k, which Study.subsets does not"),
+        ({"init_checkpoints": {"other": "/w"}}, "names other, which Study.arms does not"),
         ({"arms": {"a": ("scratch_r5.gin",)}}, "did you mean scratch_r50.gin"),
         ({"schedules": {"bad": ("SCHEDULE=0.1",)}}, "9,000 steps, no more than the 60,000"),
         ({"common": ("run.schedule=None",), "arms": {"a": ("A=1",)}}, "run.schedule is None"),
