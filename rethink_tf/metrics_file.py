@@ -7,6 +7,9 @@ from absl import logging
 
 from rethink_tf import files
 
+# What `state` says of a run.
+DONE, COLLAPSED, OPEN = "done", "collapsed", "open"
+
 
 def path_in(model_dir):
     """Returns the path of the file of a run."""
@@ -41,6 +44,21 @@ def read_evaluations(model_dir):
 def read_events(model_dir):
     """Returns what happened to a run beside its evaluations, as `read_evaluations` does."""
     return [line for line in _read_lines(model_dir) if "event" in line]
+
+
+def state(model_dir, num_steps):
+    """Returns DONE, COLLAPSED (a loss was not finite) or OPEN.
+
+    A run is done with the evaluation after its last step.
+
+    Args:
+        model_dir: str.
+        num_steps: int, of its schedule.
+    """
+    if num_steps in evaluated_steps(model_dir):
+        return DONE
+    is_collapsed = any(event["event"] == "not_finite" for event in read_events(model_dir))
+    return COLLAPSED if is_collapsed else OPEN
 
 
 def _read_lines(model_dir):

@@ -16,7 +16,8 @@ import sys
 import gin
 from absl import app, flags
 
-from rethink_tf import config, console, exit_codes, files
+from rethink_tf import config, console, exit_codes, files, metrics_file
+from rethink_tf.report import collecting
 from rethink_tf.study import planning, progress, running, texts
 from rethink_tf.study.settings import Study
 
@@ -61,7 +62,7 @@ def main(argv):
     except (ValueError, TypeError, OSError, running.RunFailedError) as error:
         sys.exit(f"error: {error}")
     print(_plan_text(study, runs))
-    if progress.COLLAPSED in states:
+    if metrics_file.COLLAPSED in states:
         print("Collapsed runs are kept as they are; the report shows them.")
 
 
@@ -93,7 +94,7 @@ def _run(study, runs):
         signal.signal(number, lambda found, frame: (reasons.append(found), _restore_signals()))
     described = {"runs": [dataclasses.asdict(run) for run in runs]}
     text = json.dumps(described, indent=1) + "\n"
-    files.write_whole(os.path.join(study.study_dir, "study.json"), text)
+    files.write_whole(os.path.join(study.study_dir, collecting.PLAN_FILE), text)
     shown = texts.ProgressLine()
     states = running.run_all(study, runs, lambda: bool(reasons), shown.show)
     shown.end()

@@ -5,22 +5,9 @@ import os
 from collections.abc import Sequence
 
 from rethink_tf import files, metrics_file
+from rethink_tf.metrics_file import COLLAPSED, OPEN
+from rethink_tf.report import collecting
 from rethink_tf.study.planning import Run
-
-DONE, COLLAPSED, OPEN = "done", "collapsed", "open"
-# One line for each process that ended well, from which the next plan takes the rate.
-TIMES_FILE = "times.jsonl"
-
-
-def state_of(run: Run) -> str:
-    """Returns DONE, COLLAPSED (a loss was not finite) or OPEN.
-
-    A run is done with the evaluation after its last step.
-    """
-    if run.num_steps in metrics_file.evaluated_steps(run.model_dir):
-        return DONE
-    events = metrics_file.read_events(run.model_dir)
-    return COLLAPSED if any(event["event"] == "not_finite" for event in events) else OPEN
 
 
 def states_of(runs: Sequence[Run]) -> list[str]:
@@ -31,7 +18,7 @@ def states_of(runs: Sequence[Run]) -> list[str]:
     """
     by_name, states = {run.name: run for run in runs}, {}
     for run in runs:
-        state = state_of(run)
+        state = metrics_file.state(run.model_dir, run.num_steps)
         if state == OPEN and run.parent and states[run.parent] == COLLAPSED:
             branches = os.path.join(by_name[run.parent].model_dir, "branches")
             if not files.exists(os.path.join(branches, f"step-{run.start_step}.index")):
@@ -43,12 +30,12 @@ def states_of(runs: Sequence[Run]) -> list[str]:
 def note_time(study_dir: str, run: Run, images: int, seconds: float) -> None:
     """Notes how long a process took for so many images, its start and evaluations included."""
     line = {"run": run.name, "images": images, "seconds": round(seconds, 3)}
-    files.append_line(os.path.join(study_dir, TIMES_FILE), json.dumps(line))
+    files.append_line(os.path.join(study_dir, collecting.TIMES_FILE), json.dumps(line))
 
 
 def measured_rate(study_dir: str) -> float | None:
     """Returns the images a second of all that was run, or None before the first run."""
-    lines = (files.read_text(os.path.join(study_dir, TIMES_FILE)) or "").splitlines()
+    lines = (files.read_text(os.path.join(study_dir, collecting.TIMES_FILE)) or "").splitlines()
     noted = [json.loads(line) for line in lines if line.endswith("}")]
     seconds = sum(each["seconds"] for each in noted)
     return sum(each["images"] for each in noted) / seconds if seconds else None

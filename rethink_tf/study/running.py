@@ -7,7 +7,8 @@ import time
 
 from absl import logging
 
-from rethink_tf import child, console, exit_codes, files, locking
+from rethink_tf import child, console, exit_codes, files, locking, metrics_file
+from rethink_tf.metrics_file import COLLAPSED, OPEN
 from rethink_tf.study import progress
 from rethink_tf.study.planning import Run
 from rethink_tf.study.settings import Study
@@ -52,7 +53,7 @@ def run_all(study: Study, runs: list[Run], stop, show) -> list[str]:
         for number, run in enumerate(runs):
             left = sum(each.images for each in runs[number:])
             # Of the whole plan: a run that collapsed takes others with it.
-            if progress.states_of(runs)[number] == progress.OPEN and not stop():
+            if progress.states_of(runs)[number] == OPEN and not stop():
                 _run_one(study, run, stop, _Line(study, run, number, len(runs), left, show))
         return progress.states_of(runs)
 
@@ -68,13 +69,13 @@ def _run_one(study, run, stop, line):
         if code == exit_codes.DONE:
             images = (run.num_steps - line.first_step) * run.batch_size
             progress.note_time(study.study_dir, run, images, time.monotonic() - began)
-            if progress.state_of(run) == progress.OPEN:
+            if _state(run) == OPEN:
                 raise RunFailedError(
                     f"{run.name} ended without the evaluation of its last step, {run.num_steps}: "
                     "a study needs the mode train_and_evaluate, and evaluations in the run itself."
                 )
             return
-        if progress.state_of(run) == progress.COLLAPSED:
+        if _state(run) == COLLAPSED:
             logging.warning("%s collapsed: %s", run.name, last[-1] if last else "")
             return
         if code != exit_codes.AGAIN and 0 < code <= 128:
@@ -98,6 +99,10 @@ def _wait_for_the_last(run, stop):
                 return
         except ValueError:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _state(run):
+    return metrics_file.state(run.model_dir, run.num_steps)
 
 
 def _run_process(study, run, stop, line):

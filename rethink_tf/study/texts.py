@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from rethink_tf.metrics_file import OPEN
 from rethink_tf.study.planning import Run
 
 
@@ -56,7 +57,7 @@ def plan_table(
     hours = images / rate / 3600 * devices
     cost = f", {hours * price:,.2f} at {price:g} an hour" if price is not None else ""
     lines.append(f"{hours:,.2f} device-hours at {rate:,.2f} images/s on {devices} devices{cost}.")
-    left = sum(run.images for run, state in zip(runs, states, strict=True) if state == "open")
+    left = sum(run.images for run, state in zip(runs, states, strict=True) if state == OPEN)
     if left < images:
         lines.append(f"{left / rate / 3600 * devices:,.2f} of them are left.")
     return "\n".join(lines)

@@ -12,7 +12,8 @@ from experiment_runs import REPOSITORY
 from benchmarks import experiments
 from launch import vertex_submission
 from rethink_tf import branching, config, experiment
-from rethink_tf.study import planning, progress, texts
+from rethink_tf.metrics_file import OPEN
+from rethink_tf.study import planning, texts
 from rethink_tf.study.settings import Study
 
 RANDOM, TRAINED = ("scratch_r50.gin",), ("pretrained_r50.gin",)
@@ -46,7 +47,7 @@ def test_the_papers_schedules_cost_their_tails_beside_the_longest():
     assert sum(run.num_steps for run in runs) == 2 * 20 * 90_000
     assert runs[0].images == 540_000 * 16
 
-    text = texts.plan_table(runs, [progress.OPEN] * 10, rate=100.0, devices=8, price=2.0)
+    text = texts.plan_table(runs, [OPEN] * 10, rate=100.0, devices=8, price=2.0)
     # 2 * 780,000 * 16 images at 100 a second, on 8 devices.
     assert "1,560,000 steps, 24,960,000 images" in text and "3,600,000 steps" in text
     assert "554.67 device-hours" in text and "1,109.33 at 2 an hour" in text
