@@ -52,6 +52,26 @@ class StudyRun:
         return self.evaluations[-1] if self.state == metrics_file.DONE else None
 
 
+def states_of(runs: Iterable) -> dict[str, str]:
+    """Returns the state of each run by its name.
+
+    What would go on from a run that collapsed before the checkpoint of its branch has collapsed
+    with it.
+
+    Args:
+        runs: of a plan, each after its parent, with the first attributes of `StudyRun`.
+    """
+    by_name, states = {run.name: run for run in runs}, {}
+    for run in by_name.values():
+        state = metrics_file.state(run.model_dir, run.num_steps)
+        if state == metrics_file.OPEN and states.get(run.parent) == metrics_file.COLLAPSED:
+            branches = os.path.join(by_name[run.parent].model_dir, "branches")
+            if not files.exists(os.path.join(branches, f"step-{run.start_step}.index")):
+                state = metrics_file.COLLAPSED
+        states[run.name] = state
+    return states
+
+
 def read_study(folder: str) -> list[StudyRun]:
     """Returns the runs of a study.
 
@@ -72,23 +92,33 @@ def read_study(folder: str) -> list[StudyRun]:
         planned = {run["name"]: run for run in plan["runs"]}
         fields = [field.name for field in dataclasses.fields(StudyRun)][:10]
         seconds = _seconds_of(folder)
-        return [
+        runs = [
             StudyRun(
                 **{name: run[name] for name in fields},
-                state=metrics_file.state(run["model_dir"], run["num_steps"]),
+                state=metrics_file.OPEN,
                 evaluations=_evaluations(run, planned),
                 seconds=seconds.get(run["name"], 0.0),
             )
             for run in planned.values()
         ]
+        states = states_of(runs)
+        return [dataclasses.replace(run, state=states[run.name]) for run in runs]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is no plan of a study ({error!r}): start it again.") from error
+
+
+def read_bindings(run: StudyRun) -> dict[str, str] | None:
+    """Returns what was bound for a run, {full name: text}; None before its first start."""
+    path = os.path.join(run.model_dir, "config.json")
+    if not files.exists(path):
+        return None
+    return files.read_json(path, "start the run again")["bindings"]
 
 
 def metrics_of(runs: Iterable[StudyRun]) -> list[str]:
     """Returns the AP of boxes, masks and keypoints that the runs have, such as "mask/AP"."""
     found = {name for run in runs for line in run.evaluations for name in line}
-    return [name for name in ("box/AP", "mask/AP", "keypoint/AP", "mAP") if name in found]
+    return [name for name in ("box/AP", "mask/AP", "keypoints/AP", "voc/mAP") if name in found]
 
 
 def _evaluations(run, planned):

@@ -67,7 +67,7 @@ def main(argv):
 
 
 def _plan_text(study, runs):
-    states = progress.states_of(runs)
+    states = list(collecting.states_of(runs).values())
     rate = _RATE.value or progress.measured_rate(study.study_dir)
     return texts.plan_table(runs, states, rate, _DEVICES.value, _PRICE.value)
 

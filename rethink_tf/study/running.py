@@ -9,6 +9,7 @@ from absl import logging
 
 from rethink_tf import child, console, exit_codes, files, locking, metrics_file
 from rethink_tf.metrics_file import COLLAPSED, OPEN
+from rethink_tf.report import collecting
 from rethink_tf.study import progress
 from rethink_tf.study.planning import Run
 from rethink_tf.study.settings import Study
@@ -53,9 +54,9 @@ def run_all(study: Study, runs: list[Run], stop, show) -> list[str]:
         for number, run in enumerate(runs):
             left = sum(each.images for each in runs[number:])
             # Of the whole plan: a run that collapsed takes others with it.
-            if progress.states_of(runs)[number] == OPEN and not stop():
+            if collecting.states_of(runs)[run.name] == OPEN and not stop():
                 _run_one(study, run, stop, _Line(study, run, number, len(runs), left, show))
-        return progress.states_of(runs)
+        return list(collecting.states_of(runs).values())
 
 
 def _run_one(study, run, stop, line):

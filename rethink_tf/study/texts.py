@@ -58,7 +58,7 @@ def plan_table(
     cost = f", {hours * price:,.2f} at {price:g} an hour" if price is not None else ""
     lines.append(f"{hours:,.2f} device-hours at {rate:,.2f} images/s on {devices} devices{cost}.")
     left = sum(run.images for run, state in zip(runs, states, strict=True) if state == OPEN)
-    if left < images:
+    if 0 < left < images:
         lines.append(f"{left / rate / 3600 * devices:,.2f} of them are left.")
     return "\n".join(lines)
 
