@@ -1,11 +1,12 @@
-"""Turns a checkpoint (.pkl) of Detectron2 or of an ImageNet classifier into one to start from.
+"""Turns a checkpoint of Detectron2 or of an ImageNet classifier into one to start from.
 
     python -m rethink_tf.convert --gin_file=gin_configs/scratch_r50.gin \
         --checkpoint=model_final.pkl --output=/weights/r50
 
 Then train or evaluate with --gin_param='run.init_checkpoint="/weights/r50"'. The gin files say what
 the detector is; a checkpoint of another one is refused with every difference named. Of a
-classifier, such as Detectron's R-50-GN.pkl, the backbone is taken; see base/pretrained.gin.
+classifier, such as Detectron's R-50-GN.pkl or timm's resnet50_gn (model.safetensors), the backbone
+is taken; see base/pretrained.gin. Files are known by what is in them, not by their names.
 """
 
 import sys
@@ -23,7 +24,8 @@ _GIN_PARAM = flags.DEFINE_multi_string(
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     None,
-    "The checkpoint to read, a .pkl of Detectron2 or of a classifier.",
+    "The checkpoint to read: a .pkl of Detectron2, or of a classifier of Detectron, or safetensors "
+    "of torchvision or timm.",
     required=True,
 )
 _OUTPUT = flags.DEFINE_string(
@@ -31,9 +33,10 @@ _OUTPUT = flags.DEFINE_string(
 )
 _INPUT_FORMAT = flags.DEFINE_enum(
     "input_format",
-    "BGR",
+    None,
     ["BGR", "RGB"],
-    "The order of the channels that the checkpoint was trained with (Detectron2's INPUT.FORMAT).",
+    "The order of the channels that the checkpoint was trained with (Detectron2's INPUT.FORMAT). "
+    "Default: RGB for torchvision's and timm's, else BGR.",
 )
 
 

@@ -4,10 +4,12 @@ import json
 import os
 import re
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from rethink_tf import files
+from rethink_tf.models.detector import PREPROCESSING
 from rethink_tf.training import averaging, checkpoint_files, checkpoint_shapes
 
 AVERAGES = "averages"  # what a checkpoint calls the averages of the weights
@@ -120,6 +122,7 @@ def initialize(detector, path):
     except Exception as error:  # TensorFlow raises one of many
         raise ValueError(f"The checkpoint {found} cannot be read: {error}") from error
     checkpoint_shapes.check(tf.train.Checkpoint(**parts), found)
+    _check_preprocessing(detector, found, names)
     try:
         status = tf.train.Checkpoint(**parts).read(found)
         status.assert_existing_objects_matched().expect_partial()
@@ -139,6 +142,20 @@ def initialize(detector, path):
         for layer in detector.layers
         if any(variable.ref() not in read for variable in layer.variables)
     ]
+
+
+def _check_preprocessing(detector, path, names):
+    """Checks that a run prepares its pixels as the classifier had them that it starts from."""
+    name = f"{PREPROCESSING}/.ATTRIBUTES/VARIABLE_VALUE"
+    if name not in names:
+        return
+    stated = json.loads(checkpoint_files.open_reader(path).get_tensor(name))["pixel_std"]
+    if not np.allclose(stated, detector.pixel_std, rtol=0.01):
+        raise ValueError(
+            f"The classifier of {path} had its pixels divided by {tuple(stated)}, and "
+            f"MaskRCNN.pixel_std is {detector.pixel_std}: bind MaskRCNN.pixel_std (in a "
+            f"pretrained_*.gin the macro PIXEL_STD) = {tuple(stated)}."
+        )
 
 
 def _variables(parts):

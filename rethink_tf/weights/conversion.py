@@ -1,22 +1,26 @@
-"""Makes a checkpoint that our experiments start from of a `.pkl` of Detectron or Detectron2."""
+"""Makes a checkpoint that our experiments start from of others' files."""
 
+import json
 import os
 
 import tensorflow as tf
 
-from rethink_tf.weights import detectron2, imagenet, pickles
+from rethink_tf.models.detector import PREPROCESSING
+from rethink_tf.weights import detectron2, imagenet, reading
 
 
 def convert(checkpoint, output, input_format, build):
-    """Writes a checkpoint of a detector with the weights of a `.pkl`.
+    """Writes a checkpoint of a detector with the weights of a file.
 
-    Of an ImageNet classifier it holds what the detector shares with it, and a run that starts from
-    it leaves the rest random; see `training.checkpoints.initialize`.
+    Of an ImageNet classifier it holds what the detector shares with it, and how its pixels were
+    prepared; a run that starts from it leaves the rest random, and has to prepare them alike. See
+    `training.checkpoints.initialize`.
 
     Args:
-        checkpoint: str, Detectron2's `.pkl` of a detector, or its or Detectron's of a classifier.
+        checkpoint: str, Detectron2's `.pkl` of a detector, or a classifier of those of `imagenet`.
         output: str, path of the checkpoint to write, without an ending.
-        input_format: "BGR" or "RGB", the order of the channels it was trained with.
+        input_format: "BGR" or "RGB", the order of the channels it was trained with; None for what
+            its origin has.
         build: callable taking num_classes and num_keypoints, returns the detector.
 
     Returns:
@@ -25,7 +29,8 @@ def convert(checkpoint, output, input_format, build):
     Raises:
         ValueError: if the file is not such a checkpoint, or not one of this detector.
     """
-    arrays = pickles.load_arrays(checkpoint)
+    arrays = reading.load_arrays(checkpoint)
+    input_format = input_format or imagenet.input_format_of(arrays)
     of_classifier = imagenet.is_classifier(arrays)
     # A classifier's own classes are not the detector's, and nothing of the heads is written.
     sizes = {"num_classes": 1}
@@ -37,6 +42,8 @@ def convert(checkpoint, output, input_format, build):
     if of_classifier:
         imagenet.load(model, arrays, input_format)
         parts, count = model.pretrained_parts(), len(imagenet.parameters(model))
+        prepared = {"pixel_std": imagenet.pixel_std_of(input_format)}
+        parts[PREPROCESSING] = tf.Variable(json.dumps(prepared))
     else:
         detectron2.load(model, arrays, input_format)
         parts, count = {"model": model}, len(model.variables)

@@ -1,16 +1,22 @@
-"""Loads ImageNet classifiers (.pkl of Detectron and Detectron2) into detectors, as far as they go.
+"""Loads ImageNet classifiers into detectors, as far as they go.
+
+They are those of Detectron and Detectron2 (.pkl), of torchvision and timm (safetensors).
 
 That is the backbone, of VGG-16 also fc6 and fc7, the first layers of the box head. Kernels and
 channels are laid out as `detectron2` says. Detectron's names are Caffe2's, such as
-res2_0_branch2a_gn_s; they are translated to Detectron2's, here res2.0.conv1.norm.weight.
+res2_0_branch2a_gn_s; they are translated to Detectron2's, here res2.0.conv1.norm.weight, and so are
+torchvision's and timm's (`torch_names`).
 """
 
 import re
+from collections import Counter
 
 import numpy as np
+from absl import logging
 
+from rethink_tf.models.detector import PIXEL_STD
 from rethink_tf.models.vgg import VGG16
-from rethink_tf.weights import detectron2
+from rethink_tf.weights import detectron2, torch_names
 
 # The classifier's own last layer in the files' several names, and the optimizer's state.
 _OTHER_NAME = re.compile(r"(pred|fc1000|fc8)_[wb]|(stem\.fc|linear)\..*|.*_momentum|lr")
@@ -44,6 +50,25 @@ def is_classifier(arrays):
             the inner dict.
     """
     return not {"stem.conv1.weight", "conv1_1.weight"}.isdisjoint(_translated(arrays))
+
+
+def input_format_of(arrays):
+    """Returns "RGB" or "BGR", what classifiers of this origin were trained with.
+
+    Args:
+        arrays: as of `is_classifier`.
+    """
+    return "RGB" if torch_names.is_classifier(_state(arrays)) else "BGR"
+
+
+def pixel_std_of(input_format):
+    """Returns what a classifier's pixels were divided by: three floats.
+
+    Args:
+        input_format: "BGR" of Detectron's, which took them as they are, or "RGB" of torchvision's,
+            whose mean and deviation are ImageNet's.
+    """
+    return (1.0, 1.0, 1.0) if input_format == "BGR" else PIXEL_STD
 
 
 def parameters(detector, input_format="BGR"):
@@ -91,8 +116,34 @@ def load(detector, arrays, input_format="BGR"):
             "normalization, such as Detectron's R-50-GN.pkl, or one with statistics, such as "
             "torchvision's in Detectron2's form."
         )
+    _check_normalization(detector.backbone, state)
     kept = {name: value for name, value in state.items() if not _OTHER_NAME.fullmatch(name)}
     detectron2.assign(parameters(detector, input_format), kept)
+    parts = Counter(name.rpartition(".")[0].partition(".")[0] for name in kept)
+    logging.info(
+        "Read, by part: %s. Left out, of the classifier alone: %s.",
+        ", ".join(f"{part} {count}" for part, count in sorted(parts.items())),
+        ", ".join(sorted(state.keys() - kept.keys())) or "nothing",
+    )
+
+
+def _check_normalization(backbone, state):
+    """Checks that statistics come where the backbone has them, and only there."""
+    has_statistics = any(name.endswith(".norm.running_mean") for name in state)
+    has_norm = any(".norm." in name for name in state)
+    wants = any("moving_mean" in variable.name for variable in backbone.variables)
+    if has_statistics and not wants:
+        raise ValueError(
+            "The classifier has batch normalization, with statistics, and the backbone has none: "
+            "the scales of one say nothing of the other's. Bind NORMALIZER='syncbn' or "
+            "'frozen_bn', or take a classifier with group normalization (Detectron's R-50-GN.pkl, "
+            "timm's resnet50_gn)."
+        )
+    if wants and has_norm and not has_statistics:
+        raise ValueError(
+            "The backbone has batch normalization, and the classifier another one, without "
+            "statistics: bind NORMALIZER='gn', or take a classifier with batch normalization."
+        )
 
 
 def _state(arrays):
@@ -102,7 +153,9 @@ def _state(arrays):
 
 def _translated(arrays):
     """Returns {name of Detectron2: array}; names that are no layer's stay as they are."""
-    return {_translate(name): np.asarray(value) for name, value in _state(arrays).items()}
+    state = _state(arrays)
+    rename = torch_names.translate if torch_names.is_classifier(state) else _translate
+    return {rename(name): np.asarray(value) for name, value in state.items()}
 
 
 def _translate(name):

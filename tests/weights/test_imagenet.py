@@ -1,9 +1,12 @@
 """ImageNet classifiers of Detectron and Detectron2 in a detector: names, layout, refusals."""
 
 import functools
+import re
+import struct
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import tensorflow as tf
 import tf_keras
 
@@ -15,13 +18,13 @@ from rethink_tf.models.resnet import ResNet
 from rethink_tf.models.rpn import RPN
 from rethink_tf.models.vgg import VGG16
 from rethink_tf.training import checkpoints
-from rethink_tf.weights import imagenet
+from rethink_tf.weights import conversion, imagenet, reading, torch_names
 
 SHALLOW = dict(depth=50, blocks_per_stage=(2, 1, 1, 1))
 BRANCHES = {"branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3", "branch1": "shortcut"}
 
 
-def make_detector(normalizer="gn", backbone=None):
+def make_detector(normalizer="gn", backbone=None, **kwargs):
     partial = functools.partial
     detector = MaskRCNN(
         3,
@@ -30,6 +33,7 @@ def make_detector(normalizer="gn", backbone=None):
         partial(RPN, 32, 4, ((32,),)) if backbone else partial(RPN, 32),
         partial(BoxHead, num_convs=0, num_fcs=2, fc_channels=16),
         None if backbone else partial(MaskHead, num_convs=0, channels=32),
+        **kwargs,
     )
     detector.create_variables()
     return detector
@@ -150,9 +154,11 @@ def test_batch_normalization_needs_its_statistics(detector):
         if name.endswith("_bn_s")
         for part, value in (("rm", 3.0), ("riv", 5.0))
     }
-    with pytest.raises(ValueError, match=r"stem\.conv1\.norm\.running_mean: in the checkpoint"):
+    with pytest.raises(ValueError, match=r"has batch normalization, with statistics, .*syncbn"):
         imagenet.load(detector, arrays)
     synchronised = make_detector("syncbn")
+    with pytest.raises(ValueError, match=r"another one, without statistics: bind NORMALIZER='gn'"):
+        imagenet.load(synchronised, caffe2_resnet("gn"))
     imagenet.load(synchronised, arrays)
     norm = synchronised.backbone.stages[1][0].convs[1].norm
     assert (norm.moving_mean.numpy() == 3.0).all() and (norm.moving_variance.numpy() == 5.0).all()
@@ -184,6 +190,73 @@ def test_vgg16_with_its_fully_connected_layers():
     np.testing.assert_array_equal(np.einsum("hwco->ochw", spatial).reshape(16, -1), blobs["fc6_w"])
     np.testing.assert_array_equal(np.transpose(fc7.kernel), blobs["fc7_w"])
     np.testing.assert_array_equal(detector.box_head.deltas.kernel, deltas)
+
+
+def to_torch(arrays):
+    """The same with the names of torchvision and timm, whose first kernel takes RGB."""
+    state = {}
+    for name, array in arrays["blobs"].items():
+        if name.endswith("momentum"):
+            continue
+        layer, part = re.fullmatch(r"(.*?)_((?:gn_|bn_)?(?:s|b|rm|riv|w))", name).groups()
+        kind = "bn" if part[1:2] == "n" else "conv"
+        parts = {"w": "weight", "s": "weight", "b": "bias", "rm": "running_mean"}
+        part = parts.get(part.rpartition("_")[2], "running_var")
+        if layer == "pred":
+            state[f"fc.{part}"] = array
+        elif layer in ("conv1", "res_conv1"):
+            state[f"{kind}1.{part}"] = array[:, ::-1] if kind == "conv" else array
+        else:
+            stage, block, branch = layer.split("_")
+            place = {"branch2a": "1", "branch2b": "2", "branch2c": "3"}.get(branch)
+            own = f"{kind}{place}" if place else f"downsample.{int(kind == 'bn')}"
+            state[f"layer{int(stage[3:]) - 1}.{block}.{own}.{part}"] = array
+    return {name: np.ascontiguousarray(array) for name, array in state.items()}
+
+
+def test_safetensors_of_torchs_libraries_are_known_by_their_content(tmp_path, detector, caplog):
+    caplog.set_level("INFO", logger="absl")
+    arrays, path = caffe2_resnet(), tmp_path / "model.bin"
+    safetensors.numpy.save_file(to_torch(arrays), path)
+    output = str(tmp_path / "weights")
+    count = conversion.convert(str(path), output, None, lambda **_: make_detector())
+    assert count == len(detector.backbone.variables)
+    assert "Left out, of the classifier alone: stem.fc.bias, stem.fc.weight" in caplog.text
+    # Its pixels were divided by ImageNet's deviation, as those of a detector by default.
+    checkpoints.initialize(detector, output)
+    check_resnet(detector.backbone, arrays["blobs"])
+    undivided = make_detector(pixel_std=(1.0, 1.0, 1.0))
+    with pytest.raises(ValueError, match=r"divided by \(58.395, 57.12, 57.375\), .*PIXEL_STD"):
+        checkpoints.initialize(undivided, output)
+
+    # Another architecture's names are left over, all of them said.
+    state = to_torch(arrays) | {"layer1.0.se.fc1.weight": np.zeros([4, 4], "f")}
+    with pytest.raises(ValueError, match="layer1.0.se.fc1.weight: in the checkpoint, not in the"):
+        imagenet.load(detector, state, "RGB")
+    assert imagenet.input_format_of(state) == "RGB" and imagenet.input_format_of(arrays) == "BGR"
+
+
+def test_damaged_safetensors_are_one_error(tmp_path):
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file(to_torch(caffe2_resnet()), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=f"{path} cannot be read as safetensors"):
+        reading.load_arrays(path)
+    # A header that announces more than there is, and one that is no JSON.
+    for start in (struct.pack("<Q", 2**62) + b"{", struct.pack("<Q", 9) + b"{" * 9):
+        path.write_bytes(start)
+        with pytest.raises(ValueError, match=f"{path} (is|cannot be read)"):
+            reading.load_arrays(path)
+
+
+def test_torchs_names_of_vgg16():
+    convs = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
+    found = [torch_names.translate(f"features.{place}.weight") for place in convs]
+    assert found[0] == "conv1_1.weight" and found[4:7] == [f"conv3_{k}.weight" for k in (1, 2, 3)]
+    assert found[-1] == "conv5_3.weight" and len(set(found)) == 13
+    names = [torch_names.translate(f"classifier.{place}.bias") for place in (0, 3, 6)]
+    assert names == ["fc6.bias", "fc7.bias", "linear.bias"]
 
 
 def test_a_run_starts_from_it_with_all_else_random(tmp_path, detector, caplog):
