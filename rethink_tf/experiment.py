@@ -100,7 +100,9 @@ def _train_and_evaluate(experiment, controller):
     experiment.trainer.evaluation_steps = evaluations
     described = branching.describe(experiment.schedule, experiment.cascade_from)
     num_steps = experiment.schedule.num_steps
-    branches = {branching.branch_step(described), *settings.branch_steps} & set(range(1, num_steps))
+    branches = {branching.branch_step(described), *settings.branch_steps} & set(
+        range(1, num_steps + 1)
+    )
 
     start = int(experiment.step.numpy())
     evaluated = metrics_file.evaluated_steps(settings.model_dir)

@@ -53,21 +53,21 @@ def run(model_dir, data_dir, *params, mode="train"):
 
 def test_a_run_is_extended_from_before_its_first_drop(tmp_path, data_dir):
     short, long, extended = (tmp_path / name for name in ("short", "long", "extended"))
-    run(short, data_dir, "STEPS=4")  # drops at 3 and 4
-    run(long, data_dir, "STEPS=8")  # drops at 6 and 7
-    run(extended, data_dir, "STEPS=8", f"run.continue_from={str(short)!r}")
-    assert [path.name for path in (short / "branches").glob("*.index")] == ["step-3.index"]
-    assert min(step for _, step in read_scalars(extended)) == 4
-    assert_equal_weights(read_weights(long, 8), read_weights(extended, 8))
+    run(short, data_dir, "STEPS=2")  # drops at 2
+    run(long, data_dir, "STEPS=4")  # drops at 3 and 4
+    run(extended, data_dir, "STEPS=4", f"run.continue_from={str(short)!r}")
+    assert [path.name for path in (short / "branches").glob("*.index")] == ["step-2.index"]
+    assert min(step for _, step in read_scalars(extended)) == 3
+    assert_equal_weights(read_weights(long, 4), read_weights(extended, 4))
     # It is a run like any other by now.
-    run(extended, data_dir, "STEPS=8", f"run.continue_from={str(short)!r}")
+    run(extended, data_dir, "STEPS=4", f"run.continue_from={str(short)!r}")
 
     new = tmp_path / "new"
     with pytest.raises(ValueError, match=r"more than the length .*channels: 32 there, 16 now"):
-        run(new, data_dir, "STEPS=8", f"run.continue_from={str(short)!r}", "FPN.channels=16")
+        run(new, data_dir, "STEPS=4", f"run.continue_from={str(short)!r}", "FPN.channels=16")
     with pytest.raises(ValueError, match=r"learning_rate of the schedule: 0.04 there, 0.02 now"):
         rate = "StepwiseSchedule.peak_learning_rate=0.02"
-        run(new, data_dir, "STEPS=8", f"run.continue_from={str(short)!r}", rate)
+        run(new, data_dir, "STEPS=4", f"run.continue_from={str(short)!r}", rate)
     with pytest.raises(ValueError, match=r"short has no checkpoint of step 1 or before"):
         run(new, data_dir, "STEPS=1", f"run.continue_from={str(short)!r}")
     with pytest.raises(ValueError, match="new holds no run"):

@@ -59,7 +59,8 @@ def make_classifier(name, folder):
         arrays[pair.name] = value
     (folder / "classifier.pkl").write_bytes(pickle.dumps({"model": arrays}))
     pkl, output = str(folder / "classifier.pkl"), str(folder / "weights")
-    conversion.convert(pkl, output, "BGR", experiment.detector_builder())
+    divides = config.value_of("MaskRCNN.pixel_std") != (1.0, 1.0, 1.0)
+    conversion.convert(pkl, output, "RGB" if divides else "BGR", experiment.detector_builder())
     return output
 
 

@@ -65,7 +65,7 @@ def test_an_experiment_that_cannot_be_is_one_line_before_the_first_step(tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def test_two_workers_train_like_one(tmp_path):
+def test_two_workers_train_like_one(tmp_path, untraced):
     params = ["STEPS=3", "BATCH_SIZE=4", "NORMALIZER='syncbn'"]
     # A low rate, and every RoI in the losses: else the rounding of sums over replicas would soon
     # change which are drawn.

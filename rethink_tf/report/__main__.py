@@ -29,25 +29,10 @@ def main(argv):
     try:
         runs = [run for each in argv[1:] for run in collecting.read_study(each)]
         tables = study_tables.all_tables(runs)
-        drawn = [
-            (f"{name}-{metric.replace('/', '_')}-{subset}", caption, draw(runs, metric, subset))
-            for metric in collecting.metrics_of(runs)
-            for subset in dict.fromkeys(run.subset for run in runs)
-            for name, caption, draw in (
-                (
-                    "over_steps",
-                    f"{metric} on {subset} data over iterations. Thin lines are runs, points the "
-                    "means of the last checkpoints, crosses runs that collapsed.",
-                    figures.over_steps,
-                ),
-                (
-                    "by_schedule",
-                    f"{metric} on {subset} data at the end of each schedule; bars are the standard "
-                    "deviation over seeds.",
-                    figures.by_schedule,
-                ),
-            )
-        ]
+        published = {}
+        for each in argv[1:]:
+            published |= collecting.read_references(each)
+        drawn = _figures(figures, runs, collecting.metrics_of(runs), published)
         for table in tables:
             files.write_whole(os.path.join(folder, f"{table.name}.csv"), table.csv())
         text = "\n".join(table.markdown() for table in tables)
@@ -61,6 +46,29 @@ def main(argv):
         print(f"error: {error}", file=sys.stderr)
         sys.exit(exit_codes.REFUSED)
     print(f"Wrote {_OUTPUT.value}; figures and tables are in {folder}.")
+
+
+def _figures(figures, runs, metrics, published):
+    """Returns (name of the file, caption, SVG) of each figure."""
+    found = []
+    for metric in metrics:
+        for subset in dict.fromkeys(run.subset for run in runs):
+            name, where = f"{metric.replace('/', '_')}-{subset}", f"{metric} on {subset} data"
+            # Published are box AP, of all data.
+            references = published if (metric, subset) == ("box/AP", "all") else {}
+            caption = (
+                f"{where} over iterations. Thin lines are runs, points the means of the last "
+                "checkpoints, crosses runs that collapsed."
+            )
+            svg = figures.over_steps(runs, metric, subset)
+            found.append((f"over_steps-{name}", caption, svg))
+            caption = (
+                f"{where} at the end of each schedule; bars are the standard deviation over seeds"
+                f"{', dotted lines what was published' if references else ''}."
+            )
+            svg = figures.by_schedule(runs, metric, subset, references)
+            found.append((f"by_schedule-{name}", caption, svg))
+    return found
 
 
 def _summary(runs):

@@ -107,6 +107,16 @@ def read_study(folder: str) -> list[StudyRun]:
         raise ValueError(f"{path} is no plan of a study ({error!r}): start it again.") from error
 
 
+def read_references(folder: str) -> dict[str, dict[str, float]]:
+    """Returns {name: {schedule: box AP in percent}}, what others published of a study's runs.
+
+    Args:
+        folder: as of `read_study`, which checks it.
+    """
+    path = os.path.join(folder, PLAN_FILE)
+    return files.read_json(path, "start the study again").get("references", {})
+
+
 def read_bindings(run: StudyRun) -> dict[str, str] | None:
     """Returns what was bound for a run, {full name: text}; None before its first start."""
     path = os.path.join(run.model_dir, "config.json")

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -65,13 +65,19 @@ def over_steps(runs: Sequence[StudyRun], metric: str, subset: str) -> str:
         return _svg(figure)
 
 
-def by_schedule(runs: Sequence[StudyRun], metric: str, subset: str) -> str:
+def by_schedule(
+    runs: Sequence[StudyRun],
+    metric: str,
+    subset: str,
+    references: Mapping[str, Mapping[str, float]] | None = None,
+) -> str:
     """Returns the last AP over the length of the schedule, a line an arm with its deviation.
 
     Args:
         runs: of the study.
         metric: such as "mask/AP".
         subset: whose runs are shown.
+        references: {name: {schedule: value in percent}}, drawn dotted in the arms' colours.
     """
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes("iterations of the schedule", f"{metric} (%)")
@@ -89,6 +95,10 @@ def by_schedule(runs: Sequence[StudyRun], metric: str, subset: str) -> str:
             axes.errorbar(
                 lengths, means, reach, fmt="o-", color=colour, label=arm, capsize=3, linewidth=1.2
             )
+        lengths = {run.schedule: run.num_steps for run in runs}
+        for colour, (name, values) in zip(_cycle(), (references or {}).items(), strict=False):
+            points = sorted((lengths[each], value) for each, value in values.items())
+            axes.plot(*zip(*points, strict=True), ":", color=colour, label=name, linewidth=1.2)
         return _svg(figure)
 
 

@@ -92,7 +92,10 @@ def _run(study, runs):
     for number in (signal.SIGINT, signal.SIGTERM):
         # A second one ends the process at once; its run saves and ends by itself.
         signal.signal(number, lambda found, frame: (reasons.append(found), _restore_signals()))
-    described = {"runs": [dataclasses.asdict(run) for run in runs]}
+    described = {
+        "runs": [dataclasses.asdict(run) for run in runs],
+        "references": study.references,
+    }
     text = json.dumps(described, indent=1) + "\n"
     files.write_whole(os.path.join(study.study_dir, collecting.PLAN_FILE), text)
     shown = texts.ProgressLine()

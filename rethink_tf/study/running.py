@@ -63,6 +63,7 @@ def _run_one(study, run, stop, line):
     """Runs one run to its end, or until it is to stop."""
     for attempt in range(RESTARTS + 1):
         _wait_for_the_last(run, stop)
+        line.begin()
         began = time.monotonic()
         code, last = _run_process(study, run, stop, line)
         if stop():
@@ -141,18 +142,23 @@ class _Line:
         self._study, self._run, self._show = study, run, show
         self._place = f"{number + 1} of {count}"
         self._images_left = images_left
+        self.begin()
+
+    def begin(self):
+        """Begins anew, for a process that was just started."""
         self._seen = None
-        self.first_step = run.start_step
+        self.first_step = self._run.start_step
 
     def read(self, text):
         """Shows where the study is, if a line of a run says a step."""
+        if found := re.search(r"Continuing from \S*step-(\d+)", text):
+            self.first_step = int(found[1])
         found = re.search(r" step (\d+)/\d+ ", text)
         if not found:
             return
         step, now = int(found[1]), time.monotonic()
         if self._seen is None:
             self._seen = step, now
-            self.first_step = step - 1
         first, since = self._seen
         rate = (step - first) * self._run.batch_size / (now - since) if step > first else None
         rate = rate or progress.measured_rate(self._study.study_dir)

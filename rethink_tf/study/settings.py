@@ -30,6 +30,8 @@ class Study:
         overlays: the same, after all others.
         data_dir: DATA_DIR of all runs, or None for what their files say.
         init_checkpoints: {arm: INIT_CHECKPOINT}, for arms that start from weights.
+        references: {name: {schedule: box AP in percent}}, as published for all of the data;
+            the report draws it dotted.
         branching: whether the shorter schedules of an arm go on from the checkpoints of the
             longest one, at their first drop of the rate; else each begins at step 0.
 
@@ -49,6 +51,7 @@ class Study:
     overlays: Sequence[str] = ()
     data_dir: str | None = None
     init_checkpoints: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    references: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     branching: bool = True
 
     def __post_init__(self):
@@ -73,5 +76,11 @@ class Study:
                     raise ValueError(
                         f"Study: {name!r} is {given!r}, must be a list of gin files and bindings."
                     )
+        for name, values in self.references.items():
+            if unknown := sorted(set(values) - set(self.schedules)):
+                raise ValueError(
+                    f"Study.references: {name!r} names {', '.join(unknown)}, which Study.schedules "
+                    "does not."
+                )
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"Study.seeds are {list(self.seeds)}: each counts once.")

@@ -20,6 +20,7 @@ LAST = {
     ("<b>trained", "long"): {1: 0.40, 2: None},  # the second one collapses
 }
 STEPS = {"short": 40, "long": 80}
+PUBLISHED = {"a paper": {"short": 33.0, "long": 41.0}}
 
 
 def write_study(folder):
@@ -52,7 +53,7 @@ def write_study(folder):
                 bound["FPN.channels"] = "32"
             (model_dir / "config.json").write_text(json.dumps({"bindings": bound}))
     runs.sort(key=lambda run: -run["num_steps"])
-    (folder / "study.json").write_text(json.dumps({"runs": runs}))
+    (folder / "study.json").write_text(json.dumps({"runs": runs, "references": PUBLISHED}))
     (folder / "times.jsonl").write_text(
         '{"run": "random/all/long/seed-1", "images": 80, "seconds": 1800}\n'
         '{"run": "random/all/long/seed-1", "images": 80, "seconds": 1800}\n{"run": "ra'
@@ -126,6 +127,7 @@ def test_the_page_stands_alone(study, tmp_path):
         marks = ElementTree.fromstring(path.read_text())
         words = {element.text for element in marks.iter() if element.text}
         assert {"random", "<b>trained"} <= words
+        assert ("a paper" in words) == path.name.startswith("by_schedule")
     with open(tmp_path / "report" / "box_AP.csv") as file:
         rows = list(csv.reader(file))
     assert rows[0][:3] == ["subset", "schedule", "random"] and len(rows) == 3

@@ -138,6 +138,7 @@ def test_a_plan_has_the_numbers_that_the_run_computes(name):
         ({"arms": {"a": "scratch_r50.gin"}}, "must be a list of gin files"),
         ({"seeds": (1, 1)}, "each counts once"),
         ({"subset_schedules": {"1k": {}}}, "names 1k, which Study.subsets does not"),
+        ({"references": {"paper": {"9x": 40.0}}}, "'paper' names 9x, which Study.schedules does"),
         ({"init_checkpoints": {"other": "/w"}}, "names other, which Study.arms does not"),
         ({"arms": {"a": ("scratch_r5.gin",)}}, "did you mean scratch_r50.gin"),
         ({"schedules": {"bad": ("SCHEDULE=0.1",)}}, "9,000 steps, no more than the 60,000"),

@@ -1,4 +1,4 @@
-"""A study as a user runs it: killed, stopped, going on, with a run that collapses."""
+"""A study as a user runs it: killed, stopped, refused, and with a run that collapses."""
 
 import json
 import os
@@ -55,16 +55,13 @@ def stop_at(folder, run, text, number):
     return process.returncode, output
 
 
-def test_a_study_that_is_killed_and_stopped_ends_like_straight_runs(tmp_path):
+def test_a_study_that_is_killed_twice_ends_like_straight_runs(tmp_path):
     study, data = tmp_path / "study", tmp_path / "data"
     (tmp_path / "study.gin").write_text(GIN.format(study=str(study), data=str(data)))
     long, short = "gn-all-long-seed-1", "gn-all-short-seed-1"
 
     code, _ = stop_at(tmp_path, long, "step 4/8", signal.SIGKILL)
     assert code == -signal.SIGKILL
-    code, output = stop_at(tmp_path, long, "step 6/8", signal.SIGTERM)
-    assert code == exit_codes.AGAIN and "The same command goes on." in output
-    assert "Stopped by SIGTERM" in (study / "logs" / f"{long}.log").read_text()
     code, _ = stop_at(tmp_path, short, "step 4/4", signal.SIGKILL)
     assert code == -signal.SIGKILL
     with start(tmp_path) as process:
@@ -94,6 +91,14 @@ def test_a_study_that_is_killed_and_stopped_ends_like_straight_runs(tmp_path):
     with start(tmp_path) as process:
         again, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and "collapsed: " not in again
+
+
+def test_a_study_that_is_told_to_stop_goes_on_by_the_same_command(tmp_path):
+    text = GIN.format(study=str(tmp_path / "study"), data=str(tmp_path / "data"))
+    (tmp_path / "study.gin").write_text(text)
+    code, output = stop_at(tmp_path, "gn-all-long-seed-1", "", signal.SIGTERM)
+    assert code == exit_codes.AGAIN
+    assert "Stopped by SIGTERM. The same command goes on." in output and "Traceback" not in output
 
 
 def test_a_run_that_is_refused_ends_the_study_with_its_words(tmp_path):
