@@ -75,14 +75,12 @@ LONG = """
 def pytest_collection_modifyitems(items):
     """Marks the tests that are quick, and splits the CPU before the first test that asks for two.
 
-    `-m quick` is what one runs while working. Of all tests the long files come first: at the end,
-    neither of two processes waits for the other's last file.
+    `-m quick` is what one runs while working.
     """
     for item in items:
         name = item.path.relative_to(REPOSITORY / "tests").with_suffix("").as_posix()
         if name not in LONG:
             item.add_marker(pytest.mark.quick)
-    items.sort(key=lambda item: item.get_closest_marker("quick") is not None)
     if not any("two_cpus" in getattr(item, "fixturenames", ()) for item in items):
         return
     import tensorflow as tf
