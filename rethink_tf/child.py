@@ -6,11 +6,14 @@ import sys
 
 # Its input ends with the parent, whose end of the pipe no other process has.
 _RUN = """
-import os, runpy, signal, sys, threading
+import os, runpy, signal, sys, threading, time
 def end_with_parent():
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+    # A run saves first. TensorBoard may lose a signal that comes while it starts.
+    time.sleep(600)
+    os._exit(1)
 threading.Thread(target=end_with_parent, daemon=True).start()
 del sys.argv[0]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
