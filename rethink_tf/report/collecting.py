@@ -52,6 +52,11 @@ class StudyRun:
         return self.evaluations[-1] if self.state == metrics_file.DONE else None
 
 
+def keeps_branch(model_dir: str, step: int) -> bool:
+    """Whether a run has the checkpoint of a step that others go on from."""
+    return files.exists(os.path.join(model_dir, "branches", f"step-{step}.index"))
+
+
 def states_of(runs: Iterable) -> dict[str, str]:
     """Returns the state of each run by its name.
 
@@ -65,8 +70,7 @@ def states_of(runs: Iterable) -> dict[str, str]:
     for run in by_name.values():
         state = metrics_file.state(run.model_dir, run.num_steps)
         if state == metrics_file.OPEN and states.get(run.parent) == metrics_file.COLLAPSED:
-            branches = os.path.join(by_name[run.parent].model_dir, "branches")
-            if not files.exists(os.path.join(branches, f"step-{run.start_step}.index")):
+            if not keeps_branch(by_name[run.parent].model_dir, run.start_step):
                 state = metrics_file.COLLAPSED
         states[run.name] = state
     return states

@@ -12,7 +12,8 @@ import itertools
 import os
 from collections.abc import Sequence
 
-from rethink_tf import config, files, metrics_file
+from rethink_tf import config, metrics_file
+from rethink_tf.report import collecting
 from rethink_tf.study import gin_values
 from rethink_tf.study.settings import ALL, Study
 from rethink_tf.training import schedule_rules
@@ -158,9 +159,8 @@ def _name(key, schedule):
 
 def _is_past(folder, num_steps, step):
     """Whether a run is done that has not kept a checkpoint: a study got a schedule more since."""
-    if num_steps not in metrics_file.evaluated_steps(folder):
-        return False
-    return not files.exists(os.path.join(folder, "branches", f"step-{step}.index"))
+    is_done = metrics_file.state(folder, num_steps) == metrics_file.DONE
+    return is_done and not collecting.keeps_branch(folder, step)
 
 
 def _folder(study, name):

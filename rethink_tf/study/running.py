@@ -92,8 +92,6 @@ def _wait_for_the_last(run, stop):
 
     A process that does not end by then is named by the new one, which it refuses.
     """
-    if files.is_remote(run.model_dir):  # There a run waits itself.
-        return
     deadline = time.monotonic() + _SECONDS_OF_SAVING
     while time.monotonic() < deadline and not stop():
         try:

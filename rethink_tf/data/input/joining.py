@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -12,43 +12,55 @@ from rethink_tf.data.input import reading, service, worker_share
 
 
 @dataclasses.dataclass(frozen=True)
+class Steps:
+    """The steps of a pipeline, and how the slots of one are drawn.
+
+    Attributes:
+        all: callable that returns what each step is drawn from, a tuple each, from the first on.
+        draw: callable of what is in such a tuple; returns the slots of the step (`slots`).
+    """
+
+    all: Callable[[], Iterable[tuple]]
+    draw: Callable[..., dict]
+
+
+@dataclasses.dataclass(frozen=True)
 class Parts:
     """What a pipeline is joined from.
 
     Attributes:
-        steps: callable that returns what each step is drawn from, a tuple each, from the first on.
-        draw: callable of what is in such a tuple; returns the slots of the step (`slots`).
+        steps: what is read.
         read: callable from a slot to its data set of one element: (element, notes, ...).
         share: which images of a step this pipeline reads.
         spec: element spec of the batches.
         report: takes the notes.
         is_compiled: whether a compiler wants batches of a few shapes.
         parallel_records: records in work at a time.
-        services: "host:port" of each service that reads in this process's place (`service`).
-        service_minutes: how long to wait for one.
     """
 
-    steps: Callable[[], Iterable[tuple]]
-    draw: Callable[..., dict]
+    steps: Steps
     read: Callable[[dict], tf.data.Dataset]
     share: worker_share.Share
     spec: dict
     report: reading.Report
     is_compiled: bool
     parallel_records: int
-    services: tuple[str, ...] = ()
-    service_minutes: float = 0.0
 
-    def join(self) -> tf.data.Dataset:
-        """Batches of `spec` with `schema.PADDING`, in the order of the steps."""
-        if self.services:
+    def join(self, services: Sequence[str] = (), minutes: float = 0.0) -> tf.data.Dataset:
+        """Batches of `spec` with `schema.PADDING`, in the order of the steps.
+
+        Args:
+            services: "host:port" of each service that reads in this process's place (`service`).
+            minutes: how long to wait for one.
+        """
+        if services:
             batches_a_step = self.share.size // self.share.replica_batch_size
             batches = service.read_remotely(
                 self._slots,
                 self._read_batches,
-                self.services,
+                services,
                 batches_a_step,
-                self.service_minutes,
+                minutes,
                 self.report.counters,
             )
         else:
@@ -59,9 +71,9 @@ class Parts:
         """The slots of every stride-th step from the first on; "number" counts the steps."""
 
         def make_slots():
-            steps = itertools.islice(self.steps(), first, None, stride)
+            steps = itertools.islice(self.steps.all(), first, None, stride)
             for number, step in enumerate(steps):
-                slots = self.draw(*step)
+                slots = self.steps.draw(*step)
                 yield slots | {"number": np.full(len(slots["row"]), number)}
 
         example = next(make_slots())

@@ -224,18 +224,12 @@ class Pipeline:
         spec = schema.training_spec(share.replica_batch_size, shapes.only, *rows)
         read = self._reader(index, tf.constant(ids, tf.int64), spec, flip_order)
         report = reading.Report(index, ids, self.max_objects, counters, self.max_skipped_share)
-        return joining.Parts(
-            steps=lambda: (batch[1:] for batch in plan.batches(start_step)),
-            draw=lambda rows, passes: drawn.draw(rows, passes, share, shapes),
-            read=read,
-            share=share,
-            spec=spec,
-            report=report,
-            is_compiled=is_compiled,
-            parallel_records=self.parallel_records,
-            services=tuple(self.services),
-            service_minutes=self.service_minutes,
-        ).join()
+        steps = joining.Steps(
+            lambda: (batch[1:] for batch in plan.batches(start_step)),
+            lambda rows, passes: drawn.draw(rows, passes, share, shapes),
+        )
+        parts = joining.Parts(steps, read, share, spec, report, is_compiled, self.parallel_records)
+        return parts.join(self.services, self.service_minutes)
 
     def _check_contents(self, index, category_ids, keypoints):
         if not category_ids:
@@ -368,18 +362,13 @@ class Pipeline:
         only = None if further_sizes else shapes[0].only
         spec = schema.evaluation_spec(share.replica_batch_size, only)
         report = reading.Report(index, counters=counters)
-        return joining.Parts(
-            steps=lambda: (
-                (rows, *each) for rows in batches for each in zip(sizes, shapes, strict=True)
-            ),
-            draw=lambda rows, each, own: slots.evaluate(index, rows, each, own, share),
-            read=read,
-            share=share,
-            spec=spec,
-            report=report,
-            is_compiled=is_compiled,
-            parallel_records=self.parallel_records,
-        ).join()
+        views = list(zip(sizes, shapes, strict=True))
+        steps = joining.Steps(
+            lambda: ((rows, *view) for rows in batches for view in views),
+            lambda rows, each, own: slots.evaluate(index, rows, each, own, share),
+        )
+        parts = joining.Parts(steps, read, share, spec, report, is_compiled, self.parallel_records)
+        return parts.join()
 
     def num_evaluation_batches(self, index: store.RecordIndex, global_batch_size: int) -> int:
         """How many global batches `evaluation` gives, not counted again in further sizes."""

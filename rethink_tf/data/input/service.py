@@ -23,8 +23,6 @@ from rethink_tf import exit_codes
 from rethink_tf.data.input.reading import DataError
 
 _ONE_TRY = 5.0  # seconds
-# Never stopped: TensorFlow's stop holds Python's lock while it waits for Python to end a drawing.
-_SERVERS = []
 
 
 class ServiceLostError(RuntimeError):
@@ -91,7 +89,7 @@ def read_remotely(make_slots, read_batches, services, batches_a_step, minutes, c
     def stream(first, address):
         own_host = _own_host(address, minutes)
         slots = make_slots(first, len(services))
-        slots = slots.apply(service.distribute(off, _slot_server(own_host), **options))
+        slots = slots.apply(service.distribute(off, _slot_address(own_host), **options))
         batches = read_batches(slots).prefetch(2)
         batches = batches.apply(service.distribute(off, f"grpc://{address}", **options))
         check = _order_check(address, batches_a_step, counters)
@@ -125,12 +123,18 @@ def _order_check(address, batches_a_step, counters):
 
 
 @functools.cache
-def _slot_server(host):
-    """Returns the address of this process's own service, as the host of a service reaches it."""
-    servers = start_server(host, 0)
-    _SERVERS.append(servers)
-    port = servers[0].target.rsplit(":", 1)[1]
-    return f"grpc://{_bracketed(host)}:{port}"
+def _slot_servers(host):
+    """Starts this process's own service, which stays until its end.
+
+    TensorFlow's stop holds Python's lock while it waits for Python to end a drawing.
+    """
+    return start_server(host, 0)
+
+
+def _slot_address(host):
+    """Returns where this process serves slots, as the host of a service reaches it."""
+    dispatcher, _ = _slot_servers(host)
+    return f"grpc://{_bracketed(host)}:{dispatcher.target.rsplit(':', 1)[1]}"
 
 
 def _own_host(address, minutes):
