@@ -380,6 +380,7 @@ def _make_evaluator(experiment, views=None):
         is_augmented=views is not None,
         weights=average.in_use if average else contextlib.nullcontext,
         check_stop=experiment.stop.check,
+        last_step=experiment.schedule.num_steps,
     )
 
 

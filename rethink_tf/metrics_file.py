@@ -16,6 +16,11 @@ def path_in(model_dir):
     return os.path.join(model_dir, "metrics.jsonl")
 
 
+def matches_path(model_dir, step):
+    """Returns the path of what a run's evaluation of a step has matched (`evaluation.matches`)."""
+    return os.path.join(model_dir, "results", f"matches-{step}.npz")
+
+
 def append(model_dir, line):
     """Adds a line.
 

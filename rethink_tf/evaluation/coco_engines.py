@@ -59,15 +59,39 @@ def by_pycocotools(iou_type, truth, found, num_images, num_categories):
         float64 [T, R, K, A, M] and recall [T, K, A, M], -1 where nothing can be measured.
     """
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluator = COCOeval(
-            _as_coco(iou_type, truth, num_images, num_categories),
-            _as_coco(iou_type, found, num_images, num_categories),
-            iou_type,
-        )
-        if iou_type == "keypoints":
-            evaluator.params.kpt_oks_sigmas = keypoints.sigmas(truth.shapes.shape[1] // 3)
+        evaluator = _evaluator(iou_type, truth, found, num_images, num_categories)
         evaluator.evaluate()
         evaluator.accumulate()
+    return evaluator
+
+
+def cells_of_matches(iou_type, truth, found, num_images, num_categories):
+    """Matches with pycocotools, objects of all sizes, and accumulates nothing.
+
+    Args:
+        iou_type, truth, found, num_images, num_categories: as of `by_pycocotools`.
+
+    Returns:
+        list of pycocotools' dicts, one a pair of category and image that has anything in it, by
+        category and image: image_id and category_id (positions), dtScores [D], dtMatches and
+        dtIgnore [T, D], gtIgnore [G].
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator = _evaluator(iou_type, truth, found, num_images, num_categories)
+        evaluator.params.areaRng = evaluator.params.areaRng[:1]
+        evaluator.evaluate()
+    return [cell for cell in evaluator.evalImgs if cell]
+
+
+def _evaluator(iou_type, truth, found, num_images, num_categories):
+    """Returns pycocotools' evaluator before its first call."""
+    evaluator = COCOeval(
+        _as_coco(iou_type, truth, num_images, num_categories),
+        _as_coco(iou_type, found, num_images, num_categories),
+        iou_type,
+    )
+    if iou_type == "keypoints":
+        evaluator.params.kpt_oks_sigmas = keypoints.sigmas(truth.shapes.shape[1] // 3)
     return evaluator
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from absl import logging
 
 from rethink_tf import files
-from rethink_tf.evaluation import coco_columns, coco_engines, unmasked
+from rethink_tf.evaluation import coco_columns, coco_engines, matches, unmasked
 
 # The order of pycocotools' `COCOeval.stats`. AP is over IoU 0.50:0.05:0.95; s, m and l are objects
 # below 32^2, below 96^2 and from 96^2 pixels on; AR1, AR10, AR100 allow that many detections.
@@ -60,6 +60,26 @@ class CocoMetrics:
     def evaluate(self, results):
         """Returns {metric: float}; see the function `evaluate`."""
         return evaluate(self._truth, results, self._iou_types)
+
+    def matches(self, results):
+        """Returns {name: array} of a file of matches; see the module `matches`.
+
+        Args:
+            results: list of dicts, as of the function `evaluate`.
+        """
+        found, kept = coco_columns.Results(results, self._truth), _kept(self._truth, None)
+        compared = {
+            each: (METRIC_PREFIXES[each], compared_instances(each, self._truth, found, kept))
+            for each in self._iou_types
+        }
+        everything = np.arange(len(self._truth.categories))
+        return matches.collect(
+            self._truth,
+            unique_names(self._truth.categories),
+            compared,
+            self._truth.instances("bbox", kept),
+            found.instances("bbox", kept, everything),
+        )
 
     def format_table(self, metrics):
         """Lays out metrics for a log; see the function `format_table`."""
@@ -197,15 +217,40 @@ def _measure(measure, iou_type, truth, found, kept):
         pycocotools' evaluator with its summary, None where there is nothing to measure; and the
         ids of its categories, in order.
     """
+    compared = compared_instances(iou_type, truth, found, kept)
+    if compared is None:
+        return None, []
+    objects, detections, present = compared
+    evaluator = measure(iou_type, objects, detections, len(truth.images), len(present))
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator.summarize()
+    ids = sorted(truth.category_positions)
+    return evaluator, [ids[position] for position in present.tolist()]
+
+
+def compared_instances(iou_type, truth, found, kept):
+    """Returns what is matched: the categories that have objects, counted from 0.
+
+    Args:
+        iou_type: "bbox", "segm" or "keypoints".
+        truth: `coco_columns.GroundTruth`.
+        found: `coco_columns.Results`.
+        kept: bool [I], the images that count.
+
+    Returns:
+        (objects, detections, present): `coco_columns.Instances` whose categories count into
+        `present`, int64, positions of categories; or None where there is nothing to compare, with
+        a warning where no object has a mask or keypoints.
+    """
     objects = truth.instances(iou_type, kept)
     if objects is None:
         kind = {"segm": "mask"}.get(iou_type, "keypoint")
         logging.warning("The ground truth has no %ss: all %s metrics are -1", kind, kind)
-        return None, []
+        return None
     present = np.unique(objects.categories)
     detections = found.instances(iou_type, kept, present)
     if not len(present):
-        return None, []
+        return None
     if iou_type == "segm" and not truth.have("segmentation", kept).all():
         is_counted = unmasked.counted(truth, found, kept, present)
         detections = detections.take(np.flatnonzero(is_counted))
@@ -213,11 +258,7 @@ def _measure(measure, iou_type, truth, found, kept):
         dataclasses.replace(each, categories=np.searchsorted(present, each.categories))
         for each in (objects, detections)
     )
-    evaluator = measure(iou_type, objects, detections, len(truth.images), len(present))
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluator.summarize()
-    ids = sorted(truth.category_positions)
-    return evaluator, [ids[position] for position in present.tolist()]
+    return objects, detections, present
 
 
 def _collect(evaluator, present, iou_type, names):

@@ -20,7 +20,7 @@ from absl import logging
 
 from rethink_tf import console, metrics_file
 from rethink_tf.data import schema
-from rethink_tf.evaluation import coco_metrics, forms, overlap
+from rethink_tf.evaluation import coco_metrics, forms, matches, overlap
 from rethink_tf.ops.content import split_padding
 
 
@@ -103,6 +103,7 @@ class Evaluator(orbit.AbstractEvaluator):
         is_augmented=False,
         weights=contextlib.nullcontext,
         check_stop=None,
+        last_step=None,
     ):
         """Sets up the evaluation; the predictor and the metrics are made before.
 
@@ -130,6 +131,8 @@ class Evaluator(orbit.AbstractEvaluator):
                 weights to measure; by default those it has.
             check_stop: callable without arguments, called after each batch; what it raises ends the
                 evaluation. None for none.
+            last_step: int, the step whose evaluation also keeps what was matched, for a bootstrap
+                over images, where the metrics have `matches`; None for none.
         """
         self._predictor, self._make_batches = predictor, make_batches
         self._num_batches, self._num_images = num_batches, len(ground_truth["images"])
@@ -141,6 +144,7 @@ class Evaluator(orbit.AbstractEvaluator):
         self._model_dir, self._step, self._is_chief = model_dir, step, is_chief
         self.pictures, self._is_augmented, self._weights = pictures, is_augmented, weights
         self._check_stop = check_stop or (lambda: None)
+        self._last_step = last_step
         self.metrics, self.results_path = {}, None
         self.seconds = self.last_seconds = 0.0
 
@@ -257,6 +261,10 @@ class Evaluator(orbit.AbstractEvaluator):
         self.results_path = os.path.join(self._model_dir, "results", name)
         tf.io.gfile.makedirs(os.path.dirname(self.results_path))
         coco_metrics.write_results(self.results_path, results)
+        # By pycocotools, which takes a minute or two on COCO: once a run.
+        if step == self._last_step and not self._is_augmented and hasattr(self._measure, "matches"):
+            path = metrics_file.matches_path(self._model_dir, step)
+            matches.write(path, self._measure.matches(results))
         line = (
             {"step": step}
             | ({"test_augmentation": True} if self._is_augmented else {})
