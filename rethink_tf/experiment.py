@@ -11,7 +11,7 @@ from rethink_tf import branching, curves, files, following, going_back, locking,
 from rethink_tf.building import build
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.own_data import deriving
-from rethink_tf.report import run_texts
+from rethink_tf.report import run_data, run_texts
 from rethink_tf.settings import Settings
 from rethink_tf.training import checkpoints, saving, stopping, trainer, workers
 
@@ -220,10 +220,13 @@ def _save_where_to_go_back_to(experiment, manager):
 
 
 def _log_header(experiment):
+    """Says what is run on what, in the log and for reports."""
     settings = experiment.settings
     evaluate_every = settings.evaluate_every if experiment.test_data else 0
+    splits = {"training": experiment.train_data, "evaluation": experiment.test_data}
+    run_data.write(settings.model_dir, run_data.describe(splits, experiment.pipeline))
     run_texts.log_header(
-        {"training": experiment.train_data, "evaluation": experiment.test_data},
+        splits,
         experiment.pipeline,
         experiment.model,
         experiment.strategy,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from rethink_tf.metrics_file import COLLAPSED, DONE
 from rethink_tf.report.collecting import StudyRun
@@ -102,6 +103,108 @@ def by_schedule(
         return _svg(figure)
 
 
+def samples_seen(names: Sequence[str], counts: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Returns bars of what arms have seen, pre-training and training one on the other.
+
+    Args:
+        names: of the bars, such as "random 6x".
+        counts: {"images", "objects", "pixels": (pre-training, training) each}; nan is left out.
+
+    Source: He et al. 2018 (arXiv:1811.08883), figure 2.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.6, 1.0 + 0.28 * len(names) * len(counts)), layout="constrained")
+        for axes, (kind, pairs) in zip(
+            np.atleast_1d(figure.subplots(len(counts))), counts.items(), strict=True
+        ):
+            before, own = np.nan_to_num(np.array(pairs, float)).T
+            places = np.arange(len(names))
+            axes.barh(places, before, color=COLOURS[1], label="pre-training")
+            axes.barh(places, own, left=before, color=COLOURS[0], label="training")
+            axes.set_yticks(places, names)
+            axes.invert_yaxis()
+            axes.set_xlabel(kind)
+            axes.xaxis.set_major_formatter(EngFormatter())
+            _open_frame(axes)
+        return _svg(figure, axes)
+
+
+def over_images(points: Mapping[str, Sequence[tuple[int, Sequence[float]]]], metric: str) -> str:
+    """Returns AP over the number of training images on a logarithmic axis, a line an arm.
+
+    Args:
+        points: {arm: (images, AP in percent by seed) each}.
+        metric: such as "mask/AP".
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes("training images", f"{metric} (%)")
+        for colour, (arm, own) in zip(_cycle(), points.items(), strict=False):
+            counts = [count for count, _ in own]
+            means = [np.mean(values) for _, values in own]
+            reach = [np.std(values, ddof=1) if len(values) > 1 else 0 for _, values in own]
+            axes.errorbar(counts, means, reach, fmt="o-", color=colour, label=arm, capsize=3)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(EngFormatter())
+        return _svg(figure)
+
+
+def precision_recall(curves: Mapping[str, Mapping[str, Sequence[float]]], metric: str) -> str:
+    """Returns precision over recall, means over categories: a colour an arm, a style a threshold.
+
+    Args:
+        curves: {arm: {name of the threshold: precision at 101 recalls}}.
+        metric: such as "mask".
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes("recall", f"precision ({metric})")
+        recalls = np.linspace(0, 1, 101)
+        for colour, (arm, own) in zip(_cycle(), curves.items(), strict=False):
+            for style, (name, values) in zip(("-", "--", ":"), own.items(), strict=False):
+                label = f"{arm}, {name}"
+                axes.plot(recalls, values, style, color=colour, label=label, linewidth=1.2)
+        axes.set_ylim(0, 1.02)
+        return _svg(figure)
+
+
+def confusion(matrix: np.ndarray, names: Sequence[str]) -> str:
+    """Returns a confusion matrix, each row as shares of its objects.
+
+    Args:
+        matrix: int [K + 1, K + 1]; see `evaluation.matches`.
+        names: K names of categories.
+    """
+    with matplotlib.rc_context(_STYLE):
+        side = max(3.4, 0.9 + 0.32 * len(matrix))
+        figure = Figure(figsize=(side, side), layout="constrained")
+        axes = figure.add_subplot()
+        shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for row, column in zip(*np.nonzero(matrix), strict=True):
+            colour = "white" if shares[row, column] > 0.5 else "#222222"
+            text = f"{matrix[row, column]:,}"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+        places = np.arange(len(matrix))
+        axes.set_xticks(places, [*names, "missed"], rotation=90)
+        axes.set_yticks(places, [*names, "no object"])
+        axes.set_xlabel("detection")
+        axes.set_ylabel("object")
+        return _svg(figure)
+
+
+def training_curves(curves: Mapping[str, tuple[Sequence, Sequence]], quantity: str) -> str:
+    """Returns a quantity of training over iterations, a line a run.
+
+    Args:
+        curves: {name of the run: (steps, values)}.
+        quantity: its name, such as "loss".
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes("iterations", quantity)
+        for colour, (name, (steps, values)) in zip(_cycle(), curves.items(), strict=False):
+            axes.plot(steps, values, color=colour, label=name, linewidth=1.0)
+        return _svg(figure)
+
+
 def _curve(run, metric):
     points = [(line["step"], 100 * line[metric]) for line in run.evaluations if metric in line]
     steps, values = zip(*points, strict=True) if points else ((), ())
@@ -118,15 +221,22 @@ def _axes(x, y):
     axes = figure.add_subplot()
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.grid(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    _open_frame(axes)
     return figure, axes
 
 
-def _svg(figure):
-    # Above the axes, where it hides nothing.
-    figure.legend(loc="outside upper left", ncols=4)
+def _open_frame(axes):
+    axes.grid(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _svg(figure, labelled=None):
+    """Returns the SVG; its legend is of the axes `labelled`, None for all."""
+    handles, labels = (labelled or figure.axes[0]).get_legend_handles_labels()
+    if handles:
+        # Above the axes, where it hides nothing.
+        figure.legend(handles, labels, loc="outside upper left", ncols=2 if len(labels) > 3 else 3)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)

@@ -17,6 +17,9 @@ h1, h2 { line-height: 1.2 }
 figure { margin: 1rem 0 }
 svg { width: 100%; height: auto; max-width: 44rem; font-family: inherit }
 .wide { overflow-x: auto }
+.row { display: flex; flex-wrap: wrap; gap: 0.5rem; font-size: 0.85rem }
+.row > div { flex: 1 1 14rem; min-width: 0 }
+img { width: 100%; height: auto; border-radius: 4px }
 table { border-collapse: collapse; font-size: 0.85rem }
 th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; min-width: 5rem }
@@ -30,6 +33,7 @@ def render(
     summary: Sequence[str],
     figures: Sequence[tuple[str, str]],
     tables: Sequence[Table],
+    samples: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
 ) -> str:
     """Returns a page of HTML.
 
@@ -38,6 +42,7 @@ def render(
         summary: paragraphs at its top.
         figures: (caption, SVG) each.
         tables: below them.
+        samples: (caption, pictures side by side: (title, `data:` URI) each), last on the page.
     """
     parts = [f"<h1>{_text(title)}</h1>"]
     parts += [f"<p>{_text(each)}</p>" for each in summary]
@@ -46,6 +51,9 @@ def render(
         for number, (caption, svg) in enumerate(figures)
     ]
     parts += [_table(table) for table in tables]
+    if samples:
+        parts.append("<h2>Samples</h2>")
+        parts += [_sample(caption, pictures) for caption, pictures in samples]
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -61,6 +69,16 @@ def _apart(svg, number):
     """Gives a figure's marks names of its own: two figures on a page have some in common."""
     svg = re.sub(r'\bid="', f'id="f{number}-', svg)
     return re.sub(r"(url\(#|href=\"#)", rf"\g<1>f{number}-", svg)
+
+
+def _sample(caption, pictures):
+    shown = "".join(
+        f'<div><img src="{uri}" alt="{_text(title)}"><br>{_text(title)}</div>'
+        for title, uri in pictures
+    )
+    return (
+        f'<figure><div class="row">{shown}</div><figcaption>{_text(caption)}</figcaption></figure>'
+    )
 
 
 def _table(table):

@@ -4,6 +4,7 @@ Pillow and NumPy only. Letters: N objects, H and W the given image's size, K the
 which a small image is enlarged so that its labels can be read, P keypoints of an object.
 """
 
+import base64
 import colorsys
 import io
 import unicodedata
@@ -140,6 +141,33 @@ def side_by_side(image, truth, detections):
         canvas.paste(Image.fromarray(picture), (x, bar))
         draw.text((x + margin, margin), title, "white", font)
     return np.asarray(canvas)
+
+
+def sides(picture):
+    """Returns what `side_by_side` has put together, the ground truth and the detections.
+
+    Args:
+        picture: uint8 [h, w, 3].
+
+    Returns:
+        (left, right): uint8 [h, w // 2, 3] each; the margin between them is halved.
+    """
+    half = picture.shape[1] // 2
+    return picture[:, :half], picture[:, -half:]
+
+
+def jpeg_uri(picture, max_side):
+    """Returns a picture as a `data:` URI that a page can hold.
+
+    Args:
+        picture: uint8 [h, w, 3], RGB.
+        max_side: int, pixels of the longer side at most; a larger picture is made smaller.
+    """
+    image = Image.fromarray(picture)
+    image.thumbnail((max_side, max_side))
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
 
 
 def drawable_names(names):

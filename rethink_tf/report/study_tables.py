@@ -70,12 +70,12 @@ def comparison(runs: Sequence[StudyRun], metric: str) -> Table:
         runs: of the study.
         metric: such as "mask/AP".
     """
-    arms = _unique(run.arm for run in runs)
+    arms = unique(run.arm for run in runs)
     header = ["subset", "schedule", *arms]
     header += [f"{arm} - {arms[0]}" for arm in arms[1:]]
     header += ["what it shows"] if len(arms) > 1 else []
     rows = []
-    for subset, schedule in _unique((run.subset, run.schedule) for run in _by_length(runs)):
+    for subset, schedule in unique((run.subset, run.schedule) for run in _by_length(runs)):
         cell = [run for run in runs if (run.subset, run.schedule) == (subset, schedule)]
         values = {arm: values_by_seed(cell, arm, metric) for arm in arms}
         states = {arm: [run.state for run in cell if run.arm == arm] for arm in arms}
@@ -108,9 +108,9 @@ def by_part(runs: Sequence[StudyRun], metric: str) -> Table:
         runs: of the study.
         metric: such as "mask/AP".
     """
-    arms, rows = _unique(run.arm for run in runs), []
+    arms, rows = unique(run.arm for run in runs), []
     prefix = metric.rpartition("/")[0]
-    for subset in _unique(run.subset for run in runs):
+    for subset in unique(run.subset for run in runs):
         cell = [run for run in runs if run.subset == subset]
         longest = max(run.num_steps for run in cell)
         cell = [run for run in cell if run.num_steps == longest]
@@ -144,7 +144,7 @@ def costs(runs: Sequence[StudyRun]) -> Table:
 
 def settings(runs: Sequence[StudyRun]) -> Table:
     """What the arms' settings differ in; what else than the initialization does is marked."""
-    arms = _unique(run.arm for run in runs)
+    arms = unique(run.arm for run in runs)
     bound = {}
     for arm in arms:
         recorded = (collecting.read_bindings(run) for run in runs if run.arm == arm)
@@ -177,7 +177,7 @@ def values_by_seed(runs: Sequence[StudyRun], arm: str, metric: str) -> dict[int,
 
 
 def _values_text(values, states):
-    lost = [f"{states.count(state)} {state}" for state in _unique(states) if state != DONE]
+    lost = [f"{states.count(state)} {state}" for state in unique(states) if state != DONE]
     if not values:
         return ", ".join(lost) or "-"
     each = ", ".join(f"{value:.2f}" for _, value in sorted(values.items()))
@@ -203,7 +203,8 @@ def _by_length(runs):
     return sorted(runs, key=lambda run: run.num_steps)
 
 
-def _unique(values):
+def unique(values):
+    """Returns a list of values, each once, in the order of their first."""
     return list(dict.fromkeys(values))
 
 

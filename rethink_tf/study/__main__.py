@@ -95,6 +95,8 @@ def _run(study, runs):
     described = {
         "runs": [dataclasses.asdict(run) for run in runs],
         "references": study.references,
+        "pretraining": study.pretraining,
+        "init_checkpoints": study.init_checkpoints,
     }
     text = json.dumps(described, indent=1) + "\n"
     files.write_whole(os.path.join(study.study_dir, collecting.PLAN_FILE), text)

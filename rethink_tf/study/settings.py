@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import gin
 
+_SEEN = ("images", "objects", "pixels", "seconds")
 ALL = "all"  # The subset of a study without subsets.
 
 
@@ -32,6 +33,9 @@ class Study:
         init_checkpoints: {arm: INIT_CHECKPOINT}, for arms that start from weights.
         references: {name: {schedule: box AP in percent}}, as published for all of the data;
             the report draws it dotted.
+        pretraining: {arm: {"images", "objects", "pixels": number, "seconds": number or left out}},
+            what the weights of `init_checkpoints` have seen, each time counted, where no
+            pretraining.json beside them says it.
         branching: whether the shorter schedules of an arm go on from the checkpoints of the
             longest one, at their first drop of the rate; else each begins at step 0.
 
@@ -52,13 +56,15 @@ class Study:
     data_dir: str | None = None
     init_checkpoints: Mapping[str, str] = dataclasses.field(default_factory=dict)
     references: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    pretraining: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     branching: bool = True
 
     def __post_init__(self):
         for setting in ("arms", "schedules", "seeds"):
             if not getattr(self, setting):
                 raise ValueError(f"Study.{setting} is empty: there is nothing to run.")
-        for setting, of in (("subset_schedules", "subsets"), ("init_checkpoints", "arms")):
+        owners = {"subset_schedules": "subsets", "init_checkpoints": "arms", "pretraining": "arms"}
+        for setting, of in owners.items():
             unknown = sorted(set(getattr(self, setting)) - set(getattr(self, of)))
             if unknown:
                 raise ValueError(
@@ -81,6 +87,15 @@ class Study:
                 raise ValueError(
                     f"Study.references: {name!r} names {', '.join(unknown)}, which Study.schedules "
                     "does not."
+                )
+        for arm, values in self.pretraining.items():
+            given = set(values)
+            if not {"images", "objects", "pixels"} <= given <= {*_SEEN} or not all(
+                isinstance(value, (int, float)) and value >= 0 for value in values.values()
+            ):
+                raise ValueError(
+                    f"Study.pretraining of {arm!r} is {dict(values)}: it must have numbers, 0 or "
+                    "more, under images, objects, pixels and, if known, seconds."
                 )
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"Study.seeds are {list(self.seeds)}: each counts once.")

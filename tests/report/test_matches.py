@@ -30,7 +30,7 @@ def rectangle(box):
     return coco_mask.encode(mask)
 
 
-def make_data(seed, blur=3.0):
+def make_data(seed, blur=1.0):
     """A ground truth with crowds and empty images, and detections near it and elsewhere."""
     objects, generator = np.random.default_rng(1), np.random.default_rng(seed)
     images = [{"id": 10 + i, "height": SIDE, "width": SIDE} for i in range(NUM_IMAGES)]
@@ -92,7 +92,7 @@ def test_ap_is_that_of_pycocotools_on_any_draw(kind):
     found = matches.Matches(arrays_of(truth, results), kind)
     iou_type = {"box": "bbox", "mask": "segm"}[kind]
     expected = by_pycocotools(truth, results, iou_type)
-    assert 0.1 < expected < 0.9
+    assert 0.05 < expected < 0.9
     assert found.average_precision() == pytest.approx(expected, abs=1e-9)
     generator = np.random.default_rng(5)
     for _ in range(6):

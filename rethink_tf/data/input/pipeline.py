@@ -171,6 +171,18 @@ class Pipeline:
             logging.info("%s: %s left out, without any %s.", index.directory, count, missing)
         return index
 
+    def mean_training_pixels(self, index: store.RecordIndex) -> float:
+        """Returns the mean area of an image in training, pixels, without padding.
+
+        Args:
+            index: of the images to train on; each is drawn once, with a seed of its own.
+        """
+        rule = self.jitter or self.shorter_side
+        stored = np.stack([index.height, index.width], -1)
+        draws = np.random.default_rng(0).random([len(stored), rule.num_draws])
+        sizes = resizing.content_sizes(rule.geometry(stored, draws))
+        return float(sizes.prod(-1, dtype=np.float64).mean())
+
     def training(
         self,
         source: str | store.RecordIndex,
