@@ -1,4 +1,4 @@
-"""Tables on samples, costs, subsets and test images; `study_tables` has those on AP and settings."""
+"""Tables on samples, costs, subsets and test images; those on AP are in `study_tables`."""
 
 import math
 from collections.abc import Mapping, Sequence

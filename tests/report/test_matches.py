@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import pytest
-from pycocotools import mask as coco_mask
+from drawn_study import CATEGORIES, NUM_IMAGES, arrays_of, make_data
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -14,50 +14,6 @@ from rethink_tf import metrics_file
 from rethink_tf.evaluation import coco_metrics
 from rethink_tf.evaluation import matches as writing
 from rethink_tf.report import collecting, matches
-
-NUM_IMAGES, SIDE = 24, 64
-CATEGORIES = [{"id": 3, "name": "a"}, {"id": 7, "name": "b"}, {"id": 9, "name": "never"}]
-
-
-def box_of(generator):
-    return [*generator.integers(0, 40, 2).tolist(), *generator.integers(6, 24, 2).tolist()]
-
-
-def rectangle(box):
-    mask = np.zeros([SIDE, SIDE], np.uint8, order="F")
-    x, y, w, h = (round(value) for value in box)
-    mask[y : y + h, x : x + w] = 1
-    return coco_mask.encode(mask)
-
-
-def make_data(seed, blur=1.0):
-    """A ground truth with crowds and empty images, and detections near it and elsewhere."""
-    objects, generator = np.random.default_rng(1), np.random.default_rng(seed)
-    images = [{"id": 10 + i, "height": SIDE, "width": SIDE} for i in range(NUM_IMAGES)]
-    annotations, results = [], []
-    for image in images[2:]:
-        for _ in range(objects.integers(0, 5)):
-            box, category = box_of(objects), int(objects.choice([3, 7]))
-            annotations.append(
-                {"id": len(annotations) + 1, "image_id": image["id"], "category_id": category,
-                 "bbox": box, "area": box[2] * box[3], "segmentation": rectangle(box),
-                 "iscrowd": int(objects.random() < 0.15)}
-            )  # fmt: skip
-            moved = np.maximum(np.add(box, np.round(generator.normal(0, blur, 4))), 1).tolist()
-            found = category if generator.random() < 0.8 else 10 - category
-            results.append((image["id"], found, moved))
-        results.append((image["id"], 3, box_of(generator)))
-    scores = generator.permutation(len(results)) / len(results)
-    results = [
-        {"image_id": i, "category_id": c, "bbox": box, "segmentation": rectangle(box), "score": s}
-        for (i, c, box), s in zip(results, scores.tolist(), strict=True)
-    ]
-    truth = {"images": images, "annotations": annotations, "categories": CATEGORIES}
-    return truth, results
-
-
-def arrays_of(truth, results):
-    return coco_metrics.CocoMetrics(truth, fields=["masks"]).matches(results)
 
 
 def drawn(truth, results, weights):
