@@ -61,7 +61,8 @@ def pretraining_of(folder: str) -> dict[str, Seen]:
 
 
 def _of_checkpoint(checkpoint):
-    for folder in (checkpoint, os.path.dirname(checkpoint), os.path.dirname(checkpoint) + "/.."):
+    above = os.path.dirname(checkpoint)
+    for folder in (checkpoint, above, os.path.dirname(above)):
         path = os.path.join(folder, PRETRAINING_FILE)
         if files.exists(path):
             numbers = files.read_json(path, "write it again: the pre-training does at its end")

@@ -13,7 +13,9 @@ _CSS = """
 }
 body { margin: 0 auto; padding: 1rem; max-width: 62rem; color: var(--text); background: var(--page);
   font: 16px/1.5 system-ui, sans-serif }
-h1, h2 { line-height: 1.2 }
+h1, h2 { line-height: 1.2; overflow-wrap: anywhere }
+.grid { display: grid; gap: 0 2rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)) }
 figure { margin: 1rem 0 }
 svg { width: 100%; height: auto; max-width: 44rem; font-family: inherit }
 .wide { overflow-x: auto }
@@ -46,10 +48,11 @@ def render(
     """
     parts = [f"<h1>{_text(title)}</h1>"]
     parts += [f"<p>{_text(each)}</p>" for each in summary]
-    parts += [
+    shown = "\n".join(
         f"<figure>{_apart(svg, number)}<figcaption>{_text(caption)}</figcaption></figure>"
         for number, (caption, svg) in enumerate(figures)
-    ]
+    )
+    parts.append(f'<div class="grid">{shown}</div>')
     parts += [_table(table) for table in tables]
     if samples:
         parts.append("<h2>Samples</h2>")

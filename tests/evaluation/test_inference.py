@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -113,6 +114,17 @@ def test_results_are_those_of_one_after_the_other(tmp_path):
     first = dict(evaluator.metrics)
     evaluator.evaluate(-1)
     assert dict(evaluator.metrics) == first
+
+
+def test_matches_are_kept_of_the_last_step_alone(tmp_path):
+    for last_step, is_kept in ((4, False), (3, True)):
+        make_evaluator(tmp_path, make_batches(), last_step=last_step).evaluate(-1)
+        assert os.path.exists(metrics_file.matches_path(str(tmp_path), 3)) == is_kept
+    with np.load(metrics_file.matches_path(str(tmp_path), 3)) as arrays:
+        assert arrays["image_ids"].tolist() == list(range(100, 107))
+        # No object at all: each detection of 0.5 or more is one of nothing.
+        scores = [result["score"] for result in expected_results(make_batches())]
+        assert arrays["confusion"][-1].sum() == sum(score >= 0.5 for score in scores)
 
 
 def test_a_line_of_metrics_stays_apart_from_half_a_line(tmp_path):

@@ -172,3 +172,14 @@ def test_jobs_and_plan_come_without_tensorflow(tmp_path):
     command = json.loads(jobs.read_text())[0]["command"]
     assert command[:3] == ["python", "-m", "rethink_tf.train"]
     assert "--gin_param=MODEL_DIR='/study/runs/gn/all/3x/seed-1'" in command
+
+
+def test_what_weights_have_seen_is_checked():
+    given = {"study_dir": "s", "arms": {"a": ()}, "schedules": {"1x": ()}}
+    numbers = {"images": 1, "objects": 1, "pixels": 2}
+    Study(**given, pretraining={"a": numbers | {"seconds": 3}})
+    with pytest.raises(ValueError, match=r"Study.pretraining names b, which Study.arms does not"):
+        Study(**given, pretraining={"b": numbers})
+    for wrong in ({"images": 1}, numbers | {"image": 1}, numbers | {"pixels": -1}):
+        with pytest.raises(ValueError, match=r"Study.pretraining of 'a' is .* must have numbers"):
+            Study(**given, pretraining={"a": wrong})
