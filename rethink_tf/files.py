@@ -84,18 +84,26 @@ def read_text(path):
     Args:
         path: the file.
     """
+    content = read_bytes(path)
+    return None if content is None else content.decode(errors="replace")
+
+
+def read_bytes(path):
+    """Returns the bytes of a file, or None where there is none.
+
+    Args:
+        path: the file.
+    """
     try:
         if is_remote(path):
             if not exists(path):
                 return None
             with _gfile().GFile(path, "rb") as file:
-                content = file.read()
-        else:
-            with open(path, "rb") as file:
-                content = file.read()
+                return file.read()
+        with open(path, "rb") as file:
+            return file.read()
     except FileNotFoundError:
         return None
-    return content.decode(errors="replace")
 
 
 def read_json(path, remedy):

@@ -30,7 +30,8 @@ def test_all_that_a_run_writes_and_reads_is_in_a_remote_folder(tmp_path, monkeyp
     found = {name.rstrip("/") for name in tf.io.gfile.listdir(MODEL_DIR)}
     assert found == {
         *("best", "branches", "checkpoints", "pictures", "results", "tensorboard"),
-        *("categories.json", "config.gin", "config.json", "history.json", "metrics.jsonl"),
+        *("categories.json", "config.gin", "config.json", "data.json", "history.json"),
+        "metrics.jsonl",
     }
     assert tf.io.gfile.listdir(f"{MODEL_DIR}/pictures")
     assert files.exists(f"{MODEL_DIR}/checkpoints/step-2.index")

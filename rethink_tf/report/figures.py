@@ -174,8 +174,9 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> str:
         names: K names of categories.
     """
     with matplotlib.rc_context(_STYLE):
-        side = max(3.4, 0.9 + 0.32 * len(matrix))
-        figure = Figure(figsize=(side, side), layout="constrained")
+        side = max(3.9, 0.9 + 0.32 * len(matrix))
+        # As wide as the other figures, whose texts are then of one size on a page.
+        figure = Figure(figsize=(max(5.6, side), side), layout="constrained")
         axes = figure.add_subplot()
         shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)

@@ -212,17 +212,20 @@ def by_images_drawn(runs: Sequence[StudyRun], draws: int) -> Table:
     """
     arms, rows = unique(run.arm for run in runs), []
     groups = unique((run.subset, run.schedule) for run in runs) if draws else []
-    left_out = 0
+    left_out = apart = 0
     for subset, schedule in groups:
         cell = [r for r in runs if (r.subset, r.schedule) == (subset, schedule) and r.state == DONE]
         loaded = {(run.arm, run.seed): matches.read(run) for run in cell}
         left_out += sum(arrays is None for arrays in loaded.values())
         held = {key: arrays for key, arrays in loaded.items() if arrays is not None}
         for arm in arms[1:]:
-            seeds = [s for a, s in held if a == arm and (arms[0], s) in held]
+            both = [seed for each, seed in held if each == arm and (arms[0], seed) in held]
+            seeds = [seed for seed in both if _share_images(held, (arms[0], arm), seed, both[0])]
+            apart += len(both) - len(seeds)
             if not seeds:
                 continue
-            for kind in matches.kinds(held[arm, seeds[0]]):
+            kinds = (matches.kinds(held[each, seed]) for each in (arms[0], arm) for seed in seeds)
+            for kind in sorted(set.intersection(*map(set, kinds))):
                 pair = [
                     [matches.Matches(held[each, seed], kind) for seed in seeds]
                     for each in (arms[0], arm)
@@ -242,9 +245,17 @@ def by_images_drawn(runs: Sequence[StudyRun], draws: int) -> Table:
             f" {left_out} runs that are done have kept no matches and are left out here: evaluate "
             "their last checkpoint again by --mode=evaluate."
         )
+    if apart:
+        note += f" {apart} pairs of runs were evaluated on other images and are left out here."
     header = ["subset", "schedule", "difference", "metric", "seeds", "test images",
               "points", f"{significance.LEVEL:.0%} over images"]  # fmt: skip
     return Table("Differences on other test images", "bootstrap", header, rows, note)
+
+
+def _share_images(held, arms, seed, first_seed):
+    """Whether both arms' runs of a seed were evaluated on the images of the first one's."""
+    images = held[arms[0], first_seed]["image_ids"]
+    return all(np.array_equal(held[arm, seed]["image_ids"], images) for arm in arms)
 
 
 def shown_runs(runs: Sequence[StudyRun]) -> list[StudyRun]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rethink_tf import metrics_file
+from rethink_tf import files, metrics_file
 from rethink_tf.report.collecting import StudyRun
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -130,13 +130,12 @@ def read(run: StudyRun) -> dict[str, np.ndarray] | None:
         ValueError: if the file is damaged; names it.
     """
     path = metrics_file.matches_path(run.model_dir, run.num_steps)
+    content = files.read_bytes(path)
+    if content is None:
+        return None
     try:
-        with open(path, "rb") as file:
-            content = file.read()
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return dict(arrays)
-    except FileNotFoundError:
-        return None
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path} is damaged ({error}): evaluate the run's last checkpoint again by "
