@@ -261,7 +261,7 @@ class Evaluator(orbit.AbstractEvaluator):
         self.results_path = os.path.join(self._model_dir, "results", name)
         tf.io.gfile.makedirs(os.path.dirname(self.results_path))
         coco_metrics.write_results(self.results_path, results)
-        # By pycocotools, which takes a minute or two on COCO: once a run.
+        # pycocotools' matching in Python is slow on a large test set: once a run.
         if step == self._last_step and not self._is_augmented and hasattr(self._measure, "matches"):
             path = metrics_file.matches_path(self._model_dir, step)
             matches.write(path, self._measure.matches(results))

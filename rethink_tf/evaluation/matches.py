@@ -1,7 +1,7 @@
 """What one evaluation has matched, image by image, as arrays of a small file.
 
 Whoever has them computes AP of any choice of the images again without boxes and masks, as a
-bootstrap over images does; `report.matches` reads the file. About 10 MB for 500,000 detections.
+bootstrap over images does; `report.matches` reads the file. A few MB for 500,000 detections.
 
 Letters: D detections, N objects, I images, K categories, T IoU thresholds. For each kind of
 comparison P, "box", "mask" or "keypoints", the file has:
