@@ -9,7 +9,7 @@ import tensorflow as tf
 from absl import logging
 
 from rethink_tf import files
-from rethink_tf.models.detector import PREPROCESSING
+from rethink_tf.models.classifier_parts import PREPROCESSING
 from rethink_tf.training import averaging, checkpoint_files, checkpoint_shapes
 
 AVERAGES = "averages"  # what a checkpoint calls the averages of the weights
