@@ -20,7 +20,13 @@ _FC_SIDE = 7  # Cells a side that fc6 takes, `BoxHead.roi_size` of the detector.
 
 @gin.register
 class Classifier(tf_keras.Model):
-    """A backbone with a classifier's last layers."""
+    """A backbone with a classifier's last layers.
+
+    Attributes:
+        backbone: the detector's.
+        pixel_std: three floats, what the pixels are divided by.
+        image_size: int S, pixels, of `create_variables`.
+    """
 
     def __init__(
         self,
@@ -67,7 +73,7 @@ class Classifier(tf_keras.Model):
             ]
         self.logits = conv.Dense(num_classes, kernel_initializer=conv.normal(0.01), name="logits")
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
-        self._dropout = dropout
+        self._dropout, self.image_size = dropout, None
         self.plan = plan or ExecutionPlan()
         self.plan.give_to(self)
 
@@ -89,6 +95,7 @@ class Classifier(tf_keras.Model):
                 f"ImageInput.image_size = {image_size}: fc6 of {type(self.backbone).__name__} "
                 f"takes {_FC_SIDE} x {_FC_SIDE} cells, so bind {_FC_SIDE * 2 * stride}."
             )
+        self.image_size = image_size
         self({"image": tf.zeros([1, image_size, image_size, 3], tf.uint8)})
 
     def call(self, batch, training=False, seed=None):
@@ -103,7 +110,7 @@ class Classifier(tf_keras.Model):
             float32 [B, C].
         """
         image = batch["image"]
-        sizes = tf.tile([image.shape[1:3]], [tf.shape(image)[0], 1])
+        sizes = tf.tile([tf.shape(image)[1:3]], [tf.shape(image)[0], 1])
         pixels = pixel_ops.normalize(image, sizes, self.pixel_mean, self.pixel_std)
         features = self.backbone(tf.cast(pixels, self.compute_dtype), training=training)
         outputs = features[max(features)]

@@ -52,9 +52,7 @@ class ClassificationStep:
             ValueError: if label_smoothing is out of range.
         """
         if not 0 <= label_smoothing < 1:
-            raise ValueError(
-                f"pretrain.label_smoothing must be in [0, 1), got {label_smoothing}."
-            )
+            raise ValueError(f"pretrain.label_smoothing must be in [0, 1), got {label_smoothing}.")
         self._classifier, self._optimizer, self._strategy = classifier, optimizer, strategy
         self._seed, self._smoothing = seed, label_smoothing
         self._update = WeightUpdate(optimizer, weight_decay, clip_norm)
@@ -181,7 +179,9 @@ class Evaluator(orbit.AbstractEvaluator):
         def on_one_replica(batch):
             logits, weight = self._classifier(batch), batch["weight"]
             hits = [_in_top(logits, batch["label"], k) for k in (1, 5)]
-            return tf.stack([tf.reduce_sum(weight * each) for each in (tf.ones_like(weight), *hits)])
+            return tf.stack(
+                [tf.reduce_sum(weight * each) for each in (tf.ones_like(weight), *hits)]
+            )
 
         return self._strategy.reduce(
             _SUM, self._strategy.run(on_one_replica, args=(batch,)), axis=None
@@ -205,10 +205,9 @@ class Evaluator(orbit.AbstractEvaluator):
         )
 
 
-
-
 def _in_top(logits, labels, k):
     """Returns float32 [B], 1 where fewer than k classes have a higher logit than the label's."""
     own = tf.gather(logits, labels, axis=1, batch_dims=1)
-    higher = tf.reduce_sum(tf.cast(logits > own[:, tf.newaxis], tf.int32), 1)
+    # So said, a logit that is not a number counts as higher.
+    higher = tf.reduce_sum(tf.cast(~(logits <= own[:, tf.newaxis]), tf.int32), 1)
     return tf.cast(higher < k, tf.float32)
