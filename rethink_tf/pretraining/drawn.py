@@ -32,12 +32,13 @@ from rethink_tf.pretraining.textures import TEXTURES
 PARAMETERS_FILE = "textures.json"
 FORMAT_VERSION = 1  # Raise it when the same seed gives other images.
 CLASS_NAMES = tuple(TEXTURES)
-COMPOSITIONS = ("whole", "half", "patch", "frame")
+# Where the texture lies, and how often.
+COMPOSITIONS = {"whole": 0.4, "half": 0.2, "patch": 0.2, "frame": 0.2}
 
 _SPLITS = {"train": 0, "validation": 1}
 _LEAST_SIZE = 32  # Below it, the finest patterns have fewer than two pixels a period.
-_PERIODS = (0.12, 0.34)  # Of the image's side.
-_MIN_CONTRAST = 0.45  # Of two RGB colours in 0..1; black to white is 1.73.
+_PERIODS = (0.15, 0.34)  # Of the image's side.
+_MIN_CONTRAST = 0.7  # Of two RGB colours in 0..1; black to white is 1.73.
 
 
 @gin.register
@@ -125,7 +126,7 @@ def draw_image(seed: int, split: str, number: int, image_size: int) -> tuple[np.
     pixels = share * surface + (1 - share) * rest
     # Light falls from one side, and a camera has noise.
     pixels *= 1 + rng.uniform(0, 0.4) * (_ramp(rng, image_size)[..., None] - 0.5)
-    pixels += rng.normal(0, rng.uniform(0.005, 0.04), pixels.shape)
+    pixels += rng.normal(0, rng.uniform(0.005, 0.03), pixels.shape)
     return np.clip(pixels * 255 + 0.5, 0, 255).astype(np.uint8), label
 
 
@@ -152,7 +153,7 @@ def _pick_colours(rng):
 
 def _part_covered(rng, size):
     """Returns float [S, S] in 0..1, where the texture lies, by one of `COMPOSITIONS`."""
-    composition = COMPOSITIONS[rng.integers(len(COMPOSITIONS))]
+    composition = rng.choice(list(COMPOSITIONS), p=list(COMPOSITIONS.values()))
     at = (np.arange(size) + 0.5) / size - 0.5
     x, y = np.meshgrid(at, at)
     if composition == "whole":
