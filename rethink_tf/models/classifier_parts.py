@@ -1,4 +1,4 @@
-"""The checkpoint of what a detector shares with a classifier, and of how its pixels were prepared."""
+"""The checkpoint of what a detector shares with a classifier, and how its pixels were prepared."""
 
 import json
 import os

@@ -254,7 +254,7 @@ class ImageInput:
         return tf.concat([start, inner], 0)
 
     def _middle(self, height, width, draws):
-        """Returns the same of a validation image: the middle square, test_crop of the shorter side."""
+        """Returns the same of a validation image: its middle square, smaller by test_crop."""
         del draws
         height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
         side = tf.maximum(tf.round(self._test_crop * tf.minimum(height, width)), 1)

@@ -18,9 +18,15 @@ from rethink_tf.pretraining import drawn as _drawn  # noqa: F401  registered for
 from rethink_tf.pretraining import images as images_lib
 from rethink_tf.pretraining import inputs, step
 from rethink_tf.pretraining.settings import Settings
-from rethink_tf.training import checkpoint_files, checkpoints, controllers, distribution, saving
+from rethink_tf.training import (
+    checkpoint_files,
+    checkpoints,
+    controllers,
+    distribution,
+    saving,
+    stopping,
+)
 from rethink_tf.training import schedules as _schedules  # noqa: F401  registered for gin files
-from rethink_tf.training import stopping
 from rethink_tf.training import workers as workers_lib
 from rethink_tf.training.health import NonFiniteLossError
 from rethink_tf.training.trainer import Trainer
