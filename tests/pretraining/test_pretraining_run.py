@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import gin
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -148,8 +149,25 @@ def test_what_does_not_fit_is_one_clear_error():
         Classifier(5, VGG16).create_variables(100)
 
 
-@pytest.mark.parametrize("name", ["pretrain_quickstart.gin", "pretrain_r50.gin"])
-def test_shipped_files_parse(name):
-    config.parse([name], ["MODEL_DIR='m'", "DATA_DIR='d'"])
-    assert config.value_of("pretrain.schedule").num_steps > 0
-    assert config.value_of("ResNet.normalizer") == "gn"
+def test_the_shipped_quickstart_runs_small(tmp_path):
+    small = ["STEPS=2", "WARMUP_STEPS=0", "BATCH_SIZE=4", "IMAGE_SIZE=32"]
+    small += ["make_textures.num_train=32", "make_textures.num_val=16"]
+    small += ["ResNet.blocks_per_stage=(1, 1, 1, 1)"]
+    places = [f"MODEL_DIR={str(tmp_path / 'run')!r}", f"DATA_DIR={str(tmp_path / 'data')!r}"]
+    config.parse(["pretrain_quickstart.gin"], [*places, *small])
+    report = loop.run()
+    assert report["images_seen"] == 8 and "32 images, 16 classes" in report["data"]
+    assert (tmp_path / "run" / "backbone.index").exists()
+
+
+def test_the_shipped_r50_is_the_published_network():
+    """torchvision's resnet50 has 25,557,032 parameters; the paper's schedule 500,456 steps."""
+    config.parse(["pretrain_r50.gin"], ["MODEL_DIR=''", "DATA_DIR=''"])
+    schedule = gin.get_bindings("pretraining.pretrain")["schedule"]
+    assert schedule.num_steps == 500_456 and schedule.warmup_steps == 25_023
+    assert schedule.peak_learning_rate == pytest.approx(0.1)
+    with tf.Graph().as_default():
+        classifier = config.value_of("pretrain.classifier")(num_classes=1000)
+        classifier.create_variables(224)
+    weights = classifier.trainable_variables
+    assert sum(each.shape.num_elements() for each in weights) == 25_557_032
