@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import tempfile
 import time
 from typing import Any
 
@@ -90,8 +91,8 @@ class Pretraining:
     checkpoint: Any
     clock: Clock
     stop: stopping.StopRequest
-    trainer: Trainer
-    evaluator: step.Evaluator
+    trainer: Trainer | None = None
+    evaluator: step.Evaluator | None = None
 
     @property
     def is_chief(self):
@@ -122,11 +123,12 @@ def run(when_built=None):
             _log_header(built)
         try:
             train(built)
-            # Every worker writes, as of all checkpoints; see `saving.make_manager`.
-            return finish(built)
-        finally:
-            if built.workers:
-                built.workers.exchange("")
+            report = finish(built)
+        except stopping.Stopped:
+            _end_together(built)
+            raise
+        _end_together(built)
+        return report
 
 
 def build(settings, resources):
@@ -173,34 +175,24 @@ def build(settings, resources):
         model=classifier, optimizer=optimizer, images_seen=step_fn.images_seen, clock=clock
     )
     checkpoints.load_weights(checkpoint, start, folder, None, required=False, workers=workers)
-    trainer = _make_trainer(settings, strategy, step_fn, image_input, train_images, stop)
-    clock.trainer = trainer
-    evaluator = step.Evaluator(
-        classifier,
-        strategy,
-        _evaluation_batches(settings, strategy, image_input, test_images),
-        step_fn.step,
-        settings.model_dir,
-        stop.check,
-        checkpoints.is_chief(strategy),
+    built = Pretraining(
+        settings=settings,
+        strategy=strategy,
+        workers=workers,
+        train_images=train_images,
+        test_images=test_images,
+        classifier=classifier,
+        step_fn=step_fn,
+        checkpoint=checkpoint,
+        clock=clock,
+        stop=stop,
     )
+    clock.trainer = built.trainer = _make_trainer(built, image_input)
+    built.evaluator = _make_evaluator(built, image_input)
     config.check_all_used()
-    if checkpoints.is_chief(strategy):
+    if built.is_chief:
         config_record.write(settings.model_dir, dataclasses.asdict(plan))
-    return Pretraining(
-        settings,
-        strategy,
-        workers,
-        train_images,
-        test_images,
-        classifier,
-        step_fn,
-        checkpoint,
-        clock,
-        stop,
-        trainer,
-        evaluator,
-    )
+    return built
 
 
 def train(built):
@@ -283,10 +275,8 @@ def finish(built):
         "data": built.train_images.description,
     }
     path = os.path.join(settings.model_dir, BACKBONE)
+    _write_backbone(built, path)
     if built.is_chief:
-        classifier_parts.write(
-            built.classifier.pretrained_parts(), built.classifier.pixel_std, path
-        )
         text = json.dumps(report, indent=1) + "\n"
         files.write_whole(os.path.join(settings.model_dir, REPORT_FILE), text)
         logging.info(
@@ -322,18 +312,19 @@ def _open_data(settings, strategy):
     return image_input, *found
 
 
-def _make_trainer(settings, strategy, step_fn, image_input, images, stop):
-    left_out = inputs.LeftOut()
+def _make_trainer(built, image_input):
+    """Returns the loop of training."""
+    settings, step_fn, left_out = built.settings, built.step_fn, inputs.LeftOut()
 
     def make_dataset(context):
         """Returns a worker's batches, from the step on where the run is."""
         start = int(step_fn.step.numpy())
         return image_input.training(
-            images, settings.batch_size, settings.seed, start, context, left_out
+            built.train_images, settings.batch_size, settings.seed, start, context, left_out
         )
 
     def make_batches():
-        batches = strategy.distribute_datasets_from_function(make_dataset)
+        batches = built.strategy.distribute_datasets_from_function(make_dataset)
         return reading.naming_errors(batches, left_out)
 
     return Trainer(
@@ -343,19 +334,44 @@ def _make_trainer(settings, strategy, step_fn, image_input, images, stop):
         settings.schedule.num_steps,
         settings.batch_size,
         left_out.as_dict,
-        stop,
+        built.stop,
     )
 
 
-def _evaluation_batches(settings, strategy, image_input, images):
-    """Returns the callable that makes the batches of an evaluation."""
-    size, left_out = settings.evaluation_batch_size or settings.batch_size, inputs.LeftOut()
+def _make_evaluator(built, image_input):
+    """Returns the evaluator of the validation images."""
+    settings, left_out = built.settings, inputs.LeftOut()
+    size = settings.evaluation_batch_size or settings.batch_size
 
     def make_dataset(context):
-        return image_input.evaluation(images, size, context, left_out)
+        """Returns a worker's batches of an evaluation."""
+        return image_input.evaluation(built.test_images, size, context, left_out)
 
-    batches = strategy.distribute_datasets_from_function(make_dataset)
-    return lambda: reading.naming_errors(batches, left_out)
+    batches = built.strategy.distribute_datasets_from_function(make_dataset)
+    return step.Evaluator(
+        built.classifier,
+        built.strategy,
+        lambda: reading.naming_errors(batches, left_out),
+        built.step_fn.step,
+        settings.model_dir,
+        built.stop.check,
+        built.is_chief,
+    )
+
+
+def _write_backbone(built, path):
+    """Writes the checkpoint; every worker must, because statistics are gathered over replicas."""
+    with tempfile.TemporaryDirectory() as scratch:
+        if not built.is_chief:
+            path = os.path.join(scratch, BACKBONE)
+        parts = built.classifier.pretrained_parts()
+        classifier_parts.write(parts, built.classifier.pixel_std, path)
+
+
+def _end_together(built):
+    """Waits for the other workers: a process that ends takes its connections with it."""
+    if built.workers:
+        built.workers.exchange("")
 
 
 def _log_header(built):
