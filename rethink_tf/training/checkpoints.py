@@ -92,8 +92,8 @@ def initialize(detector, path):
     """Reads the detector's weights from a checkpoint of `rethink_tf.convert` or of another run.
 
     They are the averaged ones where the checkpoint holds averages: those its run was measured by.
-    One of a classifier, that `convert` or `rethink_tf.pretrain` made, holds `MaskRCNN.pretrained_parts`; the others stay as
-    they are.
+    One of a classifier, which `convert` or `rethink_tf.pretrain` made, holds
+    `MaskRCNN.pretrained_parts`; the others stay as they are.
 
     Args:
         detector: `MaskRCNN` whose variables exist.
