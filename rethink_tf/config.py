@@ -53,10 +53,10 @@ def configs_root() -> pathlib.Path:
 def shipped_experiments() -> list[str]:
     """Returns the names of the shipped experiments, such as 'quickstart.gin', sorted.
 
-    Files `study_*.gin` are for `rethink_tf.study`.
+    Files `study_*.gin` are for `rethink_tf.study`, and `pretrain_*.gin` for `rethink_tf.pretrain`.
     """
     names = sorted(path.name for path in configs_root().glob("*.gin"))
-    return [name for name in names if not name.startswith("study_")]
+    return [name for name in names if not name.startswith(("study_", "pretrain_"))]
 
 
 def find_file(name: str) -> pathlib.Path:

@@ -25,6 +25,9 @@ _OPERATIONAL_BY_OWNER = {
     "run": "mode model_dir data_dir strategy log_every checkpoint_every evaluate_every "
     "evaluation_batch_size keep_newest keep_best accumulate_steps on_change on_non_finite "
     "max_skips branch_steps evaluate_in_background background_gpus follow_timeout",
+    "pretrain": "model_dir data_dir strategy log_every checkpoint_every evaluate_every "
+    "evaluation_batch_size keep_newest",
+    "ImageInput": "parallel_images",
     "make_strategy": "name num_gpus num_cpus tpu_address all_reduce_alg wait_minutes",
     "Pipeline": "parallel_records services service_minutes",
 }

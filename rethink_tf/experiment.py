@@ -4,16 +4,15 @@ import contextlib
 import os
 
 import gin
-import orbit
 from absl import logging
 
-from rethink_tf import branching, curves, files, following, going_back, locking, metrics_file
+from rethink_tf import branching, files, following, going_back, locking, metrics_file
 from rethink_tf.building import build
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.own_data import deriving
 from rethink_tf.report import run_data, run_texts
 from rethink_tf.settings import Settings
-from rethink_tf.training import checkpoints, saving, stopping, trainer, workers
+from rethink_tf.training import checkpoints, controllers, saving, stopping, workers
 
 
 def run(mode=None, when_built=None, follows=False):
@@ -164,27 +163,17 @@ def detector_builder():
 def _make_controller(experiment):
     """Returns Orbit's controller."""
     settings = experiment.settings
-    trainer.quiet_orbit()
-    summaries = curves.summary_folder(settings.model_dir)
-    controller = orbit.Controller(
-        global_step=experiment.step,
-        trainer=experiment.trainer,
-        evaluator=experiment.evaluator or experiment.augmented_evaluator,
-        strategy=experiment.strategy,
-        # Loops end at multiples of log_every, also after a resumption between two.
-        steps_per_loop=lambda done: settings.log_every - int(done) % settings.log_every,
-        summary_interval=1,  # whenever the trainer writes, which is once a loop
-        summary_dir=summaries if experiment.is_chief else None,
-    )
-    # Set only now: given to the constructor, Orbit would restore the newest checkpoint, also one
-    # that does not read.
-    controller.checkpoint_manager = _make_manager(
-        experiment,
-        os.path.join(settings.model_dir, "checkpoints"),
-        interval=settings.checkpoint_every,
+    return controllers.make_controller(
+        experiment.trainer,
+        experiment.evaluator or experiment.augmented_evaluator,
+        experiment.strategy,
+        experiment.step,
+        experiment.checkpoint,
+        settings.model_dir,
+        log_every=settings.log_every,
+        checkpoint_every=settings.checkpoint_every,
         keep=settings.keep_newest,
     )
-    return controller
 
 
 def _make_manager(experiment, folder, **options):

@@ -10,12 +10,10 @@ codes, for launchers: 0 done, 1 refused or failed, 75 start again, 130 stopped b
 
 import contextlib
 import os
-import re
-import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 
-from rethink_tf import cluster, config, console, curves, exit_codes, files
+from rethink_tf import cluster, config, console, curves
 
 _GIN_FILE = flags.DEFINE_multi_string(
     "gin_file",
@@ -56,9 +54,6 @@ _LOG_EVERY = flags.DEFINE_integer(
 )
 
 
-_GOES_ON = "The same command goes on from the newest checkpoint."
-
-
 def main(argv):
     """Parses the flags and runs the experiment."""
     if len(argv) > 1:
@@ -67,34 +62,18 @@ def main(argv):
         raise app.UsageError("Give at least one --gin_file, such as --gin_file=quickstart.gin.")
     console.start(_QUIET.value)
     # Imported only now: --help answers without waiting for TensorFlow.
-    from rethink_tf import experiment
-    from rethink_tf.data.input.reading import DataError
-    from rethink_tf.data.input.service import ServiceLostError
-    from rethink_tf.training import stopping, workers
-    from rethink_tf.training.health import NonFiniteLossError
+    from rethink_tf import command, experiment
 
-    built = []
     params = list(_GIN_PARAM.value)
     if _LOG_EVERY.value:
         params.append(f"run.log_every={_LOG_EVERY.value}")
-    try:
+
+    def run(when_built):
         config.parse(_GIN_FILE.value, params)
         with _tensorboard():
-            experiment.run(_MODE.value, lambda: built.append(True), _FOLLOW.value)
-    except (ValueError, TypeError, OSError, NonFiniteLossError) as error:
-        # Before the first step, an error of value is in the settings or the data. From then on
-        # only a diverged run, records that do not read and a full disk are the user's errors.
-        if built and not isinstance(error, (NonFiniteLossError, DataError, files.DiskFullError)):
-            raise
-        logging.debug("Where it was raised:", exc_info=True)
-        _end(f"error: {_explain(error)}", exit_codes.REFUSED)
-    except stopping.Stopped as stopped:
-        _end(f"Stopped by {stopped}. {_GOES_ON}", stopped.exit_code)
-    except (workers.WorkerLostError, ServiceLostError) as error:
-        _end(f"error: {error}. {_GOES_ON}", exit_codes.AGAIN)
-    except KeyboardInterrupt:
-        _end(f"\nStopped by Ctrl-C. {_GOES_ON}", exit_codes.INTERRUPTED)
-    console.leave(exit_codes.DONE)
+            experiment.run(_MODE.value, when_built, _FOLLOW.value)
+
+    command.run_to_end(run)
 
 
 def _tensorboard():
@@ -104,35 +83,6 @@ def _tensorboard():
     if not _TENSORBOARD.value or not isinstance(model_dir, str) or not cluster.is_first(os.environ):
         return contextlib.nullcontext()
     return curves.tensorboard(model_dir)
-
-
-def _end(reason, exit_code):
-    print(reason, file=sys.stderr)
-    console.leave(exit_code)
-
-
-def _explain(error):
-    """Returns an error's message, in place of gin's lines on calls with the bindings concerned."""
-    message = _without_layer(str(error))
-    call = re.search(r"\n\s*In call to configurable '(\S+)'", message)
-    if not call:
-        return message
-    message = message[: call.start()]
-    if not isinstance(error, TypeError):
-        return message
-    return (
-        f"{call[1]} cannot be made with its bindings ({message}): {config.bindings_of(call[1])}. "
-        "With -v=1, the log says where."
-    )
-
-
-def _without_layer(message):
-    """Returns what was raised inside a Keras layer without the lines that Keras puts around it."""
-    inside = (
-        r"Exception encountered when calling .*\n+((?s:.*?))\n+Call arguments received by (?s:.*)"
-    )
-    found = re.fullmatch(inside, message)
-    return _without_layer(found[1]) if found else message
 
 
 if __name__ == "__main__":

@@ -23,8 +23,6 @@ from rethink_tf.ops.roi_align import RoIAlign
 # 102.9801 with a deviation of 1.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-# What a checkpoint of `pretrained_parts` calls how the pixels were prepared: JSON with "pixel_std".
-PREPROCESSING = "preprocessing"
 
 # What the random draws of a step are for; see `ops.draws`.
 RPN_DRAWS, ROI_DRAWS = 1, 2

@@ -9,7 +9,7 @@ import tensorflow as tf
 from absl import logging
 
 from rethink_tf import files
-from rethink_tf.models.detector import PREPROCESSING
+from rethink_tf.models.classifier_parts import PREPROCESSING
 from rethink_tf.training import averaging, checkpoint_files, checkpoint_shapes
 
 AVERAGES = "averages"  # what a checkpoint calls the averages of the weights
@@ -92,8 +92,8 @@ def initialize(detector, path):
     """Reads the detector's weights from a checkpoint of `rethink_tf.convert` or of another run.
 
     They are the averaged ones where the checkpoint holds averages: those its run was measured by.
-    One that `convert` made of a classifier holds `MaskRCNN.pretrained_parts`; the others stay as
-    they are.
+    One of a classifier, which `convert` or `rethink_tf.pretrain` made, holds
+    `MaskRCNN.pretrained_parts`; the others stay as they are.
 
     Args:
         detector: `MaskRCNN` whose variables exist.

@@ -14,10 +14,10 @@ class NonFiniteLossError(RuntimeError):
         """Takes the step and what was found there."""
         super().__init__(
             f"Step {step}: {problem}. Nothing of it was saved; the newest checkpoint is from "
-            "before. Check the data of that step; run.on_non_finite = 'skip' leaves out such a "
-            "stretch of data. Or lower the learning rate or lengthen the warm-up, in another "
-            "MODEL_DIR (this one keeps its run to its settings; run.init_checkpoint takes its "
-            "checkpoints)."
+            "before. Check the data of that step (of a detector, run.on_non_finite = 'skip' leaves "
+            "out such a stretch of data, and run.init_checkpoint of another run takes its "
+            "checkpoints). Or lower the learning rate or lengthen the warm-up, in another "
+            "MODEL_DIR: this one keeps its run to its settings."
         )
         self.step = step
 

@@ -14,7 +14,7 @@ from absl import logging
 from rethink_tf.layers import normalization
 from rethink_tf.losses import NAMES, box_stages
 from rethink_tf.ops.content import split_padding
-from rethink_tf.training import optimizer as optimizer_lib
+from rethink_tf.training import update
 
 
 class TrainStep:
@@ -49,14 +49,12 @@ class TrainStep:
             optimizer: Keras optimizer; its `iterations` is the step.
             strategy: `tf.distribute.Strategy` that all of them were made under.
             seed: int, of the run.
-            weight_decay: float; the loss has weight_decay / 2 times the sum of squared kernels.
+            weight_decay: float, as of `WeightUpdate`.
             cascade_from: int, the first step that trains the later stages of a cascade. Until then
                 the optimizer and the weight decay leave those alone.
             accumulate_steps: int, micro-batches a step. From two on, the sum of the gradients is
                 held beside the model.
-            clip_norm: float, largest global norm of the gradient, which is that of all replicas and
-                micro-batches. The weight decay is added after clipping, as PyTorch's optimizers do.
-                None for no clipping.
+            clip_norm: float or None, as of `WeightUpdate`.
             average: `WeightAverage` that follows the weights, or None.
             batch_spec: element spec of the distributed batches, without `ops.content.PADDING`. What
                 is open in it, H and W, is open in the step's program, which serves all shapes.
@@ -65,15 +63,11 @@ class TrainStep:
         Raises:
             ValueError: if clip_norm is not above 0.
         """
-        if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(
-                f"clip_norm is {clip_norm}: it must be above 0, or None for no clipping."
-            )
         self.accumulate_steps = accumulate_steps
         self._detector, self._losses_fn = detector, losses_fn
         self._optimizer, self._strategy = optimizer, strategy
-        self._seed, self._weight_decay = seed, weight_decay
-        self._clip_norm, self._average = clip_norm, average
+        self._seed = seed
+        self._update_weights = update.WeightUpdate(optimizer, weight_decay, clip_norm, average)
         # Of the run so far: a resumed one goes on where its optimizer counts.
         self._cascade_from, self._next_step = cascade_from, int(optimizer.iterations.numpy())
         self._batch_spec, self._programs = batch_spec, {}
@@ -180,8 +174,8 @@ class TrainStep:
             gradients, values = self._differentiate(batch, num_stages, padded)
             return values, self._update(gradients, num_stages)
 
-        values, update = self._strategy.run(on_one_replica, args=(batch,))
-        return self._report([self._sum_over_replicas(values)], update)
+        values, updated = self._strategy.run(on_one_replica, args=(batch,))
+        return self._report([self._sum_over_replicas(values)], updated)
 
     def _count_samples(self, batch, num_stages, padded):
         """Returns how many samples of each kind a micro-batch has, on all replicas."""
@@ -226,14 +220,14 @@ class TrainStep:
             for key, value in values.items()
         }
 
-    def _report(self, parts, update):
+    def _report(self, parts, updated):
         """Joins the values of the micro-batches and of each replica's update."""
         values = {name: tf.add_n([part[name] for part in parts]) for name in parts[0]}
-        update = self._sum_over_replicas(update)
-        values["total"] += update["weight_decay"]
+        updated = self._sum_over_replicas(updated)
+        values["total"] += updated["weight_decay"]
         # Read after the update, which sets it: the rate that this step used.
         rate = tf.cast(self._optimizer.learning_rate, tf.float32)
-        return values | update | {"learning_rate": rate}
+        return values | updated | {"learning_rate": rate}
 
     def _look_at(self, batch, num_stages, padded):
         """Returns the detector's training outputs for a batch of this replica."""
@@ -283,47 +277,9 @@ class TrainStep:
         return gradients, losses | positives | {"total": total}
 
     def _update(self, gradients, num_stages):
-        """Updates the weights by the sum of all replicas' gradients, and then their average.
-
-        Returns:
-            This replica's part of the decay loss before the update, and of the gradients' norm.
-        """
-        num_replicas = self._strategy.num_replicas_in_sync
+        """Updates the weights; returns this replica's part of what `WeightUpdate` reports."""
         variables = self._detector.variables_of_stages(num_stages)
-        decay_loss, step = self._decay_loss(variables), self._optimizer.iterations + 1
-        if num_replicas > 1:
-            replica = tf.distribute.get_replica_context()
-            gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        # Of the summed gradient, so that clipping does not depend on the number of replicas.
-        norm = tf.linalg.global_norm(gradients)
-        if self._clip_norm is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm, use_norm=norm)
-        gradients = [
-            self._add_decay(gradient, variable, norm)
-            for gradient, variable in zip(gradients, variables, strict=True)
-        ]
-        # They are summed already: Keras would sum them over the replicas once more.
-        self._optimizer.apply_gradients(
-            zip(gradients, variables, strict=True), skip_gradients_aggregation=True
-        )
-        if self._average:
-            self._average.update(step)
-        # Both are the same on every replica.
-        return {"weight_decay": decay_loss / num_replicas, "gradient_norm": norm / num_replicas}
-
-    def _add_decay(self, gradient, variable, norm):
-        """Adds the gradient of the decay loss, which is weight_decay times the kernel."""
-        if not optimizer_lib.decays(variable):
-            return gradient
-        # Not in the tape: its products would be ready at the start of the step, and be held as a
-        # second copy of the model until the gradients are there. The norm comes when all of them
-        # are, and the activations are gone.
-        with tf.control_dependencies([norm]):
-            return gradient + self._weight_decay * tf.convert_to_tensor(variable)
-
-    def _decay_loss(self, variables):
-        squares = [tf.nn.l2_loss(each) for each in variables if optimizer_lib.decays(each)]
-        return self._weight_decay * tf.add_n(squares)
+        return self._update_weights(gradients, variables, self._strategy.num_replicas_in_sync)
 
 
 def cascade_start(schedule, cascade_steps):

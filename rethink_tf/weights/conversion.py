@@ -1,11 +1,10 @@
 """Makes a checkpoint that our experiments start from of others' files."""
 
-import json
 import os
 
 import tensorflow as tf
 
-from rethink_tf.models.detector import PREPROCESSING
+from rethink_tf.models import classifier_parts
 from rethink_tf.weights import detectron2, imagenet, reading
 
 
@@ -41,12 +40,10 @@ def convert(checkpoint, output, input_format, build):
     model.create_variables()
     if of_classifier:
         imagenet.load(model, arrays, input_format)
-        parts, count = model.pretrained_parts(), len(imagenet.parameters(model))
-        prepared = {"pixel_std": imagenet.pixel_std_of(input_format)}
-        parts[PREPROCESSING] = tf.Variable(json.dumps(prepared))
-    else:
-        detectron2.load(model, arrays, input_format)
-        parts, count = {"model": model}, len(model.variables)
+        pixel_std = imagenet.pixel_std_of(input_format)
+        classifier_parts.write(model.pretrained_parts(), pixel_std, output)
+        return len(imagenet.parameters(model))
+    detectron2.load(model, arrays, input_format)
     tf.io.gfile.makedirs(os.path.dirname(output) or ".")
-    tf.train.Checkpoint(**parts).write(output)
-    return count
+    tf.train.Checkpoint(model=model).write(output)
+    return len(model.variables)

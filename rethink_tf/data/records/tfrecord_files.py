@@ -47,28 +47,44 @@ def read_frames(path: str) -> Iterator[tuple[int, bytes]]:
     Raises:
         ValueError: if the file is truncated or not a TFRecord file, naming file and byte.
     """
-    size = tf.io.gfile.stat(path).length
     with tf.io.gfile.GFile(path, "rb") as file:
-        position = 0
-        while position < size:
-            header = file.read(FRAME_HEADER_BYTES)
-            if len(header) < FRAME_HEADER_BYTES:
-                raise ValueError(f"{path} is truncated in a header at byte {position}")
-            length, checksum = struct.unpack("<QI", header)
-            if checksum != masked_crc32c(header[:8]):
-                raise ValueError(
-                    f"{path} is not an uncompressed TFRecord file or is damaged: the checksum of "
-                    f"the length at byte {position} does not match"
-                )
-            if position + length + FRAME_OVERHEAD_BYTES > size:
-                raise ValueError(
-                    f"{path} is truncated: the record at byte {position} needs "
-                    f"{length + FRAME_OVERHEAD_BYTES} bytes, the file ends after {size - position}"
-                )
-            payload = file.read(length)
-            file.read(4)
-            yield position, payload
-            position += length + FRAME_OVERHEAD_BYTES
+        for position, length in _frames(file, path):
+            yield position, file.read(length)
+
+
+def list_frames(path: str) -> Iterator[tuple[int, int]]:
+    """Yields (offset of the frame, length of the payload) of every record, without its payload.
+
+    Raises:
+        ValueError: as of `read_frames`.
+    """
+    # A local file is not read in between: TensorFlow's is slower to seek.
+    opened = tf.io.gfile.GFile(path, "rb") if files.is_remote(path) else open(path, "rb")
+    with opened as file:
+        yield from _frames(file, path)
+
+
+def _frames(file, path):
+    """Yields (offset, length of the payload), the file at the start of the payload."""
+    size, position = tf.io.gfile.stat(path).length, 0
+    while position < size:
+        file.seek(position)
+        header = file.read(FRAME_HEADER_BYTES)
+        if len(header) < FRAME_HEADER_BYTES:
+            raise ValueError(f"{path} is truncated in a header at byte {position}")
+        length, checksum = struct.unpack("<QI", header)
+        if checksum != masked_crc32c(header[:8]):
+            raise ValueError(
+                f"{path} is not an uncompressed TFRecord file or is damaged: the checksum of "
+                f"the length at byte {position} does not match"
+            )
+        if position + length + FRAME_OVERHEAD_BYTES > size:
+            raise ValueError(
+                f"{path} is truncated: the record at byte {position} needs "
+                f"{length + FRAME_OVERHEAD_BYTES} bytes, the file ends after {size - position}"
+            )
+        yield position, length
+        position += length + FRAME_OVERHEAD_BYTES
 
 
 def masked_crc32c(data: bytes) -> int:
