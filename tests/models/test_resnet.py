@@ -40,6 +40,20 @@ def test_the_stride_of_a_bottleneck_is_in_its_3x3_convolution():
     assert not backbone.stages[0][0].shortcut.relu
 
 
+def test_the_stride_in_the_first_1x1_convolution():
+    backbone = ResNet(50, stride_in_1x1=True)
+    for blocks, stride in zip(backbone.stages, (1, 2, 2, 2), strict=True):
+        found = [layer.conv.strides[0] for layer in blocks[0].convs]
+        assert found == [stride, 1, 1]
+        assert [layer.conv.strides[0] for layer in blocks[1].convs] == [1, 1, 1]
+    features = backbone(tf.zeros([1, 64, 32, 3]))
+    assert {level: feature.shape[1] for level, feature in features.items()} == {
+        level: 64 // 2**level for level in (2, 3, 4, 5)
+    }
+    with pytest.raises(ValueError, match="depth 18 has no 1x1 convolution for the stride"):
+        ResNet(18, stride_in_1x1=True)
+
+
 def resnext_parameters(depth, groups, width_per_group):
     """Counts the parameters by the table of the paper: kernels, and two for every channel."""
     total, inputs = 7 * 7 * 3 * 64 + 2 * 64, 64
