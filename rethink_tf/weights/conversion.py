@@ -1,15 +1,17 @@
 """Makes a checkpoint that our experiments start from of others' files."""
 
+import dataclasses
 import json
 import os
 
 import tensorflow as tf
+from absl import logging
 
 from rethink_tf.models.detector import PREPROCESSING
 from rethink_tf.weights import detectron2, imagenet, reading
 
 
-def convert(checkpoint, output, input_format, build):
+def convert(checkpoint, output, input_format, build, norm_epsilon=None):
     """Writes a checkpoint of a detector with the weights of a file.
 
     Of an ImageNet classifier it holds what the detector shares with it, and how its pixels were
@@ -17,36 +19,55 @@ def convert(checkpoint, output, input_format, build):
     `training.checkpoints.initialize`.
 
     Args:
-        checkpoint: str, Detectron2's `.pkl` of a detector, or a classifier of those of `imagenet`.
+        checkpoint: str, path of Detectron2's weights of a detector, or of a classifier; see
+            `reading.load`.
         output: str, path of the checkpoint to write, without an ending.
         input_format: "BGR" or "RGB", the order of the channels it was trained with; None for what
             its origin has.
         build: callable taking num_classes and num_keypoints, returns the detector.
+        norm_epsilon: float, of the classifier's batch normalization; None for what its origin has.
 
     Returns:
         int, the number of variables written.
 
     Raises:
         ValueError: if the file is not such a checkpoint, or not one of this detector.
+        OSError: if it cannot be read.
     """
-    arrays = reading.load_arrays(checkpoint)
-    input_format = input_format or imagenet.input_format_of(arrays)
-    of_classifier = imagenet.is_classifier(arrays)
-    # A classifier's own classes are not the detector's, and nothing of the heads is written.
-    sizes = {"num_classes": 1}
-    if not of_classifier:
-        sizes["num_classes"] = detectron2.num_classes(arrays)
-        sizes["num_keypoints"] = detectron2.num_keypoints(arrays)
-    model = build(**sizes)
-    model.create_variables()
-    if of_classifier:
-        imagenet.load(model, arrays, input_format)
-        parts, count = model.pretrained_parts(), len(imagenet.parameters(model))
-        prepared = {"pixel_std": imagenet.pixel_std_of(input_format)}
-        parts[PREPROCESSING] = tf.Variable(json.dumps(prepared))
-    else:
-        detectron2.load(model, arrays, input_format)
-        parts, count = {"model": model}, len(model.variables)
+    arrays, origin = reading.load(checkpoint)
+    try:
+        parts, count = _read_into(build, arrays, origin, input_format, norm_epsilon)
+    except ValueError as error:
+        raise ValueError(f"{checkpoint}: {error}") from error
     tf.io.gfile.makedirs(os.path.dirname(output) or ".")
     tf.train.Checkpoint(**parts).write(output)
     return count
+
+
+def _read_into(build, arrays, origin, input_format, norm_epsilon):
+    """Returns the parts of the checkpoint to write, and the number of their variables."""
+    if not imagenet.is_classifier(arrays):
+        sizes = {
+            "num_classes": detectron2.num_classes(arrays),
+            "num_keypoints": detectron2.num_keypoints(arrays),
+        }
+        model = _build(build, **sizes)
+        detectron2.load(model, arrays, input_format or "BGR")
+        return {"model": model}, len(model.variables)
+    given = {"input_format": input_format, "norm_epsilon": norm_epsilon}
+    given = {key: value for key, value in given.items() if value is not None}
+    origin = origin or imagenet.origin_of(arrays, input_format)
+    origin = dataclasses.replace(origin, **given)
+    # A classifier's own classes are not the detector's, and nothing of the heads is written.
+    model = _build(build, num_classes=1)
+    imagenet.load(model, arrays, origin)
+    prepared = origin.preprocessing(model.backbone)
+    logging.info("Its pixels and layers, which a run has to share: %s", json.dumps(prepared))
+    parts = model.pretrained_parts() | {PREPROCESSING: tf.Variable(json.dumps(prepared))}
+    return parts, len(imagenet.parameters(model))
+
+
+def _build(build, **sizes):
+    model = build(**sizes)
+    model.create_variables()
+    return model

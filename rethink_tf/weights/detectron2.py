@@ -6,9 +6,11 @@ deltas (dx, dy, dw, dh); ours are HWIO, RGB, background first and (dy, dx, dh, d
 
 import dataclasses
 import itertools
+import os
 from collections.abc import Callable
 
 import numpy as np
+from absl import logging
 
 from rethink_tf.models.resnet import ResNet
 from rethink_tf.ops import anchors
@@ -160,6 +162,26 @@ def assign(pairs, state, further_problems=()):
         )
     for variable, value in values:
         variable.assign(value)
+    _log_parts(pairs)
+
+
+def _log_parts(pairs):
+    """Says what went where: a line for every part of the detector, a stage of a backbone for one."""
+    for part, group in itertools.groupby(pairs, lambda pair: _part(pair.variable)):
+        group = list(group)
+        logging.info(
+            "%s*: %d arrays, %s numbers, into %s",
+            os.path.commonprefix([pair.name for pair in group]),
+            len(group),
+            f"{sum(np.prod(pair.variable.shape, dtype=int) for pair in group):,}",
+            part,
+        )
+
+
+def _part(variable):
+    """Returns the detector's part that a variable is of, by its name."""
+    layer, rest = variable.name.split("/")[:2]
+    return f"{layer}/{rest.partition('_')[0]}" if rest.startswith(("stem", "stage")) else layer
 
 
 def _anchor_problems(rpn, state):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from rethink_tf.layers.normalization import EPSILON
 from rethink_tf.models.detector import PIXEL_MEAN, PIXEL_STD
 
 
@@ -16,6 +17,7 @@ class Origin:
         pixel_std: three floats, RGB; the rest was divided by them.
         stride_in_1x1: bool as of `ResNet`, or None where the weights are of either.
         same_padding: bool as of `ResNet`.
+        norm_epsilon: float, added to the variance of batch normalization.
     """
 
     name: str
@@ -24,6 +26,7 @@ class Origin:
     pixel_std: tuple = PIXEL_STD
     stride_in_1x1: bool | None = False
     same_padding: bool = False
+    norm_epsilon: float = EPSILON
 
     def check(self, backbone):
         """Checks that a backbone computes with the weights what the classifier did.
@@ -61,6 +64,7 @@ class Origin:
             "channel_order": self.input_format,
             "pixel_mean": self.pixel_mean,
             "pixel_std": self.pixel_std,
+            "norm_epsilon": self.norm_epsilon,
             **{key: getattr(backbone, key) for key in settings if hasattr(backbone, key)},
         }
 
@@ -73,13 +77,16 @@ DETECTRON = Origin(
 )
 DETECTRON2_RGB = Origin("torchvision's classifier of Detectron2", "RGB", stride_in_1x1=None)
 TORCH = Origin("The classifier of torchvision or timm", "RGB")
-# `keras.applications.imagenet_utils.preprocess_input` of mode "caffe".
+# `preprocess_input` of mode "caffe" in `keras.applications.imagenet_utils`; the epsilon of
+# `keras.applications.resnet`.
 KERAS = Origin(
     "The classifier of Keras Applications",
     "BGR",
     (123.68, 116.779, 103.939),
     (1.0, 1.0, 1.0),
     stride_in_1x1=True,
+    norm_epsilon=1.001e-5,
 )
-# `official.vision.ops.preprocess_ops`: MEAN_RGB and STDDEV_RGB.
-MODEL_GARDEN = Origin("The backbone of Model Garden", "RGB", same_padding=True)
+# `official.vision.ops.preprocess_ops`; the epsilon, which its checkpoints do not hold, is that of
+# `resnet_imagenet` in `official.vision.configs.image_classification`.
+MODEL_GARDEN = Origin("The backbone of Model Garden", "RGB", same_padding=True, norm_epsilon=1e-5)

@@ -4,8 +4,9 @@ A pickle is a program for a small stack machine, which can import and call anyth
 things keep a file from doing so:
 
 1. `check_opcodes` reads the program without running it. Opcodes that data do not need are refused:
-   instances of classes, persistent ids (but of PyTorch's storages), and copyreg's extension registry, which the unpickler reads
-   without `find_class`. Sizes that the file cannot hold are refused before they are allocated.
+   instances of classes, persistent ids (but for a reader that takes PyTorch's storages for them),
+   and copyreg's extension registry, which the unpickler reads without `find_class`. Sizes that the
+   file cannot hold are refused before they are allocated.
 2. `find_class` imports nothing. For the few names that NumPy's pickles need it returns functions of
    this module, which check shapes and dtypes; NumPy's own take them on trust.
 3. Arrays and dtypes are made as `Array` and `_Dtype`, whose `__setstate__` checks what a file sets.
@@ -206,6 +207,7 @@ class Function:
         object.__setattr__(self, "function", function)
 
     def __call__(self, *arguments):
+        """Calls the function; a name without one only stands for itself."""
         if self.function is None:
             raise RefusedPickleError(f"it calls {self.name}")
         return self.function(*arguments)

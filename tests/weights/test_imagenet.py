@@ -18,9 +18,10 @@ from rethink_tf.models.resnet import ResNet
 from rethink_tf.models.rpn import RPN
 from rethink_tf.models.vgg import VGG16
 from rethink_tf.training import checkpoints
-from rethink_tf.weights import conversion, imagenet, reading, torch_names
+from rethink_tf.weights import conversion, imagenet, origins, reading, torch_names
 
 SHALLOW = dict(depth=50, blocks_per_stage=(2, 1, 1, 1))
+FORMATS = {"detectron": None, "detectron2": "RGB"}
 BRANCHES = {"branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3", "branch1": "shortcut"}
 
 
@@ -120,7 +121,7 @@ def test_the_backbone_is_read_and_nothing_else(detector, form):
     before = [snapshot(layer) for layer in others]
     given = arrays if form == "detectron" else to_detectron2(arrays)
     assert imagenet.is_classifier(given)
-    imagenet.load(detector, given, "BGR" if form == "detectron" else "RGB")
+    imagenet.load(detector, given, imagenet.origin_of(given, FORMATS[form]))
     check_resnet(detector.backbone, arrays["blobs"], rgb=form == "detectron2")
     for layer, expected in zip(others, before, strict=True):
         for value, old in zip(snapshot(layer), expected, strict=True):
@@ -232,8 +233,9 @@ def test_safetensors_of_torchs_libraries_are_known_by_their_content(tmp_path, de
     # Another architecture's names are left over, all of them said.
     state = to_torch(arrays) | {"layer1.0.se.fc1.weight": np.zeros([4, 4], "f")}
     with pytest.raises(ValueError, match="layer1.0.se.fc1.weight: in the checkpoint, not in the"):
-        imagenet.load(detector, state, "RGB")
-    assert imagenet.input_format_of(state) == "RGB" and imagenet.input_format_of(arrays) == "BGR"
+        imagenet.load(detector, state, imagenet.origin_of(state))
+    assert imagenet.origin_of(state) == origins.TORCH
+    assert imagenet.origin_of(arrays) == origins.DETECTRON
 
 
 def test_damaged_safetensors_are_one_error(tmp_path):
@@ -242,12 +244,12 @@ def test_damaged_safetensors_are_one_error(tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=f"{path} cannot be read as safetensors"):
-        reading.load_arrays(path)
+        reading.load(path)
     # A header that announces more than there is, and one that is no JSON.
     for start in (struct.pack("<Q", 2**62) + b"{", struct.pack("<Q", 9) + b"{" * 9):
         path.write_bytes(start)
         with pytest.raises(ValueError, match=f"{path} (is|cannot be read)"):
-            reading.load_arrays(path)
+            reading.load(path)
 
 
 def test_torchs_names_of_vgg16():
