@@ -23,7 +23,7 @@ from rethink_tf.ops.roi_align import RoIAlign
 # 102.9801 with a deviation of 1.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-# What a checkpoint of `pretrained_parts` calls how the pixels were prepared: JSON with the fields of
+# What a checkpoint of `pretrained_parts` calls how the pixels were prepared: JSON, of
 # `weights.origins.Origin.preprocessing`.
 PREPROCESSING = "preprocessing"
 

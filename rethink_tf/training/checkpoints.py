@@ -147,7 +147,7 @@ def initialize(detector, path):
 
 
 def _check_preprocessing(detector, path, names):
-    """Checks that a run prepares its pixels, and computes, as the classifier that it starts from."""
+    """Checks that a run prepares its pixels, and computes, as the classifier it starts from."""
     name = f"{PREPROCESSING}/.ATTRIBUTES/VARIABLE_VALUE"
     if name not in names:
         return
@@ -166,7 +166,8 @@ def _check_preprocessing(detector, path, names):
     if not np.allclose(mean, detector.pixel_mean, rtol=0, atol=_MEAN_TOLERANCE):
         raise ValueError(
             f"The classifier of {path} had {tuple(mean)} subtracted from its pixels, and "
-            f"MaskRCNN.pixel_mean is {detector.pixel_mean}: bind MaskRCNN.pixel_mean = {tuple(mean)}."
+            f"MaskRCNN.pixel_mean is {detector.pixel_mean}: bind MaskRCNN.pixel_mean = "
+            f"{tuple(mean)}."
         )
     stated = stated["pixel_std"]
     if not np.allclose(stated, detector.pixel_std, rtol=0.01):

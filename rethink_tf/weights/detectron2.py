@@ -166,7 +166,7 @@ def assign(pairs, state, further_problems=()):
 
 
 def _log_parts(pairs):
-    """Says what went where: a line for every part of the detector, a stage of a backbone for one."""
+    """Says what went where: a line for every part of the detector, and stage of a ResNet."""
     for part, group in itertools.groupby(pairs, lambda pair: _part(pair.variable)):
         group = list(group)
         logging.info(

@@ -1,7 +1,9 @@
 """Loads ImageNet classifiers into detectors, as far as they go.
 
 They are those that `reading` reads: of Detectron and Detectron2, torchvision and timm, Keras
-Applications and Model Garden. That is the backbone, of VGG-16 also fc6 and fc7, the first layers of the box head. Kernels and
+Applications and Model Garden.
+
+That is the backbone, of VGG-16 also fc6 and fc7, the first layers of the box head. Kernels and
 channels are laid out as `detectron2` says. Detectron's names are Caffe2's, such as
 res2_0_branch2a_gn_s; they are translated to Detectron2's, here res2.0.conv1.norm.weight, and so are
 torchvision's and timm's (`torch_names`).

@@ -49,7 +49,8 @@ def load_archive(path, archive, size):
     """
     if _WEIGHTS not in archive.namelist():
         raise ValueError(
-            f"{path} is a zip archive without data.pkl (torch.save) or {_WEIGHTS} (Keras); {_ADVICE}"
+            f"{path} is a zip archive without data.pkl (torch.save) or {_WEIGHTS} (Keras): "
+            f"{_ADVICE}"
         )
     # Keras does not compress; a small file must not fill the disk.
     if archive.getinfo(_WEIGHTS).file_size > size:

@@ -75,8 +75,8 @@ def _find_backbone(path, keys):
     if len(prefixes) != 1:
         raise ValueError(
             f"{path} has {len(prefixes)} ResNets of Model Garden, with {_STEM} and {_FIRST_BLOCK}: "
-            "give a checkpoint of official.vision.modeling.backbones.ResNet or of a model with one. "
-            "(One of this project is for run.init_checkpoint as it is.)"
+            "give a checkpoint of official.vision.modeling.backbones.ResNet, or of a model with "
+            "one. (One of this project is for run.init_checkpoint as it is.)"
         )
     return prefixes[0]
 

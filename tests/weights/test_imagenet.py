@@ -1,6 +1,5 @@
 """ImageNet classifiers of Detectron and Detectron2 in a detector: names, layout, refusals."""
 
-import functools
 import re
 import struct
 
@@ -9,35 +8,14 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 import tf_keras
+from pretrained_detector import SHALLOW, make_detector
 
-from rethink_tf.models.box_head import BoxHead
-from rethink_tf.models.detector import MaskRCNN
-from rethink_tf.models.fpn import FPN
-from rethink_tf.models.mask_head import MaskHead
-from rethink_tf.models.resnet import ResNet
-from rethink_tf.models.rpn import RPN
 from rethink_tf.models.vgg import VGG16
 from rethink_tf.training import checkpoints
 from rethink_tf.weights import conversion, imagenet, origins, reading, torch_names
 
-SHALLOW = dict(depth=50, blocks_per_stage=(2, 1, 1, 1))
 FORMATS = {"detectron": None, "detectron2": "RGB"}
 BRANCHES = {"branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3", "branch1": "shortcut"}
-
-
-def make_detector(normalizer="gn", backbone=None, **kwargs):
-    partial = functools.partial
-    detector = MaskRCNN(
-        3,
-        backbone or partial(ResNet, normalizer=normalizer, **SHALLOW),
-        None if backbone else partial(FPN, 32),
-        partial(RPN, 32, 4, ((32,),)) if backbone else partial(RPN, 32),
-        partial(BoxHead, num_convs=0, num_fcs=2, fc_channels=16),
-        None if backbone else partial(MaskHead, num_convs=0, channels=32),
-        **kwargs,
-    )
-    detector.create_variables()
-    return detector
 
 
 @pytest.fixture(scope="module")
