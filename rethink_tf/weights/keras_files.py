@@ -58,8 +58,11 @@ def load_archive(path, archive, size):
     with tempfile.TemporaryDirectory() as folder:
         try:
             extracted = archive.extract(_WEIGHTS, folder)
-        except (EOFError, OSError, RuntimeError, NotImplementedError) as error:
-            raise ValueError(f"{path}: {_WEIGHTS} in it cannot be read ({error})") from error
+        # A damaged member is one of many, by what is damaged.
+        except Exception as error:
+            raise ValueError(
+                f"{path}: {_WEIGHTS} in it is damaged ({error}); get the file again"
+            ) from error
         return load_hdf5(extracted, path)
 
 

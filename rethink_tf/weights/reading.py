@@ -53,14 +53,15 @@ def load(path):
 
 def _load_zip(path, size):
     try:
-        with zipfile.ZipFile(path) as archive:
-            if torch_files.is_zip(archive):
-                return _weights(torch_files.load_zip(path, archive, size)), None
-            return keras_files.load_archive(path, archive, size), origins.KERAS
-    except zipfile.BadZipFile as error:
+        archive = zipfile.ZipFile(path)
+    except Exception as error:  # A damaged list of members makes it fail in any way.
         raise ValueError(
             f"{path} is a truncated or damaged zip archive ({error}); get the file again"
         ) from error
+    with archive:
+        if torch_files.is_zip(archive):
+            return _weights(torch_files.load_zip(path, archive, size)), None
+        return keras_files.load_archive(path, archive, size), origins.KERAS
 
 
 def _weights(arrays):

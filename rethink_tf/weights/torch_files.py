@@ -84,8 +84,7 @@ def load_zip(path, archive, size):
     def read(name):
         try:
             return archive.read(members[name])
-        # A damaged member is one of these by what is damaged.
-        except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        except Exception as error:  # One of many, by what is damaged.
             raise ValueError(f"{path}: {name} cannot be read ({error}); get it again") from error
 
     name = f"{root}byteorder"
