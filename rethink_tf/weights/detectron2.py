@@ -14,7 +14,9 @@ from absl import logging
 
 from rethink_tf.models.resnet import ResNet
 from rethink_tf.ops import anchors
+from rethink_tf.weights import normalizers
 
+_BACKBONE = "backbone.bottom_up."
 _CELL_ANCHORS = "proposal_generator.anchor_generator.cell_anchors."
 # Constants that a checkpoint holds beside its weights. Our gin files state them; the anchors are
 # compared.
@@ -52,7 +54,7 @@ def parameters(detector, input_format="BGR"):
             "Detectron2's checkpoints are read into detectors of ResNet with FPN; this one has "
             f"{type(detector.backbone).__name__} {'with' if detector.fpn else 'without'} FPN."
         )
-    pairs = resnet_parameters(detector.backbone, "backbone.bottom_up.", input_format)
+    pairs = resnet_parameters(detector.backbone, _BACKBONE, input_format)
     fpn = detector.fpn
     for level, lateral, output in zip(fpn.levels, fpn.laterals, fpn.outputs, strict=True):
         pairs += conv_norm(f"backbone.fpn_lateral{level}", lateral)
@@ -114,10 +116,14 @@ def load(detector, arrays, input_format="BGR"):
 
     Raises:
         ValueError: if a name is missing or left over, a shape differs, or the checkpoint states
-            other anchors than the detector has; every one is named.
+            other anchors than the detector has; every one is named. Also if the backbone's
+            normalization is another one.
     """
     state = arrays.get("model", arrays)
-    assign(parameters(detector, input_format), state, _anchor_problems(detector.rpn, state))
+    pairs = parameters(detector, input_format)
+    in_backbone = [name for name in state if name.startswith(_BACKBONE)]
+    normalizers.check(detector.backbone, in_backbone)
+    assign(pairs, state, _anchor_problems(detector.rpn, state))
 
 
 def assign(pairs, state, further_problems=()):

@@ -17,7 +17,7 @@ from absl import logging
 from rethink_tf.layers.normalization import EPSILON
 from rethink_tf.models.resnet import ResNet
 from rethink_tf.models.vgg import VGG16
-from rethink_tf.weights import detectron2, origins, torch_names
+from rethink_tf.weights import detectron2, normalizers, origins, torch_names
 
 # The classifier's own last layer in the files' several names, and the optimizer's state.
 _OTHER_NAME = re.compile(r"(pred|fc1000|fc8)_[wb]|(stem\.fc|linear)\..*|.*_momentum|lr")
@@ -112,7 +112,7 @@ def load(detector, arrays, origin=origins.DETECTRON):
             "torchvision's in Detectron2's form."
         )
     _check_backbone(detector.backbone, state)
-    _check_normalization(detector.backbone, state)
+    normalizers.check(detector.backbone, state)
     origin.check(detector.backbone)
     kept = {name: value for name, value in state.items() if not _OTHER_NAME.fullmatch(name)}
     _fold_epsilon(kept, origin.norm_epsilon)
@@ -147,31 +147,6 @@ def _check_backbone(backbone, state):
             f"The checkpoint is of a {wanted.__name__}, and the backbone of the gin files is a "
             f"{type(backbone).__name__}: take gin files of a {wanted.__name__}, or a checkpoint of "
             "the other."
-        )
-
-
-def _check_normalization(backbone, state):
-    """Checks that statistics come where the backbone has them, and only there."""
-    has_statistics = any(name.endswith(".norm.running_mean") for name in state)
-    has_norm = any(".norm." in name for name in state)
-    names = " ".join(variable.name for variable in backbone.variables)
-    if "moving_deviation" in names:
-        raise ValueError(
-            "NORMALIZER='batch_renorm' starts from random weights alone: bind NORMALIZER='syncbn' "
-            "for a classifier with batch normalization."
-        )
-    wants = "moving_mean" in names
-    if has_statistics and not wants:
-        raise ValueError(
-            "The classifier has batch normalization, with statistics, and the backbone has none: "
-            "the scales of one say nothing of the other's. Bind NORMALIZER='syncbn' or "
-            "'frozen_bn', or take a classifier with group normalization (Detectron's R-50-GN.pkl, "
-            "timm's resnet50_gn)."
-        )
-    if wants and has_norm and not has_statistics:
-        raise ValueError(
-            "The backbone has batch normalization, and the classifier another one, without "
-            "statistics: bind NORMALIZER='gn', or take a classifier with batch normalization."
         )
 
 

@@ -1,8 +1,8 @@
 """Reads the ResNet of Model Garden's TensorFlow checkpoints (`official.vision`).
 
-The backbone is taken, of a classifier or of a detector. Of its Mask R-CNN no more fits: its pyramid
-makes the coarser levels by strided convolutions and its normalization follows other layers than
-here, its anchors are others, and its box head flattens another order of channels.
+The backbone is taken, of a classifier or of a detector. Of its Mask R-CNN no more is: its pyramid
+normalizes after the sum of levels and makes the coarsest one by a convolution, and its RPN has a
+normalization for every level; the detector has neither.
 
 A checkpoint names variables by their place in the graph of objects, such as
 model/backbone/layer_with_weights-2/_conv1/kernel: 0 and 1 are the stem's convolution and

@@ -1,4 +1,4 @@
-"""ImageNet classifiers of Detectron and Detectron2 in a detector: names, layout, refusals."""
+"""ImageNet classifiers of Detectron, Detectron2, torchvision and timm in a detector: names, layout, refusals."""
 
 import re
 import struct
@@ -8,6 +8,7 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 import tf_keras
+import torch_writer
 from pretrained_detector import SHALLOW, make_detector
 
 from rethink_tf.models.vgg import VGG16
@@ -193,10 +194,38 @@ def to_torch(arrays):
     return {name: np.ascontiguousarray(array) for name, array in state.items()}
 
 
-def test_safetensors_of_torchs_libraries_are_known_by_their_content(tmp_path, detector, caplog):
+def test_batch_normalization_of_torchvision(tmp_path):
+    """Its counters of batches are passed over."""
+    arrays = caffe2_resnet("bn")
+    arrays["blobs"] |= {
+        name.removesuffix("s") + part: np.full_like(array, value)
+        for name, array in arrays["blobs"].items()
+        if name.endswith("_bn_s")
+        for part, value in (("rm", 3.0), ("riv", 5.0))
+    }
+    state = to_torch(arrays)
+    for name in [name for name in state if name.endswith("running_var")]:
+        state[name.replace("running_var", "num_batches_tracked")] = np.array(7)
+    path, output = tmp_path / "resnet50.pth", str(tmp_path / "weights")
+    torch_writer.save(path, {name: torch_writer.Tensor(array) for name, array in state.items()})
+    conversion.convert(str(path), output, None, lambda **_: make_detector("frozen_bn"))
+    detector = make_detector("frozen_bn")
+    checkpoints.initialize(detector, output)
+    norm = detector.backbone.stages[1][0].convs[1].norm
+    assert (norm.moving_mean.numpy() == 3.0).all() and (norm.moving_variance.numpy() == 5.0).all()
+    with pytest.raises(ValueError, match=f"{path}: .* Bind NORMALIZER='syncbn'"):
+        conversion.convert(str(path), output, None, lambda **_: make_detector("gn"))
+
+
+@pytest.mark.parametrize("form", ["safetensors", "pth"])
+def test_files_of_torchs_libraries_are_known_by_their_content(tmp_path, detector, caplog, form):
     caplog.set_level("INFO", logger="absl")
     arrays, path = caffe2_resnet(), tmp_path / "model.bin"
-    safetensors.numpy.save_file(to_torch(arrays), path)
+    if form == "safetensors":
+        safetensors.numpy.save_file(to_torch(arrays), path)
+    else:
+        state = {name: torch_writer.Tensor(array) for name, array in to_torch(arrays).items()}
+        torch_writer.save(path, {"epoch": 90, "state_dict": state})
     output = str(tmp_path / "weights")
     count = conversion.convert(str(path), output, None, lambda **_: make_detector())
     assert count == len(detector.backbone.variables)
