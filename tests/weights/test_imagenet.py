@@ -1,4 +1,4 @@
-"""ImageNet classifiers of Detectron, Detectron2, torchvision and timm in a detector: names, layout, refusals."""
+"""Classifiers of Detectron, Detectron2, torchvision and timm: names, layout, refusals."""
 
 import re
 import struct
