@@ -169,7 +169,7 @@ class ResNet(tf_keras.layers.Layer):
         return features
 
 
-def _pool(outputs, content, same_padding):
+def _pool(outputs, content, same_padding=False):
     """ReLU and a maximum over 3x3 cells, every second one, padded as the convolutions."""
     # ReLU and maximum may change places, and after the maximum ReLU has a quarter of the work and
     # of the memory. It also lets zeros pad the maximum as minus infinity would.

@@ -148,8 +148,8 @@ def _names(place, dataset):
     layer = dataset.parent.attrs.get("name")
     if layer is None:
         raise _UnusableFileError(
-            "the file does not name its layers (Keras before 3.7 and tf-keras leave that out of "
-            ".weights.h5 and .keras): load it there and save it as .h5"
+            "the file does not name its layers (tf-keras and the first versions of Keras 3 leave "
+            "that out of .weights.h5 and .keras): load it there and save it as .h5"
         )
     return str(layer), _NAMES[4 if len(dataset.parent) == 4 else 2][int(name)]
 

@@ -1,7 +1,7 @@
 """Reads the ResNet of Model Garden's TensorFlow checkpoints (`official.vision`).
 
 The backbone is taken, of a classifier or of a detector. Of its Mask R-CNN no more is: its pyramid
-normalizes after the sum of levels and makes the coarsest one by a convolution, and its RPN has a
+normalizes its outputs alone and makes the coarsest level by a convolution, and its RPN has a
 normalization for every level; the detector has neither.
 
 A checkpoint names variables by their place in the graph of objects, such as
