@@ -62,7 +62,7 @@ def _read_into(build, arrays, origin, input_format, norm_epsilon):
     model = _build(build, num_classes=1)
     imagenet.load(model, arrays, origin)
     prepared = origin.preprocessing(model.backbone)
-    logging.info("Its pixels and layers, which a run has to share: %s", json.dumps(prepared))
+    logging.info("Its pixels, strides and padding, which a run has to share: %s", prepared)
     parts = model.pretrained_parts() | {PREPROCESSING: tf.Variable(json.dumps(prepared))}
     return parts, len(imagenet.parameters(model))
 
