@@ -65,7 +65,8 @@ LONG = """
     own_data/test_own_data_run pretraining/test_pretraining_run study/test_study_run
     training/test_accumulation training/test_averaging
     training/test_cascade_switch training/test_checkpoint_shapes training/test_stopping
-    training/test_workers weights/test_detectron2 weights/test_imagenet test_cascade_run
+    training/test_workers weights/test_detectron2 weights/test_imagenet weights/test_keras_files
+    weights/test_model_garden test_cascade_run
     test_convert test_curves test_experiment test_going_on test_keypoint_experiment
     test_lost_worker test_output test_parity test_shipped_experiments test_toy_parts test_train
     test_voc_experiment test_following test_locking test_remote_folder training/test_replicas

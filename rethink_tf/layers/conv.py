@@ -35,19 +35,22 @@ def normal(stddev):
 class Conv2D(tf_keras.layers.Conv2D):
     """A convolution padded by (kernel - 1) / 2 on every side, whatever its stride.
 
-    TensorFlow's "same" pads a strided convolution on the bottom and right only, which shifts the
-    features by half a cell against those of PyTorch and Caffe2.
+    TensorFlow's "same" pads a strided convolution by one cell less on the top and left, and by one
+    more on the bottom and right, which shifts the features by half a cell against those of PyTorch
+    and Caffe2. Weights that were trained with it need it.
     """
 
     operations = Operations()
 
-    def __init__(self, filters, kernel_size, strides=1, **kwargs):
+    def __init__(self, filters, kernel_size, strides=1, same_padding=False, **kwargs):
         """Makes the layer.
 
         Args:
             filters: int, output channels.
             kernel_size: odd int.
             strides: int.
+            same_padding: bool, whether a convolution of stride 2 pads inputs of even sides as
+                TensorFlow's "same".
             **kwargs: of Keras' Conv2D, `groups` among them.
 
         Raises:
@@ -58,9 +61,19 @@ class Conv2D(tf_keras.layers.Conv2D):
             raise ValueError(f"Conv2D: the kernel size must be odd, got {kernel_size}.")
         # Keras' own padding is never used: `convolution_op` pads.
         super().__init__(filters, kernel_size, strides, padding="same", **kwargs)
+        self.same_padding = same_padding
+
+    def _placed(self, kernel):
+        """Returns the kernel that does with equal padding what this one does with the layer's."""
+        if not self.same_padding or self.strides == (1, 1) or self.kernel_size == (1, 1):
+            return kernel
+        # With stride 2, "same" pads by (k - 3) / 2 on the top and left. A kernel of k + 2 is padded
+        # by (k + 1) / 2 on every side, and its two first rows and columns, zeros, see two of these.
+        return tf.pad(kernel, [[2, 0], [2, 0], [0, 0], [0, 0]])
 
     def convolution_op(self, inputs, kernel):
         """Convolves [B, H, W, C] by a kernel [k, k, C / groups, filters]; see `ops.convolution`."""
+        kernel = self._placed(kernel)
         return self.operations.convolve(inputs, kernel, self.strides[0])
 
     def _jit_compiled_convolution_op(self, inputs, kernel):
@@ -69,7 +82,7 @@ class Conv2D(tf_keras.layers.Conv2D):
 
     def part(self, dtype):
         """Returns the convolution without its bias as a part of a chain, in a type."""
-        kernel = tf.cast(self.kernel, dtype)
+        kernel = self._placed(tf.cast(self.kernel, dtype))
         return Convolution(self.operations, kernel, self.strides[0])
 
     def add_bias(self, outputs):
@@ -102,6 +115,7 @@ class ConvNorm(tf_keras.layers.Layer):
         relu=True,
         initializer=None,
         groups=1,
+        same_padding=False,
         **kwargs,
     ):
         """Makes the layers.
@@ -114,6 +128,7 @@ class ConvNorm(tf_keras.layers.Layer):
             relu: bool.
             initializer: of the kernel; None for `msra()`.
             groups: int, of the channels; each group is convolved on its own.
+            same_padding: bool, as of `Conv2D`.
             **kwargs: of the Keras layer.
         """
         super().__init__(**kwargs)
@@ -122,6 +137,7 @@ class ConvNorm(tf_keras.layers.Layer):
             filters,
             kernel_size,
             strides,
+            same_padding,
             groups=groups,
             use_bias=self.norm is None,
             kernel_initializer=initializer or msra(),

@@ -2,8 +2,8 @@
 
 Sources: He et al. 2015, arXiv:1512.03385, table 1; Xie et al. 2016, arXiv:1611.05431, table 1, for
 ResNeXt, whose 3x3 convolutions are grouped. The stride of a bottleneck sits in its 3x3 convolution,
-as in Detectron's GroupNorm models. Kernels have `conv.msra`, as in Detectron2; Detectron's have
-Caffe2's Xavier.
+as in Detectron's GroupNorm models, unless pre-trained weights want it elsewhere. Kernels have
+`conv.msra`, as in Detectron2; Detectron's have Caffe2's Xavier.
 """
 
 import functools
@@ -29,18 +29,32 @@ BOTTLENECK_EXPANSION = 4
 class _Block(tf_keras.layers.Layer):
     """A residual block: two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1."""
 
-    def __init__(self, channels, width, groups, strides, bottleneck, project, normalizer, **kwargs):
+    def __init__(
+        self,
+        channels,
+        width,
+        groups,
+        strides,
+        bottleneck,
+        project,
+        normalizer,
+        stride_in_1x1,
+        same_padding,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
+        in_1x1 = strides if stride_in_1x1 else 1
 
         def layer(filters, size, stride, relu, name, groups=1):
-            return conv.ConvNorm(filters, size, stride, normalizer, relu, groups=groups, name=name)
+            options = {"groups": groups, "same_padding": same_padding, "name": name}
+            return conv.ConvNorm(filters, size, stride, normalizer, relu, **options)
 
         self.strides = strides
         self.shortcut = layer(channels, 1, strides, False, "shortcut") if project else None
         if bottleneck:
             self.convs = [
-                layer(width, 1, 1, True, "conv1"),
-                layer(width, 3, strides, True, "conv2", groups),
+                layer(width, 1, in_1x1, True, "conv1"),
+                layer(width, 3, strides // in_1x1, True, "conv2", groups),
                 layer(channels, 1, 1, False, "conv3"),
             ]
         else:
@@ -70,6 +84,8 @@ class ResNet(tf_keras.layers.Layer):
         width_per_group=64,
         blocks_per_stage=None,
         freeze_at=0,
+        stride_in_1x1=False,
+        same_padding=False,
         **kwargs,
     ):
         """Makes the layers.
@@ -87,21 +103,37 @@ class ResNet(tf_keras.layers.Layer):
                 blocks are alone; None for those of the depth.
             freeze_at: int, how many parts keep the weights that they start from: 0 none, 1 the
                 stem, 2 the stem and stage 2, up to 5 for all. See `conv.freeze`.
+            stride_in_1x1: bool, whether the stride of a bottleneck sits in its first 1x1
+                convolution, as in He et al. 2015 and Keras Applications, and not in its 3x3 one.
+            same_padding: bool, whether strided convolutions and the pooling have TensorFlow's
+                padding "same", as in Model Garden, and not one that is equal on all sides, as in
+                Caffe2, PyTorch and Keras Applications. See `conv.Conv2D`.
             **kwargs: of the Keras layer.
 
         Raises:
             ValueError: if the depth is not one of the above, a number is below 1, there are not
-                four numbers of blocks, a depth without bottlenecks is to have groups or a width of
-                its own, or freeze_at is not one of the above.
+                four numbers of blocks, a depth without bottlenecks is to have groups, a width of
+                its own or its stride in a 1x1 convolution, or freeze_at is not one of the above.
         """
         super().__init__(**kwargs)
-        _check(depth, groups, width_per_group, blocks_per_stage)
+        _check(depth, groups, width_per_group, blocks_per_stage, stride_in_1x1)
         counts, bottleneck = DEPTHS[depth]
         counts = counts if blocks_per_stage is None else blocks_per_stage
         # Its ReLU comes after the pooling, see `_pool`.
-        self.stem = conv.ConvNorm(STEM_WIDTH, 7, 2, normalizer, relu=False, name="stem")
+        self.stem = conv.ConvNorm(
+            STEM_WIDTH, 7, 2, normalizer, relu=False, same_padding=same_padding, name="stem"
+        )
+        self.stride_in_1x1, self.same_padding = stride_in_1x1, same_padding
+        block = functools.partial(
+            _Block,
+            groups=groups,
+            bottleneck=bottleneck,
+            normalizer=normalizer,
+            stride_in_1x1=stride_in_1x1,
+            same_padding=same_padding,
+        )
         self.stages = [
-            _make_stage(index, count, groups, width_per_group, bottleneck, normalizer)
+            _make_stage(index, count, groups * width_per_group, bottleneck, block)
             for index, count in enumerate(counts)
         ]
         self.freeze_at = freeze_at
@@ -120,7 +152,7 @@ class ResNet(tf_keras.layers.Layer):
             dict {2: [B, H/4, W/4, C2], ..., 5: [B, H/32, W/32, C5]}.
         """
         pooled = content and content.after(4)
-        pool = functools.partial(_pool, content=pooled)
+        pool = functools.partial(_pool, content=pooled, same_padding=self.same_padding)
         trains = training and self.freeze_at < 1
         outputs = conv.run([self.stem], images, trains, content, then=pool)
         content = pooled
@@ -137,19 +169,20 @@ class ResNet(tf_keras.layers.Layer):
         return features
 
 
-def _pool(outputs, content):
-    """ReLU and a maximum over 3x3 cells, every second one, padded by one on each side."""
+def _pool(outputs, content, same_padding=False):
+    """ReLU and a maximum over 3x3 cells, every second one, padded as the convolutions."""
     # ReLU and maximum may change places, and after the maximum ReLU has a quarter of the work and
     # of the memory. It also lets zeros pad the maximum as minus infinity would.
-    outputs = tf.pad(outputs, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    before = 0 if same_padding else 1
+    outputs = tf.pad(outputs, [[0, 0], [before, 1], [before, 1], [0, 0]])
     outputs = tf.nn.relu(tf.nn.max_pool2d(outputs, 3, 2, "VALID"))
     # The first maximum beyond the content is taken over its last cells, and must be 0.
     return content.keep(outputs) if content else outputs
 
 
-def _make_stage(index, count, groups, width_per_group, bottleneck, normalizer):
-    """Returns the blocks of one of the four stages, index 0 to 3."""
-    width = groups * width_per_group * 2**index
+def _make_stage(index, count, width, bottleneck, make_block):
+    """Returns the blocks of one of the four stages, index 0 to 3; width is the first stage's."""
+    width *= 2**index
     channels = STEM_WIDTH * 2**index * (BOTTLENECK_EXPANSION if bottleneck else 1)
     blocks = []
     for block in range(count):
@@ -157,13 +190,11 @@ def _make_stage(index, count, groups, width_per_group, bottleneck, normalizer):
         strides = 2 if block == 0 and index > 0 else 1
         project = block == 0 and (bottleneck or index > 0)
         name = f"stage{index + 2}_block{block}"
-        blocks.append(
-            _Block(channels, width, groups, strides, bottleneck, project, normalizer, name=name)
-        )
+        blocks.append(make_block(channels, width, strides=strides, project=project, name=name))
     return blocks
 
 
-def _check(depth, groups, width_per_group, blocks_per_stage):
+def _check(depth, groups, width_per_group, blocks_per_stage, stride_in_1x1):
     """Raises ValueError where arguments of `ResNet` do not fit."""
     if depth not in DEPTHS:
         raise ValueError(f"ResNet: depth must be one of {sorted(DEPTHS)}, got {depth}.")
@@ -180,4 +211,9 @@ def _check(depth, groups, width_per_group, blocks_per_stage):
         raise ValueError(
             f"ResNet: depth {depth} has no bottlenecks, which groups = {groups} and "
             f"width_per_group = {width_per_group} are for; take a depth of 50 or more."
+        )
+    if not bottleneck and stride_in_1x1:
+        raise ValueError(
+            f"ResNet: depth {depth} has no 1x1 convolution for the stride: drop stride_in_1x1, or "
+            "take a depth of 50 or more."
         )

@@ -15,6 +15,7 @@ from rethink_tf.pretraining.settings import Settings
 from rethink_tf.training import controllers, saving, stopping
 from rethink_tf.training import workers as workers_lib
 from rethink_tf.training.health import NonFiniteLossError
+from rethink_tf.weights import origins
 
 BACKBONE = "backbone"  # The checkpoint in the model's folder that detectors start from.
 REPORT_FILE = "pretraining.json"
@@ -151,8 +152,12 @@ def _write_backbone(built, path):
     with tempfile.TemporaryDirectory() as scratch:
         if not built.is_chief:
             path = os.path.join(scratch, BACKBONE)
-        parts = built.classifier.pretrained_parts()
-        classifier_parts.write(parts, built.classifier.pixel_std, path)
+        classifier = built.classifier
+        origin = origins.Origin(
+            "rethink_tf.pretrain", "RGB", classifier.pixel_mean, classifier.pixel_std
+        )
+        prepared = origin.preprocessing(classifier.backbone)
+        classifier_parts.write(classifier.pretrained_parts(), prepared, path)
 
 
 def _end_together(built):

@@ -13,6 +13,8 @@ from rethink_tf.models.classifier_parts import PREPROCESSING
 from rethink_tf.training import averaging, checkpoint_files, checkpoint_shapes
 
 AVERAGES = "averages"  # what a checkpoint calls the averages of the weights
+# Grey levels. Detectron, Keras and PyTorch have means of ImageNet's pixels within 1 of each other.
+_MEAN_TOLERANCE = 1.5
 _VELOCITY = re.compile(r"optimizer/_variables/(\d+)/")
 
 
@@ -145,11 +147,29 @@ def initialize(detector, path):
 
 
 def _check_preprocessing(detector, path, names):
-    """Checks that a run prepares its pixels as the classifier had them that it starts from."""
+    """Checks that a run prepares its pixels, and computes, as the classifier it starts from."""
     name = f"{PREPROCESSING}/.ATTRIBUTES/VARIABLE_VALUE"
     if name not in names:
         return
-    stated = json.loads(checkpoint_files.open_reader(path).get_tensor(name))["pixel_std"]
+    stated = json.loads(checkpoint_files.open_reader(path).get_tensor(name))
+    for setting, found in (
+        ("stride_in_1x1", getattr(detector.backbone, "stride_in_1x1", None)),
+        ("same_padding", getattr(detector.backbone, "same_padding", None)),
+    ):
+        if stated.get(setting, found) != found:
+            raise ValueError(
+                f"The classifier of {path} was read for ResNet.{setting} = {stated[setting]}, and "
+                f"here it is {found}, with which its features are others: bind "
+                f"ResNet.{setting} = {stated[setting]}."
+            )
+    mean = stated.get("pixel_mean", detector.pixel_mean)
+    if not np.allclose(mean, detector.pixel_mean, rtol=0, atol=_MEAN_TOLERANCE):
+        raise ValueError(
+            f"The classifier of {path} had {tuple(mean)} subtracted from its pixels, and "
+            f"MaskRCNN.pixel_mean is {detector.pixel_mean}: bind MaskRCNN.pixel_mean = "
+            f"{tuple(mean)}."
+        )
+    stated = stated["pixel_std"]
     if not np.allclose(stated, detector.pixel_std, rtol=0.01):
         raise ValueError(
             f"The classifier of {path} had its pixels divided by {tuple(stated)}, and "

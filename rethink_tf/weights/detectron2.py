@@ -6,13 +6,17 @@ deltas (dx, dy, dw, dh); ours are HWIO, RGB, background first and (dy, dx, dh, d
 
 import dataclasses
 import itertools
+import os
 from collections.abc import Callable
 
 import numpy as np
+from absl import logging
 
 from rethink_tf.models.resnet import ResNet
 from rethink_tf.ops import anchors
+from rethink_tf.weights import normalizers
 
+_BACKBONE = "backbone.bottom_up."
 _CELL_ANCHORS = "proposal_generator.anchor_generator.cell_anchors."
 # Constants that a checkpoint holds beside its weights. Our gin files state them; the anchors are
 # compared.
@@ -50,7 +54,7 @@ def parameters(detector, input_format="BGR"):
             "Detectron2's checkpoints are read into detectors of ResNet with FPN; this one has "
             f"{type(detector.backbone).__name__} {'with' if detector.fpn else 'without'} FPN."
         )
-    pairs = resnet_parameters(detector.backbone, "backbone.bottom_up.", input_format)
+    pairs = resnet_parameters(detector.backbone, _BACKBONE, input_format)
     fpn = detector.fpn
     for level, lateral, output in zip(fpn.levels, fpn.laterals, fpn.outputs, strict=True):
         pairs += conv_norm(f"backbone.fpn_lateral{level}", lateral)
@@ -112,10 +116,14 @@ def load(detector, arrays, input_format="BGR"):
 
     Raises:
         ValueError: if a name is missing or left over, a shape differs, or the checkpoint states
-            other anchors than the detector has; every one is named.
+            other anchors than the detector has; every one is named. Also if the backbone's
+            normalization is another one.
     """
     state = arrays.get("model", arrays)
-    assign(parameters(detector, input_format), state, _anchor_problems(detector.rpn, state))
+    pairs = parameters(detector, input_format)
+    in_backbone = [name for name in state if name.startswith(_BACKBONE)]
+    normalizers.check(detector.backbone, in_backbone)
+    assign(pairs, state, _anchor_problems(detector.rpn, state))
 
 
 def assign(pairs, state, further_problems=()):
@@ -160,6 +168,26 @@ def assign(pairs, state, further_problems=()):
         )
     for variable, value in values:
         variable.assign(value)
+    _log_parts(pairs)
+
+
+def _log_parts(pairs):
+    """Says what went where: a line for every part of the detector, and stage of a ResNet."""
+    for part, group in itertools.groupby(pairs, lambda pair: _part(pair.variable)):
+        group = list(group)
+        logging.info(
+            "%s*: %d arrays, %s numbers, into %s",
+            os.path.commonprefix([pair.name for pair in group]),
+            len(group),
+            f"{sum(np.prod(pair.variable.shape, dtype=int) for pair in group):,}",
+            part,
+        )
+
+
+def _part(variable):
+    """Returns the detector's part that a variable is of, by its name."""
+    layer, rest = variable.name.split("/")[:2]
+    return f"{layer}/{rest.partition('_')[0]}" if rest.startswith(("stem", "stage")) else layer
 
 
 def _anchor_problems(rpn, state):

@@ -1,6 +1,7 @@
 """Loads ImageNet classifiers into detectors, as far as they go.
 
-They are those of Detectron and Detectron2 (.pkl), of torchvision and timm (safetensors).
+They are those that `reading` reads: of Detectron and Detectron2, torchvision and timm, Keras
+Applications and Model Garden.
 
 That is the backbone, of VGG-16 also fc6 and fc7, the first layers of the box head. Kernels and
 channels are laid out as `detectron2` says. Detectron's names are Caffe2's, such as
@@ -9,14 +10,14 @@ torchvision's and timm's (`torch_names`).
 """
 
 import re
-from collections import Counter
 
 import numpy as np
 from absl import logging
 
-from rethink_tf.models.detector import PIXEL_STD
+from rethink_tf.layers.normalization import EPSILON
+from rethink_tf.models.resnet import ResNet
 from rethink_tf.models.vgg import VGG16
-from rethink_tf.weights import detectron2, torch_names
+from rethink_tf.weights import detectron2, normalizers, origins, torch_names
 
 # The classifier's own last layer in the files' several names, and the optimizer's state.
 _OTHER_NAME = re.compile(r"(pred|fc1000|fc8)_[wb]|(stem\.fc|linear)\..*|.*_momentum|lr")
@@ -52,23 +53,16 @@ def is_classifier(arrays):
     return not {"stem.conv1.weight", "conv1_1.weight"}.isdisjoint(_translated(arrays))
 
 
-def input_format_of(arrays):
-    """Returns "RGB" or "BGR", what classifiers of this origin were trained with.
+def origin_of(arrays, input_format=None):
+    """Returns the `Origin` of a pickle or of safetensors by its names.
 
     Args:
         arrays: as of `is_classifier`.
+        input_format: "BGR" or "RGB", as of `convert`, or None.
     """
-    return "RGB" if torch_names.is_classifier(_state(arrays)) else "BGR"
-
-
-def pixel_std_of(input_format):
-    """Returns what a classifier's pixels were divided by: three floats.
-
-    Args:
-        input_format: "BGR" of Detectron's, which took them as they are, or "RGB" of torchvision's,
-            whose mean and deviation are ImageNet's.
-    """
-    return (1.0, 1.0, 1.0) if input_format == "BGR" else PIXEL_STD
+    if torch_names.is_classifier(_state(arrays)):
+        return origins.TORCH
+    return origins.DETECTRON2_RGB if input_format == "RGB" else origins.DETECTRON
 
 
 def parameters(detector, input_format="BGR"):
@@ -95,20 +89,21 @@ def parameters(detector, input_format="BGR"):
     return detectron2.to_rgb(pairs, input_format)
 
 
-def load(detector, arrays, input_format="BGR"):
+def load(detector, arrays, origin=origins.DETECTRON):
     """Assigns a classifier's arrays to what the detector shares with it, all of them or none.
 
     Args:
         detector: `MaskRCNN` whose variables exist.
         arrays: as of `is_classifier`.
-        input_format: "BGR" or "RGB".
+        origin: `Origin`.
 
     Raises:
         ValueError: if a name is missing or left over, or a shape differs, every one of which is
-            named; or if batch normalization comes without statistics.
+            named; if batch normalization comes without statistics; or if the backbone or its
+            normalization is another one than the classifier's.
     """
     state = _translated(arrays)
-    norms = [name for name in _state(arrays) if name.endswith("_bn_s")]
+    norms = [name for name in _state(arrays) if str(name).endswith("_bn_s")]
     if norms and "stem.conv1.norm.running_mean" not in state:
         raise ValueError(
             f"The batch normalization of the checkpoint, such as {norms[0]}, has a scale and a "
@@ -116,33 +111,42 @@ def load(detector, arrays, input_format="BGR"):
             "normalization, such as Detectron's R-50-GN.pkl, or one with statistics, such as "
             "torchvision's in Detectron2's form."
         )
-    _check_normalization(detector.backbone, state)
+    _check_backbone(detector.backbone, state)
+    normalizers.check(detector.backbone, state)
+    origin.check(detector.backbone)
     kept = {name: value for name, value in state.items() if not _OTHER_NAME.fullmatch(name)}
-    detectron2.assign(parameters(detector, input_format), kept)
-    parts = Counter(name.rpartition(".")[0].partition(".")[0] for name in kept)
+    _fold_epsilon(kept, origin.norm_epsilon)
+    detectron2.assign(parameters(detector, origin.input_format), kept)
     logging.info(
-        "Read, by part: %s. Left out, of the classifier alone: %s.",
-        ", ".join(f"{part} {count}" for part, count in sorted(parts.items())),
+        "Left out, of the classifier alone: %s.",
         ", ".join(sorted(state.keys() - kept.keys())) or "nothing",
     )
 
 
-def _check_normalization(backbone, state):
-    """Checks that statistics come where the backbone has them, and only there."""
-    has_statistics = any(name.endswith(".norm.running_mean") for name in state)
-    has_norm = any(".norm." in name for name in state)
-    wants = any("moving_mean" in variable.name for variable in backbone.variables)
-    if has_statistics and not wants:
+def _fold_epsilon(state, epsilon):
+    """Adds to the variances what the classifier's epsilon is above the detector's.
+
+    With the moving statistics the features are the same then. Batch statistics do not see it: with
+    them, as in training by SyncBN, the epsilon is the detector's.
+    """
+    if epsilon < EPSILON:
         raise ValueError(
-            "The classifier has batch normalization, with statistics, and the backbone has none: "
-            "the scales of one say nothing of the other's. Bind NORMALIZER='syncbn' or "
-            "'frozen_bn', or take a classifier with group normalization (Detectron's R-50-GN.pkl, "
-            "timm's resnet50_gn)."
+            f"The epsilon of the classifier's normalization, {epsilon}, is below the detector's, "
+            f"{EPSILON}: a variance could become negative. Take weights with a larger one."
         )
-    if wants and has_norm and not has_statistics:
+    if epsilon > EPSILON:
+        for name in [name for name in state if name.endswith(".norm.running_var")]:
+            state[name] = state[name] + np.float32(epsilon - EPSILON)
+
+
+def _check_backbone(backbone, state):
+    """Checks that the backbone is of the classifier's family."""
+    wanted = VGG16 if "conv1_1.weight" in state else ResNet
+    if isinstance(backbone, (ResNet, VGG16)) and not isinstance(backbone, wanted):
         raise ValueError(
-            "The backbone has batch normalization, and the classifier another one, without "
-            "statistics: bind NORMALIZER='gn', or take a classifier with batch normalization."
+            f"The checkpoint is of a {wanted.__name__}, and the backbone of the gin files is a "
+            f"{type(backbone).__name__}: take gin files of a {wanted.__name__}, or a checkpoint of "
+            "the other."
         )
 
 

@@ -4,8 +4,9 @@ A pickle is a program for a small stack machine, which can import and call anyth
 things keep a file from doing so:
 
 1. `check_opcodes` reads the program without running it. Opcodes that data do not need are refused:
-   instances of classes, persistent ids, and copyreg's extension registry, which the unpickler reads
-   without `find_class`. Sizes that the file cannot hold are refused before they are allocated.
+   instances of classes, persistent ids (but for a reader that takes PyTorch's storages for them),
+   and copyreg's extension registry, which the unpickler reads without `find_class`. Sizes that the
+   file cannot hold are refused before they are allocated.
 2. `find_class` imports nothing. For the few names that NumPy's pickles need it returns functions of
    this module, which check shapes and dtypes; NumPy's own take them on trust.
 3. Arrays and dtypes are made as `Array` and `_Dtype`, whose `__setstate__` checks what a file sets.
@@ -44,11 +45,12 @@ class RefusedPickleError(ValueError):
     """The pickle holds something other than arrays, numbers, strings and containers."""
 
 
-def check_opcodes(reader):
+def check_opcodes(reader, further=()):
     """Reads a pickle to its end without running it.
 
     Args:
         reader: file-like, whose `read` fails before it allocates more than is left; has `left`.
+        further: names of opcodes that the unpickler is ready for beside those of data.
 
     Raises:
         RefusedPickleError: if an opcode is not one of those that data need.
@@ -56,7 +58,7 @@ def check_opcodes(reader):
     """
     num_tuples = 0
     for number, (opcode, argument) in enumerate(_opcodes(reader)):
-        if opcode not in _OPCODES:
+        if opcode not in _OPCODES and opcode not in further:
             raise RefusedPickleError(f"it uses the opcode {opcode}")
         if opcode == "FRAME" and argument > reader.left:
             raise ValueError(f"a frame of {argument} bytes is announced, {reader.left} are left")
@@ -99,7 +101,7 @@ class ArrayUnpickler(pickle.Unpickler):
         # it as text, which is encoded to bytes first. References to the same bytes or pairs from
         # many arrays or dicts, which no pickler writes, would let a small file take all memory.
         self._bytes_left = 2 * size
-        self._allowed = {
+        self.allowed = {
             ("numpy", "ndarray"): None,
             ("numpy", "dtype"): _make_dtype,
             ("_codecs", "encode"): self._encode,
@@ -108,17 +110,25 @@ class ArrayUnpickler(pickle.Unpickler):
             ("__builtin__", "bytes"): _make_empty_bytes,
         }
         for core in ("numpy.core", "numpy._core"):
-            self._allowed[f"{core}.multiarray", "_reconstruct"] = self._reconstruct
-            self._allowed[f"{core}.multiarray", "scalar"] = self._make_scalar
-            self._allowed[f"{core}.numeric", "_frombuffer"] = self._make_from_buffer
+            self.allowed[f"{core}.multiarray", "_reconstruct"] = self._reconstruct
+            self.allowed[f"{core}.multiarray", "scalar"] = self._make_scalar
+            self.allowed[f"{core}.numeric", "_frombuffer"] = self._make_from_buffer
 
     def find_class(self, module, name):
         """Returns the checked function of an allowed name; nothing is imported."""
-        if (module, name) not in self._allowed:
+        if (module, name) not in self.allowed:
             raise RefusedPickleError(f"it names {f'{module}.{name}'[:200]!r}")
-        return _Function(f"{module}.{name}", self._allowed[module, name])
+        return Function(f"{module}.{name}", self.allowed[module, name])
 
-    def _count_bytes(self, count):
+    def count_bytes(self, count):
+        """Counts bytes of an array towards those that all arrays may have.
+
+        Args:
+            count: int.
+
+        Raises:
+            RefusedPickleError: if there are no more.
+        """
         self._bytes_left -= count
         if self._bytes_left < 0:
             raise RefusedPickleError("its arrays need more bytes than the file has")
@@ -126,13 +136,13 @@ class ArrayUnpickler(pickle.Unpickler):
     def _encode(self, text, encoding):
         if type(text) is not str or type(encoding) is not str or encoding != "latin1":
             raise RefusedPickleError("it calls _codecs.encode for other than latin1 text")
-        self._count_bytes(len(text))
+        self.count_bytes(len(text))
         return text.encode("latin1")
 
     def _reconstruct(self, subtype, shape, typecode):
         """Stands for NumPy's, which makes an empty array to be filled by its state."""
         del shape, typecode  # The state has them; NumPy would allocate these.
-        if type(subtype) is not _Function or subtype.name != "numpy.ndarray":
+        if type(subtype) is not Function or subtype.name != "numpy.ndarray":
             raise RefusedPickleError(f"it makes an array of type {name_of(subtype)}")
         return Array(self._make_array)
 
@@ -146,7 +156,7 @@ class ArrayUnpickler(pickle.Unpickler):
             raise ValueError("an array has an unknown order of its axes")
         array = self._make_array(shape, dtype, data, "F" if order == "F" else "C")
         if axis_order is not None:
-            _check_shape(axis_order)
+            check_shape(axis_order)
             array = array.transpose(axis_order)
         return Array(self._make_array, array)
 
@@ -158,11 +168,11 @@ class ArrayUnpickler(pickle.Unpickler):
             data = data.encode("latin1")
         if type(data) not in (bytes, bytearray):
             raise RefusedPickleError("it has an array of objects")
-        _check_shape(shape)
+        check_shape(shape)
         needed = math.prod(shape) * dtype.value.itemsize
         if len(data) != needed:
             raise ValueError(f"an array of {needed} bytes by its shape has {len(data)}")
-        self._count_bytes(needed)
+        self.count_bytes(needed)
         array = np.frombuffer(data, dtype.value).reshape(shape, order=order)
         array = array.astype(dtype.value.newbyteorder("="), copy=False)
         array.flags.writeable = False
@@ -172,13 +182,22 @@ class ArrayUnpickler(pickle.Unpickler):
         """Stands for collections.OrderedDict; Python 2 gives the items as a list of pairs."""
         if type(pairs) is not list and pairs != ():
             raise ValueError("an OrderedDict is not made of pairs")
-        self._count_bytes(2 * len(pairs))
+        self.count_bytes(2 * len(pairs))
         if any(type(pair) not in (list, tuple) or len(pair) != 2 for pair in pairs):
             raise ValueError("an OrderedDict is not made of pairs")
-        return dict(pairs)
+        return OrderedDict(pairs)
 
 
-class _Function:
+class OrderedDict(dict):
+    """An OrderedDict of a file, whose attributes (PyTorch sets some) are left out."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state):
+        del state
+
+
+class Function:
     """An allowed name: its function, which no file can alter."""
 
     __slots__ = ("function", "name")
@@ -188,6 +207,7 @@ class _Function:
         object.__setattr__(self, "function", function)
 
     def __call__(self, *arguments):
+        """Calls the function; a name without one only stands for itself."""
         if self.function is None:
             raise RefusedPickleError(f"it calls {self.name}")
         return self.function(*arguments)
@@ -234,7 +254,7 @@ class _Dtype:
 
 def name_of(value):
     """Names a value of a hostile file without formatting the value itself."""
-    if type(value) is _Function:
+    if type(value) is Function:
         return value.name
     return f"a value of type {type(value).__name__.strip('_')}"
 
@@ -253,8 +273,12 @@ def _make_empty_bytes():
     return b""
 
 
-def _check_shape(shape):
-    """Raises ValueError if this is no tuple of sizes that NumPy could take."""
+def check_shape(shape):
+    """Raises ValueError if this is no tuple of sizes that NumPy could take.
+
+    Args:
+        shape: what a file has for a shape.
+    """
     if type(shape) is not tuple or len(shape) > _MAX_DIMENSIONS:
         raise ValueError("an array's shape is not a tuple of at most 32 sizes")
     if any(type(side) is not int or not 0 <= side < 2**63 for side in shape):

@@ -40,6 +40,23 @@ def test_padding_is_symmetric_for_every_stride(size, stride, side):
     np.testing.assert_allclose(outputs[0], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1, 3, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_same_padding_is_tensorflows(size, stride):
+    image = tf.random.stateless_normal([1, 8, 12, 2], [1, 2])
+    layer = conv.ConvNorm(3, size, stride, "none", relu=False, same_padding=True)
+    layer(image)
+    kernel = layer.conv.kernel
+    expected = tf.nn.conv2d(image, kernel, stride, "SAME")
+    np.testing.assert_allclose(layer(image), expected, rtol=1e-4, atol=1e-5)
+    # In training layers are run as a chain, whose gradients are written by hand.
+    with tf.GradientTape(persistent=True) as tape:
+        found = tf.reduce_sum(conv.run([layer], image, training=True) ** 2)
+        wanted = tf.reduce_sum(tf.nn.conv2d(image, kernel, stride, "SAME") ** 2)
+    gradients = [tape.gradient(value, kernel) for value in (found, wanted)]
+    np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-3)
+
+
 def test_a_strided_convolution_by_hand():
     layer = conv.Conv2D(1, 3, 2, use_bias=False, kernel_initializer="ones")
     outputs = layer(tf.ones([1, 4, 4, 1]))[0, :, :, 0]

@@ -7,6 +7,7 @@ from detector_steps import machine_plan
 
 from rethink_tf.models import resnet
 from rethink_tf.models.resnet import ResNet
+from rethink_tf.ops.content import Content
 
 # torchvision's resnets without their classifier (1000 x 513 or 1000 x 2049 parameters). Group
 # normalization has as many parameters as batch normalization trains.
@@ -38,6 +39,39 @@ def test_the_stride_of_a_bottleneck_is_in_its_3x3_convolution():
     # The last convolution of a block and the shortcut are added before the ReLU.
     assert [layer.relu for layer in backbone.stages[0][0].convs] == [True, True, False]
     assert not backbone.stages[0][0].shortcut.relu
+
+
+def test_the_stride_in_the_first_1x1_convolution():
+    backbone = ResNet(50, stride_in_1x1=True)
+    for blocks, stride in zip(backbone.stages, (1, 2, 2, 2), strict=True):
+        found = [layer.conv.strides[0] for layer in blocks[0].convs]
+        assert found == [stride, 1, 1]
+        assert [layer.conv.strides[0] for layer in blocks[1].convs] == [1, 1, 1]
+    features = backbone(tf.zeros([1, 64, 32, 3]))
+    assert {level: feature.shape[1] for level, feature in features.items()} == {
+        level: 64 // 2**level for level in (2, 3, 4, 5)
+    }
+    with pytest.raises(ValueError, match="depth 18 has no 1x1 convolution for the stride"):
+        ResNet(18, stride_in_1x1=True)
+
+
+@pytest.mark.parametrize("normalizer", ["gn", "frozen_bn", "none"])
+@pytest.mark.parametrize("setting", ["stride_in_1x1", "same_padding"])
+def test_strides_and_padding_see_nothing_beyond_the_content(setting, normalizer):
+    backbone = ResNet(50, normalizer, blocks_per_stage=(1, 1, 1, 1), **{setting: True})
+    image = tf.random.stateless_normal([1, 64, 32, 3], [1, 2])
+    backbone(image)
+    for variable in backbone.variables:
+        if variable.name.endswith(("beta:0", "bias:0")):
+            variable.assign(tf.random.stateless_normal(variable.shape, [3, 4]))
+    padded = tf.pad(image, [[0, 0], [0, 32], [0, 64], [0, 0]])
+    content = Content.of_images(tf.constant([[64, 32]]), 32)
+    for training in (False, True):
+        alone, found = backbone(image, training), backbone(padded, training, content)
+        for level, features in alone.items():
+            rows, columns = features.shape[1:3]
+            expected = np.pad(features, [(0, 0), (0, rows // 2), (0, columns * 2), (0, 0)])
+            np.testing.assert_allclose(found[level], expected, rtol=1e-3, atol=1e-3)
 
 
 def resnext_parameters(depth, groups, width_per_group):

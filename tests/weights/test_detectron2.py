@@ -256,6 +256,14 @@ def test_batch_normalization(normalizer):
         np.testing.assert_array_equal(value, expected)
 
 
+def test_the_normalization_of_the_backbone_is_the_checkpoints(detector):
+    synchronised = make_detector("syncbn", mask_head=False)
+    with pytest.raises(ValueError, match="has batch normalization, .* Bind NORMALIZER='syncbn'"):
+        detectron2.load(detector, checkpoint(synchronised))
+    with pytest.raises(ValueError, match="another one, without statistics: bind NORMALIZER='gn'"):
+        detectron2.load(synchronised, checkpoint(detector))
+
+
 def test_without_normalization_every_convolution_has_a_bias():
     names = checkpoint(make_detector("none", mask_head=False))
     assert not any(".norm." in name for name in names)

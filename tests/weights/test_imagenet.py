@@ -1,6 +1,5 @@
-"""ImageNet classifiers of Detectron and Detectron2 in a detector: names, layout, refusals."""
+"""Classifiers of Detectron, Detectron2, torchvision and timm: names, layout, refusals."""
 
-import functools
 import re
 import struct
 
@@ -9,34 +8,15 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 import tf_keras
+import torch_writer
+from pretrained_detector import SHALLOW, make_detector
 
-from rethink_tf.models.box_head import BoxHead
-from rethink_tf.models.detector import MaskRCNN
-from rethink_tf.models.fpn import FPN
-from rethink_tf.models.mask_head import MaskHead
-from rethink_tf.models.resnet import ResNet
-from rethink_tf.models.rpn import RPN
 from rethink_tf.models.vgg import VGG16
 from rethink_tf.training import checkpoints
-from rethink_tf.weights import conversion, imagenet, reading, torch_names
+from rethink_tf.weights import conversion, imagenet, origins, reading, torch_names
 
-SHALLOW = dict(depth=50, blocks_per_stage=(2, 1, 1, 1))
+FORMATS = {"detectron": None, "detectron2": "RGB"}
 BRANCHES = {"branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3", "branch1": "shortcut"}
-
-
-def make_detector(normalizer="gn", backbone=None, **kwargs):
-    partial = functools.partial
-    detector = MaskRCNN(
-        3,
-        backbone or partial(ResNet, normalizer=normalizer, **SHALLOW),
-        None if backbone else partial(FPN, 32),
-        partial(RPN, 32, 4, ((32,),)) if backbone else partial(RPN, 32),
-        partial(BoxHead, num_convs=0, num_fcs=2, fc_channels=16),
-        None if backbone else partial(MaskHead, num_convs=0, channels=32),
-        **kwargs,
-    )
-    detector.create_variables()
-    return detector
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +100,7 @@ def test_the_backbone_is_read_and_nothing_else(detector, form):
     before = [snapshot(layer) for layer in others]
     given = arrays if form == "detectron" else to_detectron2(arrays)
     assert imagenet.is_classifier(given)
-    imagenet.load(detector, given, "BGR" if form == "detectron" else "RGB")
+    imagenet.load(detector, given, imagenet.origin_of(given, FORMATS[form]))
     check_resnet(detector.backbone, arrays["blobs"], rgb=form == "detectron2")
     for layer, expected in zip(others, before, strict=True):
         for value, old in zip(snapshot(layer), expected, strict=True):
@@ -214,10 +194,38 @@ def to_torch(arrays):
     return {name: np.ascontiguousarray(array) for name, array in state.items()}
 
 
-def test_safetensors_of_torchs_libraries_are_known_by_their_content(tmp_path, detector, caplog):
+def test_batch_normalization_of_torchvision(tmp_path):
+    """Its counters of batches are passed over."""
+    arrays = caffe2_resnet("bn")
+    arrays["blobs"] |= {
+        name.removesuffix("s") + part: np.full_like(array, value)
+        for name, array in arrays["blobs"].items()
+        if name.endswith("_bn_s")
+        for part, value in (("rm", 3.0), ("riv", 5.0))
+    }
+    state = to_torch(arrays)
+    for name in [name for name in state if name.endswith("running_var")]:
+        state[name.replace("running_var", "num_batches_tracked")] = np.array(7)
+    path, output = tmp_path / "resnet50.pth", str(tmp_path / "weights")
+    torch_writer.save(path, {name: torch_writer.Tensor(array) for name, array in state.items()})
+    conversion.convert(str(path), output, None, lambda **_: make_detector("frozen_bn"))
+    detector = make_detector("frozen_bn")
+    checkpoints.initialize(detector, output)
+    norm = detector.backbone.stages[1][0].convs[1].norm
+    assert (norm.moving_mean.numpy() == 3.0).all() and (norm.moving_variance.numpy() == 5.0).all()
+    with pytest.raises(ValueError, match=f"{path}: .* Bind NORMALIZER='syncbn'"):
+        conversion.convert(str(path), output, None, lambda **_: make_detector("gn"))
+
+
+@pytest.mark.parametrize("form", ["safetensors", "pth"])
+def test_files_of_torchs_libraries_are_known_by_their_content(tmp_path, detector, caplog, form):
     caplog.set_level("INFO", logger="absl")
     arrays, path = caffe2_resnet(), tmp_path / "model.bin"
-    safetensors.numpy.save_file(to_torch(arrays), path)
+    if form == "safetensors":
+        safetensors.numpy.save_file(to_torch(arrays), path)
+    else:
+        state = {name: torch_writer.Tensor(array) for name, array in to_torch(arrays).items()}
+        torch_writer.save(path, {"epoch": 90, "state_dict": state})
     output = str(tmp_path / "weights")
     count = conversion.convert(str(path), output, None, lambda **_: make_detector())
     assert count == len(detector.backbone.variables)
@@ -232,8 +240,9 @@ def test_safetensors_of_torchs_libraries_are_known_by_their_content(tmp_path, de
     # Another architecture's names are left over, all of them said.
     state = to_torch(arrays) | {"layer1.0.se.fc1.weight": np.zeros([4, 4], "f")}
     with pytest.raises(ValueError, match="layer1.0.se.fc1.weight: in the checkpoint, not in the"):
-        imagenet.load(detector, state, "RGB")
-    assert imagenet.input_format_of(state) == "RGB" and imagenet.input_format_of(arrays) == "BGR"
+        imagenet.load(detector, state, imagenet.origin_of(state))
+    assert imagenet.origin_of(state) == origins.TORCH
+    assert imagenet.origin_of(arrays) == origins.DETECTRON
 
 
 def test_damaged_safetensors_are_one_error(tmp_path):
@@ -242,12 +251,12 @@ def test_damaged_safetensors_are_one_error(tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=f"{path} cannot be read as safetensors"):
-        reading.load_arrays(path)
+        reading.load(path)
     # A header that announces more than there is, and one that is no JSON.
     for start in (struct.pack("<Q", 2**62) + b"{", struct.pack("<Q", 9) + b"{" * 9):
         path.write_bytes(start)
         with pytest.raises(ValueError, match=f"{path} (is|cannot be read)"):
-            reading.load_arrays(path)
+            reading.load(path)
 
 
 def test_torchs_names_of_vgg16():
