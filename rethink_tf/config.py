@@ -21,7 +21,6 @@ functions return them as text only. This module imports no TensorFlow.
 """
 
 import difflib
-import graphlib
 import pathlib
 import re
 import tokenize
@@ -236,6 +235,14 @@ def _shipped_text() -> str:
     return f"The shipped experiments are: {names}; give one by --gin_file."
 
 
+# What is bound for one command alone.
+_COMMAND_OF = {
+    "run": "rethink_tf.train",
+    "pretrain": "rethink_tf.pretrain",
+    "Study": "rethink_tf.study",
+}
+
+
 def _explain(error: Exception, gin_params: Sequence[str]) -> str:
     """Adds the nearest valid names to gin's message, which ends with file and line."""
     text = str(error).strip("'\"") if isinstance(error, KeyError) else str(error)
@@ -245,7 +252,9 @@ def _explain(error: Exception, gin_params: Sequence[str]) -> str:
     if match := re.match(r"Configurable '(.+)' doesn't have a parameter named '(.+)'", head):
         near = _nearest_parameters(match[1], match[2])
     elif match := re.match(r"No configurable matching (?:reference )?'@?([^'()]+)(?:\(\))?'", head):
-        near = _nearest(match[1].rpartition("/")[2], _selectors())
+        name = match[1].rpartition("/")[2]
+        command = _COMMAND_OF.get(name)
+        near = f": it is of python -m {command}" if command else _nearest(name, _selectors())
     elif isinstance(error, SyntaxError):
         near = f"\n  {(error.text or '').strip()}"
         if error.filename is None:
@@ -276,7 +285,7 @@ def _check_macros_end() -> None:
         for (scope, selector, _), value in found.items()
         if selector == MACRO
     }
-    if circle := _find_circle(uses):
+    if circle := config_sources.find_circle(uses):
         raise ConfigError(f"The macros are defined in a circle: {' = %'.join(circle)}.")
 
 
@@ -290,16 +299,7 @@ def _circle_of_includes(paths: Sequence[str]) -> list[str]:
             names = re.findall(r"^\s*include\s+['\"](.*?)['\"]", text, re.MULTILINE)
             includes[path] = [str(find_file(name)) for name in names]
             left += includes[path]
-    return _find_circle(includes)
-
-
-def _find_circle(uses: dict[str, Sequence[str]]) -> list[str]:
-    """Returns names of which each uses the next, the last one being the first; [] for none."""
-    try:
-        graphlib.TopologicalSorter(uses).prepare()
-    except graphlib.CycleError as error:
-        return error.args[1][::-1]  # there each is used by the next
-    return []
+    return config_sources.find_circle(includes)
 
 
 def _check_macros_fit() -> None:

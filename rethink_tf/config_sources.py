@@ -10,6 +10,7 @@ leaves that file's bindings of `MaskHead` without a part. This module imports no
 
 import contextlib
 import dataclasses
+import graphlib
 import inspect
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -237,3 +238,12 @@ def _default(key: Key) -> Any:
     """Returns the default of a parameter, or the mark of `inspect` for none."""
     known = parameters(key[1]).get(key[2])
     return inspect.Parameter.empty if known is None else known.default
+
+
+def find_circle(uses: dict[str, Sequence[str]]) -> list[str]:
+    """Returns names of which each uses the next, the last one being the first; [] for none."""
+    try:
+        graphlib.TopologicalSorter(uses).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1][::-1]  # there each is used by the next
+    return []

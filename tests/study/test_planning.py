@@ -164,14 +164,14 @@ def test_jobs_and_plan_come_without_tensorflow(tmp_path):
         cwd=REPOSITORY,
     )
     assert done.returncode == 0, done.stderr
-    assert "gn/all/3x/seed-1 at 450" in done.stdout
+    assert "gn/all/2x/seed-1 at 225" in done.stdout
     read = vertex_submission.read_jobs(str(jobs))
-    assert len(read) == 6 and all(job["gin_files"] == ["quickstart.gin"] for job in read)
+    assert len(read) == 8 and all(job["gin_files"] == ["quickstart.gin"] for job in read)
     waits = {job["name"]: job["after"] for job in read}
-    assert waits["gn/all/1x/seed-1"] == ["gn/all/3x/seed-1"] and waits["gn/all/3x/seed-1"] == []
+    assert waits["gn/all/1x/seed-1"] == ["gn/all/2x/seed-1"] and waits["gn/all/2x/seed-1"] == []
     command = json.loads(jobs.read_text())[0]["command"]
     assert command[:3] == ["python", "-m", "rethink_tf.train"]
-    assert "--gin_param=MODEL_DIR='/study/runs/gn/all/3x/seed-1'" in command
+    assert "--gin_param=MODEL_DIR='/study/runs/gn/all/2x/seed-1'" in command
 
 
 def test_what_weights_have_seen_is_checked():
