@@ -11,7 +11,7 @@ from experiment_runs import REPOSITORY
 
 from benchmarks import experiments
 from launch import vertex_submission
-from rethink_tf import branching, config, experiment
+from rethink_tf import branching, config, exit_codes, experiment
 from rethink_tf.metrics_file import OPEN
 from rethink_tf.study import planning, texts
 from rethink_tf.study.settings import Study
@@ -172,6 +172,18 @@ def test_jobs_and_plan_come_without_tensorflow(tmp_path):
     command = json.loads(jobs.read_text())[0]["command"]
     assert command[:3] == ["python", "-m", "rethink_tf.train"]
     assert "--gin_param=MODEL_DIR='/study/runs/gn/all/2x/seed-1'" in command
+
+
+def test_a_study_given_to_another_command_is_said():
+    done = subprocess.run(
+        [sys.executable, "-m", "rethink_tf.train", "--gin_file=study_quickstart.gin"],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+    )
+    assert done.returncode == exit_codes.REFUSED
+    last = done.stderr.splitlines()[-1]
+    assert "No configurable matching 'Study': it is of python -m rethink_tf.study" in last
 
 
 def test_what_weights_have_seen_is_checked():
