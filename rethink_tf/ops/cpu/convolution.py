@@ -38,6 +38,9 @@ MAX_FOURIER_SIDE = 14
 # With fewer maps, the transform of the kernel costs more than the spectra save.
 MIN_FOURIER_MAPS = 64
 MIN_FOURIER_CHANNELS = 128
+# With fewer, oneDNN's gradients of a 1x1 kernel with stride 2 write beyond their arrays (TensorFlow
+# 2.20): the process dies, there or later. Seen with 2 and 8 channels, not with 16, 24 and 32.
+MIN_STRIDED_CHANNELS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +77,9 @@ class Convolutions:
         if groups > 1 and not self.has_grouped_gradients:
             return self._gradients_by_group(inputs, kernel, strides, upstream, groups)
         inputs = ordering.run_after(inputs, upstream)
+        if strides > 1 and tuple(kernel.shape[:2]) == (1, 1):
+            if min(kernel.shape[2:]) < MIN_STRIDED_CHANNELS:
+                return self._gradients_of_seen_cells(inputs, kernel, strides, upstream)
         if _spectra_are_faster(inputs, kernel, strides):
             return self._exactly(fourier.gradients, inputs, kernel, upstream)
         padded = convolution.pad(inputs, kernel, strides)
@@ -91,6 +97,21 @@ class Convolutions:
             shape = tf.shape(inputs)
             d_inputs = self._exactly(convolution.input_gradient, shape, kernel, strides, upstream)
         return tf.ensure_shape(d_inputs, inputs.shape), tf.ensure_shape(d_kernel, kernel.shape)
+
+    def _gradients_of_seen_cells(self, inputs, kernel, strides, upstream):
+        """As `gradients`, of a 1x1 kernel, from those with stride 1 of the cells that it sees."""
+        seen = inputs[:, ::strides, ::strides]
+        d_seen, d_kernel = self.gradients(seen, kernel, 1, upstream)
+        d_inputs = tf.raw_ops.StridedSliceGrad(
+            shape=tf.shape(inputs),
+            begin=[0] * 4,
+            end=[0] * 4,
+            strides=[1, strides, strides, 1],
+            dy=d_seen,
+            begin_mask=0b1111,
+            end_mask=0b1111,
+        )
+        return tf.ensure_shape(d_inputs, inputs.shape), d_kernel
 
     def _gradients_by_group(self, inputs, kernel, strides, upstream, groups):
         """As `gradients`, from those of each group's own convolution."""
