@@ -9,7 +9,7 @@ import dataclasses
 import os
 from typing import Any
 
-from rethink_tf import branching, config, config_record, execution, files, locking
+from rethink_tf import branching, config, config_record, files
 from rethink_tf.data.input import reading
 from rethink_tf.data.records import categories, splits
 from rethink_tf.data.sources import shapes as _shapes  # noqa: F401  registered for gin files
@@ -101,7 +101,7 @@ def build(settings, resources):
     Raises:
         ValueError: if a part does not fit another, or another process trains into the folder.
     """
-    strategy, plan = _start_strategy(settings)
+    strategy, plan = distribution.start_strategy(settings)
     workers = workers_lib.of(strategy)
     # A worker that is refused alone would leave the others waiting for it.
     together = workers.fail_together if workers else lambda action: action()
@@ -150,23 +150,11 @@ def build(settings, resources):
     return experiment
 
 
-def _start_strategy(settings):
-    """Returns the strategy and the plan, with TensorFlow set up."""
-    strategy = settings.strategy()
-    plan = execution.make_plan(
-        strategy, settings.precision, settings.jit_compile, settings.deterministic
-    )
-    distribution.set_up_tensorflow(settings.seed, plan)
-    return strategy, plan
-
-
 def _claim_folder(settings, strategy, resources):
     """Locks the folder if it is to be trained in, and compares the experiment with its record."""
     is_training = settings.mode != "evaluate"
     if is_training and checkpoints.is_chief(strategy):
-        path = os.path.join(settings.model_dir, "training.lock")
-        resources.enter_context(locking.FolderLock(path, "trains"))
-        saving.remove_leftovers(settings.model_dir)
+        saving.claim_folder(settings.model_dir, resources)
     rescales = settings.on_change == "rescale"
     config_record.compare(settings.model_dir, is_training, rescales)
 

@@ -4,7 +4,6 @@ import contextlib
 import os
 
 import gin
-from absl import logging
 
 from rethink_tf import branching, files, following, going_back, locking, metrics_file
 from rethink_tf.building import build
@@ -54,9 +53,9 @@ def run(mode=None, when_built=None, follows=False):
         try:
             last = act(experiment)
         except stopping.Stopped:
-            _end_together(experiment)
+            workers.end_together(experiment.workers)
             raise
-        _end_together(experiment)
+        workers.end_together(experiment.workers)
         if experiment.is_chief:
             run_texts.log_closing(experiment.settings.model_dir, experiment.trainer, last)
         return last.metrics if last else {}
@@ -85,9 +84,7 @@ def train(experiment):
                 following.finish(process, experiment.stop)
             return last
         except stopping.Stopped:
-            step = int(experiment.step.numpy())
-            if saving.save_if_new(controller.checkpoint_manager, step):
-                logging.info("Saved step %d.", step)
+            saving.save_stopped(controller.checkpoint_manager, int(experiment.step.numpy()))
             raise
 
 
@@ -180,12 +177,6 @@ def _make_manager(experiment, folder, **options):
     return saving.make_manager(
         experiment.checkpoint, folder, experiment.strategy, experiment.step, **options
     )
-
-
-def _end_together(experiment):
-    """Waits for the other workers: a process that ends takes its connections with it."""
-    if experiment.workers:
-        experiment.workers.exchange("")
 
 
 def _make_best(experiment):

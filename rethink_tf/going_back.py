@@ -29,8 +29,7 @@ def train(experiment, controller, stop):
             settings, skips = experiment.settings, experiment.history.skips
             if settings.on_non_finite != "skip" or len(skips) >= settings.max_skips:
                 if experiment.is_chief:
-                    event = {"event": "not_finite", "step": error.step, "time": time.time()}
-                    metrics_file.append(settings.model_dir, event)
+                    metrics_file.append_collapse(settings.model_dir, error.step)
                 raise
             _go_back(experiment, error)
 

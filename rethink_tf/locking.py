@@ -19,6 +19,7 @@ from absl import logging
 
 from rethink_tf import exit_codes, files
 
+TRAINING_LOCK = "training.lock"  # Of a run, held by the process that trains.
 RENEWED_EVERY = 20.0  # seconds
 # A lease that was not renewed for so long is nobody's: its process died, or its machine.
 STALE_AFTER = 120.0

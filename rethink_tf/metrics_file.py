@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 from absl import logging
 
@@ -9,6 +10,7 @@ from rethink_tf import files
 
 # What `state` says of a run.
 DONE, COLLAPSED, OPEN = "done", "collapsed", "open"
+_COLLAPSE = "not_finite"  # The event of a collapsed run.
 
 
 def path_in(model_dir):
@@ -29,6 +31,11 @@ def append(model_dir, line):
         line: dict: "step" and the metrics of an evaluation, or "event" and what belongs to it.
     """
     files.append_line(path_in(model_dir), json.dumps(line))
+
+
+def append_collapse(model_dir, step):
+    """Notes that the loss of a step is not finite, which has ended the run; `state` reads it."""
+    append(model_dir, {"event": _COLLAPSE, "step": step, "time": time.time()})
 
 
 def read_evaluations(model_dir):
@@ -62,7 +69,7 @@ def state(model_dir, num_steps):
     """
     if num_steps in evaluated_steps(model_dir):
         return DONE
-    is_collapsed = any(event["event"] == "not_finite" for event in read_events(model_dir))
+    is_collapsed = any(event["event"] == _COLLAPSE for event in read_events(model_dir))
     return COLLAPSED if is_collapsed else OPEN
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from rethink_tf import config, config_record, execution, locking
+from rethink_tf import config, config_record
 from rethink_tf.data.input import reading
 from rethink_tf.models import vgg as _vgg  # noqa: F401  registered for gin files
 from rethink_tf.pretraining import drawn as _drawn  # noqa: F401  registered for gin files
@@ -97,11 +97,7 @@ def build(settings, resources):
     Raises:
         ValueError: if a part does not fit another, or another process trains into the folder.
     """
-    strategy = settings.strategy()
-    plan = execution.make_plan(
-        strategy, settings.precision, settings.jit_compile, settings.deterministic
-    )
-    distribution.set_up_tensorflow(settings.seed, plan)
+    strategy, plan = distribution.start_strategy(settings)
     workers = workers_lib.of(strategy)
     together = workers.fail_together if workers else lambda action: action()
     together(lambda: _claim_folder(settings, strategy, resources))
@@ -151,9 +147,7 @@ def build(settings, resources):
 def _claim_folder(settings, strategy, resources):
     """Locks the folder, and compares the pre-training with its record."""
     if checkpoints.is_chief(strategy):
-        path = os.path.join(settings.model_dir, "training.lock")
-        resources.enter_context(locking.FolderLock(path, "trains"))
-        saving.remove_leftovers(settings.model_dir)
+        saving.claim_folder(settings.model_dir, resources)
     config_record.compare(settings.model_dir)
 
 

@@ -5,7 +5,7 @@ rotations, over the whole image or a part of it (a half, a patch with an uneven 
 frame); the rest has one of other colours. It is another task than that of the detectors'
 drawn shapes: the label says what a surface looks like, and not which outlines there are.
 
-The records are of Model Garden's form for ImageNet, which `inputs.ImageRecords` reads. An image is
+The records are of Model Garden's form for ImageNet, which `images.ImageRecords` reads. An image is
 drawn from the seed, its split and its number alone: the validation images do not change with the
 number of training images.
 """
@@ -14,19 +14,16 @@ import io
 import json
 import math
 import os
-import shutil
-import time
-import uuid
 
 import gin
 import numpy as np
 import tensorflow as tf
-from absl import logging
 from PIL import Image
 
 from rethink_tf import files
 from rethink_tf.config_values import Count
 from rethink_tf.data.records import tfrecord_files
+from rethink_tf.data.sources import drawn_folders
 from rethink_tf.pretraining.textures import TEXTURES
 
 PARAMETERS_FILE = "textures.json"
@@ -50,10 +47,7 @@ def make_textures(
     seed: int = 0,
     num_shards: Count = 4,
 ) -> str:
-    """Draws the set where it is not there yet.
-
-    It is drawn into a temporary folder beside `output` that is renamed at the end: when two
-    processes do it at once, one of them finds the other's.
+    """Draws the set where it is not there yet; see `drawn_folders.draw_once`.
 
     Args:
         output: folder for the records, on a local disk.
@@ -70,38 +64,22 @@ def make_textures(
         ValueError: if `output` holds textures of other arguments, or one is out of range.
         FileExistsError: if `output` holds something else.
     """
-    if "://" in output:
-        raise ValueError(f"{output}: textures are drawn on a local disk; copy them afterwards.")
     if image_size < _LEAST_SIZE or seed < 0:
         raise ValueError(
             f"make_textures: image_size = {image_size} must be at least {_LEAST_SIZE} pixels, and "
             f"seed = {seed} at least 0."
         )
-    output = os.path.abspath(output)
-    arguments = {"num_train": num_train, "num_val": num_val, "image_size": image_size}
-    arguments |= {"seed": seed, "num_shards": num_shards}
-    if _is_there(output, arguments):
-        return output
-    start = time.monotonic()
-    logging.info("Drawing %d + %d images of textures into %s.", num_train, num_val, output)
-    folder, name = os.path.split(output)
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        os.makedirs(temporary)
+    wanted = {"version": FORMAT_VERSION, "num_train": num_train, "num_val": num_val}
+    wanted |= {"image_size": image_size, "seed": seed, "num_shards": num_shards}
+
+    def write(folder):
+        """Fills a new folder."""
         for split, count in (("train", num_train), ("validation", num_val)):
-            _write_split(temporary, split, count, image_size, seed, min(num_shards, count))
-        record = {"version": FORMAT_VERSION, "classes": CLASS_NAMES} | arguments
-        files.write_whole(os.path.join(temporary, PARAMETERS_FILE), json.dumps(record, indent=1))
-        try:
-            os.rename(temporary, output)  # It fails if another process has put its own there.
-        except OSError:
-            if not _is_there(output, arguments):
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    logging.info("Drew the textures in %.1f s.", time.monotonic() - start)
-    return output
+            _write_split(folder, split, count, image_size, seed, min(num_shards, count))
+        record = json.dumps({"classes": CLASS_NAMES} | wanted, indent=1)
+        files.write_whole(os.path.join(folder, PARAMETERS_FILE), record)
+
+    return drawn_folders.draw_once(output, "textures", PARAMETERS_FILE, wanted, write)
 
 
 def draw_image(seed: int, split: str, number: int, image_size: int) -> tuple[np.ndarray, int]:
@@ -197,27 +175,3 @@ def _example(seed, split, number, size):
         "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label + 1])),
     }
     return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
-
-
-def _is_there(output, arguments):
-    """Tells whether the finished set of these arguments is in `output`."""
-    path = os.path.join(output, PARAMETERS_FILE)
-    if not os.path.exists(path):
-        if os.path.exists(output) and (not os.path.isdir(output) or os.listdir(output)):
-            raise FileExistsError(
-                f"{output} is there but holds no {PARAMETERS_FILE}, so it is not a finished folder "
-                "of textures: choose another DATA_DIR, or remove it."
-            )
-        return False
-    found = files.read_json(path, "remove its folder, and the textures are drawn again.")
-    differing = [
-        f"{name} is {found.get(name)!r} there, {value!r} is wanted"
-        for name, value in ({"version": FORMAT_VERSION} | arguments).items()
-        if found.get(name) != value
-    ]
-    if differing:
-        raise ValueError(
-            f"{output} holds textures drawn with other arguments: {'; '.join(differing)}. Choose "
-            "another DATA_DIR, or remove it."
-        )
-    return True

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import tempfile
-import time
 
 from absl import logging
 
@@ -46,9 +45,9 @@ def run(when_built=None):
             train(built)
             report = finish(built)
         except stopping.Stopped:
-            _end_together(built)
+            workers_lib.end_together(built.workers)
             raise
-        _end_together(built)
+        workers_lib.end_together(built.workers)
         return report
 
 
@@ -90,14 +89,11 @@ def train(built):
                 controller.evaluate()
                 built.trainer.evaluation_seconds = built.evaluator.last_seconds
         except stopping.Stopped:
-            step_now = int(step_of.numpy())
-            if saving.save_if_new(controller.checkpoint_manager, step_now):
-                logging.info("Saved step %d.", step_now)
+            saving.save_stopped(controller.checkpoint_manager, int(step_of.numpy()))
             raise
         except NonFiniteLossError as error:
             if built.is_chief:
-                event = {"event": "not_finite", "step": error.step, "time": time.time()}
-                metrics_file.append(settings.model_dir, event)
+                metrics_file.append_collapse(settings.model_dir, error.step)
             raise
 
 
@@ -158,12 +154,6 @@ def _write_backbone(built, path):
         )
         prepared = origin.preprocessing(classifier.backbone)
         classifier_parts.write(classifier.pretrained_parts(), prepared, path)
-
-
-def _end_together(built):
-    """Waits for the other workers: a process that ends takes its connections with it."""
-    if built.workers:
-        built.workers.exchange("")
 
 
 def _log_header(built):

@@ -88,6 +88,7 @@ class ClassificationStep:
         num_replicas = self._strategy.num_replicas_in_sync
 
         def on_one_replica(batch):
+            """Returns this replica's part of the values, and its images that were read."""
             weight = batch["weight"]
             count = tf.reduce_sum(weight)
             whole = count

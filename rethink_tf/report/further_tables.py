@@ -9,7 +9,7 @@ from rethink_tf.metrics_file import DONE
 from rethink_tf.report import collecting, costs, matches, run_data, significance
 from rethink_tf.report.collecting import StudyRun
 from rethink_tf.report.costs import Seen
-from rethink_tf.report.study_tables import Table, unique, values_by_seed
+from rethink_tf.report.study_tables import Table, longest_of_subsets, unique, values_by_seed
 
 _MAX_CONFUSIONS = 15
 
@@ -153,11 +153,9 @@ def subset_points(
         metric: such as "mask/AP".
     """
     found = {}
-    for subset in unique(run.subset for run in runs):
-        cell = [run for run in runs if run.subset == subset]
-        longest = max(run.num_steps for run in cell)
+    for _, cell in longest_of_subsets(runs):
         for arm in unique(run.arm for run in cell):
-            own = [run for run in cell if run.arm == arm and run.num_steps == longest]
+            own = [run for run in cell if run.arm == arm]
             counts = [
                 run_data.read(run.model_dir).get("training", {}).get("num_images") for run in own
             ]

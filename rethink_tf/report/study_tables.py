@@ -110,10 +110,7 @@ def by_part(runs: Sequence[StudyRun], metric: str) -> Table:
     """
     arms, rows = unique(run.arm for run in runs), []
     prefix = metric.rpartition("/")[0]
-    for subset in unique(run.subset for run in runs):
-        cell = [run for run in runs if run.subset == subset]
-        longest = max(run.num_steps for run in cell)
-        cell = [run for run in cell if run.num_steps == longest]
+    for subset, cell in longest_of_subsets(runs):
         for part, name in _PARTS.items():
             values = {arm: values_by_seed(cell, arm, f"{prefix}/{part}") for arm in arms}
             if not any(values.values()):
@@ -201,6 +198,15 @@ def _difference_text(found):
 
 def _by_length(runs):
     return sorted(runs, key=lambda run: run.num_steps)
+
+
+def longest_of_subsets(runs: Sequence[StudyRun]) -> list[tuple[str, list[StudyRun]]]:
+    """Returns (subset, its runs of the longest schedule) of each subset of the data."""
+    found = []
+    for subset in unique(run.subset for run in runs):
+        longest = max(run.num_steps for run in runs if run.subset == subset)
+        found.append((subset, [r for r in runs if (r.subset, r.num_steps) == (subset, longest)]))
+    return found
 
 
 def unique(values):

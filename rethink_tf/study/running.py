@@ -95,7 +95,8 @@ def _wait_for_the_last(run, stop):
     deadline = time.monotonic() + _SECONDS_OF_SAVING
     while time.monotonic() < deadline and not stop():
         try:
-            with locking.FolderLock(os.path.join(run.model_dir, "training.lock"), "is studied"):
+            path = os.path.join(run.model_dir, locking.TRAINING_LOCK)
+            with locking.FolderLock(path, "is studied"):
                 return
         except ValueError:
             time.sleep(_SECONDS_BETWEEN_LOOKS)

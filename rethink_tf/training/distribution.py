@@ -13,7 +13,7 @@ from absl import logging
 from official.common import distribute_utils
 from tensorflow.python.framework import config as framework_config
 
-from rethink_tf import cluster
+from rethink_tf import cluster, execution
 from rethink_tf.ops.content import PADDING
 
 
@@ -155,19 +155,26 @@ def check_batch_size(strategy, name, size, accumulate_steps=1):
         )
 
 
-def set_up_tensorflow(seed, plan):
-    """Sets the seed, the precision policy and op determinism of this process.
+def start_strategy(settings):
+    """Makes a run's strategy, and sets seed, precision and op determinism of this process.
 
     Args:
-        seed: int.
-        plan: `ExecutionPlan`.
+        settings: of the run, with strategy, precision, jit_compile, deterministic and seed.
+
+    Returns:
+        The `tf.distribute.Strategy` and the `ExecutionPlan`.
     """
-    tf_keras.utils.set_random_seed(seed)
+    strategy = settings.strategy()
+    plan = execution.make_plan(
+        strategy, settings.precision, settings.jit_compile, settings.deterministic
+    )
+    tf_keras.utils.set_random_seed(settings.seed)
     tf_keras.mixed_precision.set_global_policy(plan.precision)
     if plan.is_deterministic:
         tf.config.experimental.enable_op_determinism()
     else:
         framework_config.disable_op_determinism()
+    return strategy, plan
 
 
 def batch_spec(batches, replica_batch_size):

@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl import logging
 from tensorflow.python.checkpoint import graph_view
 
-from rethink_tf import files
+from rethink_tf import files, locking
 from rethink_tf.training import checkpoint_files, checkpoints
 
 SECONDS_OF_A_DAY = 86400
@@ -86,6 +86,21 @@ def _make_scratch_folder(directory, strategy):
     return folder
 
 
+def claim_folder(model_dir, resources):
+    """Locks a folder for the training of this process, and removes what killed ones have left.
+
+    Args:
+        model_dir: str.
+        resources: `contextlib.ExitStack`, which holds the lock until the run's end.
+
+    Raises:
+        ValueError: if another process trains into the folder.
+    """
+    path = os.path.join(model_dir, locking.TRAINING_LOCK)
+    resources.enter_context(locking.FolderLock(path, "trains"))
+    remove_leftovers(model_dir)
+
+
 def remove_leftovers(model_dir):
     """Removes what killed processes of a run left half written; its training lock is held.
 
@@ -132,17 +147,16 @@ def save_start(manager):
     manager.save(checkpoint_number=0, check_interval=False)
 
 
-def save_if_new(manager, step):
-    """Saves unless the manager's newest checkpoint is of this step; tells whether it did.
+def save_stopped(manager, step):
+    """Saves the step at which a run is stopped, unless the newest checkpoint is of it.
 
     Args:
         manager: of `make_manager`.
         step: int, of the run.
     """
-    if manager._last_checkpoint_step == step:
-        return False
-    manager.save(checkpoint_number=step, check_interval=False)
-    return True
+    if manager._last_checkpoint_step != step:
+        manager.save(checkpoint_number=step, check_interval=False)
+        logging.info("Saved step %d.", step)
 
 
 def _mend_list(directory):

@@ -16,6 +16,16 @@ class WorkerLostError(RuntimeError):
     """Another worker of the run died or does not answer: no step can be finished without it."""
 
 
+def end_together(workers):
+    """Waits for the other workers, if any: a process that ends takes its connections with it.
+
+    Args:
+        workers: `Workers`, or None where one process runs it all.
+    """
+    if workers:
+        workers.exchange("")
+
+
 @contextlib.contextmanager
 def naming_losses():
     """Raises `WorkerLostError` in place of what TensorFlow raises when a worker is lost.

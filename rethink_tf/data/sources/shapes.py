@@ -13,18 +13,13 @@ import io
 import json
 import math
 import os
-import shutil
-import time
-import uuid
 
 import gin
 import numpy as np
-from absl import logging
 from PIL import Image, ImageDraw
 from pycocotools import mask as mask_api
 
-from rethink_tf import files
-from rethink_tf.data.sources import coco
+from rethink_tf.data.sources import coco, drawn_folders
 
 CATEGORIES = ("circle", "rectangle", "triangle", "star")  # category ids 1 to 4
 PARAMETERS_FILE = "shapes.json"
@@ -91,10 +86,7 @@ def make_shapes(
     max_objects: int = 6,
     num_shards: int = 8,
 ) -> str:
-    """Draws the data set where it is not there yet, or not with these arguments.
-
-    It is drawn into a temporary folder beside `output` that is renamed at the end: when two
-    processes do it at once, one of them finds the other's.
+    """Draws the data set where it is not there yet; see `drawn_folders.draw_once`.
 
     Args:
         output: folder for it, on a local disk. The records are in `output/train`, `output/val`.
@@ -107,30 +99,11 @@ def make_shapes(
         ValueError: if `output` holds shapes of other arguments, or one is out of range.
         FileExistsError: if `output` holds something else.
     """
-    output = os.fspath(output)
-    if "://" in output:
-        raise ValueError(f"{output}: shapes are drawn on a local disk; copy them there afterwards")
-    output = os.path.abspath(output)
     drawing = Drawing(num_train, num_val, image_size, seed, max_objects, num_shards)
-    arguments = dataclasses.asdict(drawing)
-    if _is_there(output, arguments):
-        return output
-    start = time.monotonic()
-    logging.info("drawing %d + %d images of shapes into %s", num_train, num_val, output)
-    folder, name = os.path.split(output)
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        write_shapes(temporary, drawing)
-        try:
-            os.rename(temporary, output)  # fails if another process has put its own there
-        except OSError:
-            if not _is_there(output, arguments):
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    logging.info("drew the shapes in %.1f s", time.monotonic() - start)
-    return output
+    wanted = {"version": FORMAT_VERSION} | dataclasses.asdict(drawing)
+    return drawn_folders.draw_once(
+        output, "shapes", PARAMETERS_FILE, wanted, lambda folder: write_shapes(folder, drawing)
+    )
 
 
 def write_shapes(output: str, drawing: Drawing) -> None:
@@ -227,31 +200,6 @@ def draw_image(
     canvas += 0.5
     pixels = np.clip(canvas, 0, 255, out=canvas).astype(np.uint8)
     return pixels, labels[kept], _visible(shapes[kept])
-
-
-def _is_there(output: str, arguments: dict) -> bool:
-    """Whether the finished data set of these arguments is in `output`."""
-    path = os.path.join(output, PARAMETERS_FILE)
-    if not os.path.exists(path):
-        if os.path.exists(output) and (not os.path.isdir(output) or os.listdir(output)):
-            raise FileExistsError(
-                f"{output} is there but holds no {PARAMETERS_FILE}, so it is not a finished "
-                "folder of shapes; choose another folder, or remove it"
-            )
-        return False
-    found = files.read_json(path, "remove its folder, and the shapes are drawn again.")
-    wanted = {"version": FORMAT_VERSION} | arguments
-    differing = [
-        f"{name} is {found.get(name)!r} there, {value!r} is wanted"
-        for name, value in wanted.items()
-        if found.get(name) != value
-    ]
-    if differing:
-        raise ValueError(
-            f"{output} holds shapes made with other arguments: {'; '.join(differing)}. "
-            "Choose another folder, or remove it"
-        )
-    return True
 
 
 def _draw_background(rng, size: int) -> tuple[np.ndarray, np.ndarray]:
