@@ -171,7 +171,7 @@ class ImageInput:
             return found.concatenate(blank).take(1)
 
         def check(batch):
-            """Tells what was left out; the batch, without what is for that alone."""
+            """Counts and names what was left out; returns the batch for the model."""
             rows, labels = batch.pop("row"), batch["label"]
             tell = tf.reduce_any((batch["weight"] == 0) & (rows >= 0))
             arguments = [rows, labels, batch["weight"]]
@@ -267,7 +267,7 @@ def _tell(images, left_out, most):
     """Returns the function that counts and names what a batch has left out."""
 
     def tell(rows, labels, weights):
-        """Takes a batch's numbers; raises `DataError` where it is too much."""
+        """Counts the images of a batch that were not read; raises `DataError` if too many."""
         try:
             for row, label, weight in zip(rows, labels, weights, strict=True):
                 if weight or row < 0:

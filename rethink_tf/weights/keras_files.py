@@ -117,7 +117,7 @@ def _read_layers(file, size):
 
     # Visits objects of this file alone: links to other files are not followed.
     def read(place, dataset):
-        """Takes what `visititems` comes to."""
+        """Reads one object of the file, if it is an array of a layer."""
         nonlocal total
         if not isinstance(dataset, h5py.Dataset) or place.startswith("optimizer"):
             return
