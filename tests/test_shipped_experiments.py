@@ -36,10 +36,9 @@ def parse(name, *overlays, params=()):
 
 
 def build(num_classes):
-    """Returns the parsed experiment's detector, its variables without values: quick at any size."""
-    with tf.Graph().as_default():
-        detector = experiment.detector_builder()(num_classes=num_classes)
-        detector.create_variables()
+    """Returns the parsed experiment's detector with its variables."""
+    detector = experiment.detector_builder()(num_classes=num_classes)
+    detector.create_variables()
     return detector
 
 

@@ -89,9 +89,8 @@ def resnext_parameters(depth, groups, width_per_group):
 
 @pytest.mark.parametrize(("depth", "width_per_group"), [(50, 4), (101, 8), (152, 8)])
 def test_parameters_and_shapes_of_resnext(depth, width_per_group):
-    with tf.Graph().as_default():  # Variables without values: quick at any size.
-        backbone = ResNet(depth, groups=32, width_per_group=width_per_group)
-        features = backbone(tf.zeros([1, 32, 64, 3]))
+    backbone = ResNet(depth, groups=32, width_per_group=width_per_group)
+    features = backbone(tf.zeros([1, 32, 64, 3]))
     count = sum(np.prod(v.shape) for v in backbone.trainable_variables)
     assert count == resnext_parameters(depth, 32, width_per_group)
     assert count == RESNEXT_PARAMETERS.get((depth, width_per_group), count)

@@ -134,12 +134,11 @@ def test_vgg_shares_fc6_and_fc7():
     classifier = Classifier(5, VGG16, fc_channels=8)
     with pytest.raises(ValueError, match="bind 224"):
         classifier.create_variables(64)
-    with tf.Graph().as_default():
-        classifier = Classifier(5, VGG16, fc_channels=8)
-        classifier.create_variables(224)
-        parts = classifier.pretrained_parts()
-        assert set(parts) == {"backbone", "fcs"}
-        assert parts["fcs"][0].kernel.shape == [7 * 7 * 512, 8]
+    classifier = Classifier(5, VGG16, fc_channels=8)
+    classifier.create_variables(224)
+    parts = classifier.pretrained_parts()
+    assert set(parts) == {"backbone", "fcs"}
+    assert parts["fcs"][0].kernel.shape == [7 * 7 * 512, 8]
 
 
 def test_what_does_not_fit_is_one_clear_error():
@@ -166,8 +165,7 @@ def test_the_shipped_r50_is_the_published_network():
     schedule = gin.get_bindings("pretraining.pretrain")["schedule"]
     assert schedule.num_steps == 500_456 and schedule.warmup_steps == 25_023
     assert schedule.peak_learning_rate == pytest.approx(0.1)
-    with tf.Graph().as_default():
-        classifier = config.value_of("pretrain.classifier")(num_classes=1000)
-        classifier.create_variables(224)
+    classifier = config.value_of("pretrain.classifier")(num_classes=1000)
+    classifier.create_variables(224)
     weights = classifier.trainable_variables
     assert sum(each.shape.num_elements() for each in weights) == 25_557_032
