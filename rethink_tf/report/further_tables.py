@@ -9,7 +9,7 @@ from rethink_tf.metrics_file import DONE
 from rethink_tf.report import collecting, costs, matches, run_data, significance
 from rethink_tf.report.collecting import StudyRun
 from rethink_tf.report.costs import Seen
-from rethink_tf.report.study_tables import Table, longest_of_subsets, unique, values_by_seed
+from rethink_tf.report.study_tables import Table, of_shared_length, unique, values_by_seed
 
 _MAX_CONFUSIONS = 15
 
@@ -146,23 +146,26 @@ def crossing(runs: Sequence[StudyRun], metric: str) -> Table:
 def subset_points(
     runs: Sequence[StudyRun], metric: str
 ) -> dict[str, list[tuple[int, list[float]]]]:
-    """Returns {arm: [(training images, APs in percent by seed)]} of each subset's longest schedule.
+    """Returns {arm: [(training images, APs in percent by seed)]}, one of each subset.
+
+    Of the longest schedule that all subsets have, so that only the data differ; where they share
+    none, of each one's longest.
 
     Args:
         runs: of the study.
         metric: such as "mask/AP".
     """
     found = {}
-    for _, cell in longest_of_subsets(runs):
-        for arm in unique(run.arm for run in cell):
-            own = [run for run in cell if run.arm == arm]
-            counts = [
-                run_data.read(run.model_dir).get("training", {}).get("num_images") for run in own
-            ]
-            values = values_by_seed(own, arm, metric)
-            if values and any(counts):
-                count = next(each for each in counts if each)
-                found.setdefault(arm, []).append((count, list(values.values())))
+    compared = of_shared_length(runs)
+    for subset, arm in unique((run.subset, run.arm) for run in compared):
+        own = [run for run in compared if (run.subset, run.arm) == (subset, arm)]
+        counts = [
+            run_data.read(run.model_dir).get("training", {}).get("num_images") for run in own
+        ]
+        values = values_by_seed(own, arm, metric)
+        if values and any(counts):
+            count = next(each for each in counts if each)
+            found.setdefault(arm, []).append((count, list(values.values())))
     return {arm: sorted(points) for arm, points in found.items()}
 
 
@@ -191,12 +194,13 @@ def over_images(runs: Sequence[StudyRun], metric: str) -> Table:
         shares = [saved[arm].get(count, math.nan) for arm in arms[1:]]
         rows.append(row + ["-" if math.isnan(each) else f"{each:+.0%}" for each in shares])
     header = ["training images", *arms, *(f"labels saved by {arm}" for arm in arms[1:])]
+    lengths = unique(f"{run.num_steps:,}" for run in of_shared_length(runs))
     return Table(
         f"{metric} by the number of training images",
         f"{metric.replace('/', '_')}_images",
         header,
         rows,
-        f"Labels saved: how many more images {arms[0]} needs for the same AP (utility of Newell "
+        f"After {' or '.join(lengths)} iterations. Labels saved: how many more images {arms[0]} needs for the same AP (utility of Newell "
         "and Deng 2020); - where it does not reach that AP with what was measured.",
     )
 
