@@ -159,9 +159,7 @@ def subset_points(
     compared = of_shared_length(runs)
     for subset, arm in unique((run.subset, run.arm) for run in compared):
         own = [run for run in compared if (run.subset, run.arm) == (subset, arm)]
-        counts = [
-            run_data.read(run.model_dir).get("training", {}).get("num_images") for run in own
-        ]
+        counts = [run_data.read(run.model_dir).get("training", {}).get("num_images") for run in own]
         values = values_by_seed(own, arm, metric)
         if values and any(counts):
             count = next(each for each in counts if each)
@@ -200,8 +198,9 @@ def over_images(runs: Sequence[StudyRun], metric: str) -> Table:
         f"{metric.replace('/', '_')}_images",
         header,
         rows,
-        f"After {' or '.join(lengths)} iterations. Labels saved: how many more images {arms[0]} needs for the same AP (utility of Newell "
-        "and Deng 2020); - where it does not reach that AP with what was measured.",
+        f"After {' or '.join(lengths)} iterations. Labels saved: how many more images {arms[0]} "
+        "needs for the same AP (utility of Newell and Deng 2020); - where it does not reach that "
+        "AP with what was measured.",
     )
 
 
