@@ -219,6 +219,12 @@ def by_images_drawn(runs: Sequence[StudyRun], draws: int) -> Table:
         loaded = {(run.arm, run.seed): matches.read(run) for run in cell}
         left_out += sum(arrays is None for arrays in loaded.values())
         held = {key: arrays for key, arrays in loaded.items() if arrays is not None}
+        # The first arm's are compared with those of all others.
+        measured = {
+            (*key, kind): matches.Matches(arrays, kind)
+            for key, arrays in held.items()
+            for kind in matches.kinds(arrays)
+        }
         for arm in arms[1:]:
             both = [seed for each, seed in held if each == arm and (arms[0], seed) in held]
             seeds = [seed for seed in both if _share_images(held, (arms[0], arm), seed, both[0])]
@@ -227,10 +233,7 @@ def by_images_drawn(runs: Sequence[StudyRun], draws: int) -> Table:
                 continue
             kinds = (matches.kinds(held[each, seed]) for each in (arms[0], arm) for seed in seeds)
             for kind in sorted(set.intersection(*map(set, kinds))):
-                pair = [
-                    [matches.Matches(held[each, seed], kind) for seed in seeds]
-                    for each in (arms[0], arm)
-                ]
+                pair = [[measured[each, seed, kind] for seed in seeds] for each in (arms[0], arm)]
                 found = matches.bootstrap(*pair, draws, significance.LEVEL)
                 text = f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
                 count, difference = len(pair[0][0].image_ids), f"{100 * found.difference:+.2f}"
