@@ -44,6 +44,8 @@ OF_LENGTH = (
     "PaperSchedule.*",
     "EpochSchedule.*",
     "StepwiseSchedule.*",
+    "own_data_settings.epochs",
+    "own_data_settings.steps",
 )
 
 
