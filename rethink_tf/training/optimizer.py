@@ -21,6 +21,11 @@ def is_bias(variable):
     return _last_name(variable) == "bias"
 
 
+def part_of(variable):
+    """Returns the name of the part of the model that a variable is in, such as "backbone"."""
+    return variable.name.split("/")[0].split(":")[0]
+
+
 def _last_name(variable):
     return variable.name.split("/")[-1].split(":")[0]
 

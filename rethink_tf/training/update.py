@@ -43,7 +43,8 @@ class WeightUpdate:
 
         Returns:
             dict of this replica's part of `weight_decay`, the decay loss before the update, and of
-            the `gradient_norm`.
+            the `gradient_norm`, that of the whole and, as `gradient_norm/rpn` and so on, of each
+            part of the model.
         """
         decay_loss, step = self._decay_loss(variables), self.optimizer.iterations + 1
         if num_replicas > 1:
@@ -51,6 +52,7 @@ class WeightUpdate:
             gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         # Of the summed gradient, so that clipping does not depend on the number of replicas.
         norm = tf.linalg.global_norm(gradients)
+        norms = {"gradient_norm": norm} | _norms_of_parts(gradients, variables)
         if self._clip_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm, use_norm=norm)
         gradients = [
@@ -63,8 +65,9 @@ class WeightUpdate:
         )
         if self._average:
             self._average.update(step)
-        # Both are the same on every replica.
-        return {"weight_decay": decay_loss / num_replicas, "gradient_norm": norm / num_replicas}
+        # They are the same on every replica.
+        values = {"weight_decay": decay_loss} | norms
+        return {name: value / num_replicas for name, value in values.items()}
 
     def _add_decay(self, gradient, variable, norm):
         """Adds the gradient of the decay loss, which is weight_decay times the kernel."""
@@ -79,3 +82,14 @@ class WeightUpdate:
     def _decay_loss(self, variables):
         squares = [tf.nn.l2_loss(each) for each in variables if optimizer_lib.decays(each)]
         return self._weight_decay * tf.add_n(squares)
+
+
+def _norms_of_parts(gradients, variables):
+    """Returns {"gradient_norm/PART": norm} of the gradients of each part of a model.
+
+    A graph has the sum of each gradient's squares once, whoever asks for it.
+    """
+    parts = {}
+    for gradient, variable in zip(gradients, variables, strict=True):
+        parts.setdefault(optimizer_lib.part_of(variable), []).append(gradient)
+    return {f"gradient_norm/{name}": tf.linalg.global_norm(each) for name, each in parts.items()}
