@@ -204,7 +204,8 @@ def objects_too_small(run):
     return Finding(
         65,
         f"half of the {len(sizes):,} objects have fewer than {np.median(sizes):.1f} pixels a side "
-        f"in images of Pipeline.min_side = {shorter:g} ({split.path('ground_truth.json')}){smallest}",
+        f"in images of Pipeline.min_side = {shorter:g}{smallest} "
+        f"({split.path('ground_truth.json')})",
         "an object of one or two cells of the finest map has next to no features",
         "larger images (Pipeline.min_side and max_side; of own_data.gin the macro SIDE) and "
         "smaller RPN.anchor_sizes, or images cut into tiles",

@@ -9,6 +9,7 @@ import collections
 import numpy as np
 
 from rethink_tf.data.sources import box_forms, run_lengths
+from rethink_tf.diagnosis import data_causes
 from rethink_tf.diagnosis.finding import Finding
 from rethink_tf.diagnosis.run_files import LOW_AP
 
@@ -59,9 +60,10 @@ def classes_mixed_up(run):
         total = sum(counts.values())
         if name != category and total >= _MIN_FOUND and times >= _MIXED_UP * total:
             moved[category] = name, times, total
-    targets = {name for name, _, _ in moved.values()}
+    targets = {name for name, _, _ in moved.values()} & called.keys()
     share = sum(times for _, times, _ in moved.values()) / max(number, 1)
-    # A detector that calls all of them by one class has not learnt them yet.
+    # A detector that calls all of them by one class has not learnt them yet; classes that no object
+    # has are another cause.
     if len(moved) < 2 or len(targets) < len(moved) or share < 0.3:
         return None
     names = {each["id"]: each["name"] for each in run.categories[1]} if run.categories else {}
@@ -109,7 +111,7 @@ def boxes_in_another_form(run):
 def masks_empty(run):
     """Boxes are found, and their masks are not: empty, or elsewhere."""
     box, mask = run.last.get("box/AP", 0), run.last.get("mask/AP")
-    if mask is None or box < 5 * LOW_AP or mask > 0.1 * box:
+    if mask is None or box < 5 * LOW_AP or mask > 0.1 * box or data_causes.masks_missing(run):
         return None
     areas = [_area(each) for each in run.detections[:1000] if "segmentation" in each]
     empty = float(np.mean([area == 0 for area in areas])) if areas else 0.0

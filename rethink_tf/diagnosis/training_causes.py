@@ -64,8 +64,8 @@ def loss_rises(run):
     return Finding(
         90,
         f"the loss went from {first:.3g} to {last:.3g}{norm} ({run.path('tensorboard')}: "
-        "train/total)",
-        f"the training diverged: at {_relative_rate(run)} it moves away from what it knows",
+        f"train/total), at a rate of {_relative_rate(run)}",
+        "the training diverged: each step moves the weights away from what they knew",
         _SLOWER,
     )
 
