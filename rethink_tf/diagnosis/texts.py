@@ -101,5 +101,6 @@ class LowApLog:
         )
         text += "." if before else f". {_USUAL}"
         text += f" This run's numbers point at: {pointed}" if findings else " None of them is seen."
-        text += f" What to do about each: python -m rethink_tf.doctor {self._folder}"
-        return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+        text = textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+        # A line of its own, to be copied.
+        return text if before else f"{text}\nWhat to do: python -m rethink_tf.doctor {self._folder}"

@@ -42,7 +42,7 @@ def part_without_gradient(run):
     """The gradient of a part of the detector is 0 at every step."""
     prefix = "train/gradient_norm/"
     idle = [
-        re.sub(r"_\d+$", "", name.removeprefix(prefix))
+        name.removeprefix(prefix)
         for name, (_, values) in run.curves.items()
         if name.startswith(prefix) and len(values) > 1 and not np.any(values)
     ]

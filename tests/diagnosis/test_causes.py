@@ -226,7 +226,7 @@ def frozen_statistics(run):
 @plants("part_without_gradient", "gradient of rpn was 0")
 def rpn_without_gradient(run):
     run.low()
-    run.curves["train/gradient_norm/rpn_1"] = [0.0] * 20
+    run.curves["train/gradient_norm/rpn"] = [0.0] * 20
 
 
 CASES = [(cause, *each) for cause, planted in PLANTS.items() for each in planted]
@@ -292,6 +292,35 @@ def test_of_large_results_the_first_are_read(tmp_path, monkeypatch):
     assert 0 < len(files.detections) < len(run.detections)
     assert files.detections == run.detections[: len(files.detections)]
     assert [each.cause for each in table.diagnose(files)] == ["classes_mixed_up"]
+
+
+def test_a_run_says_the_usual_causes_once_and_its_own_while_they_change(tmp_path, caplog):
+    run = RunFolder()
+    forty_steps(run)
+    model_dir = run.write(tmp_path)
+    log = texts.LowApLog(str(model_dir), lambda: run.config)
+
+    def said(step, **metrics):
+        line = {"step": step, "box/AP": 0.001, "detections": 36, "images_with_detections": 12}
+        with (model_dir / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line | metrics) + "\n")
+        caplog.clear()
+        log()
+        return " ".join(" ".join(record.getMessage() for record in caplog.records).split())
+
+    with caplog.at_level("INFO", logger="absl"):
+        first = said(50)
+        assert first.startswith("box/AP 0.001 at step 50: below 0.01. Usual causes: ")
+        assert "point at: (1) too early: 50 of 2,000 steps" in first
+        assert first.endswith(f"What to do: python -m rethink_tf.doctor {model_dir}")
+        again = said(60)
+        assert again == "box/AP 0.001 at step 60: below 0.01, for the causes said at step 50."
+        assert said(70, **{"box/AP": 0.2}) == ""
+        others = said(80, detections=0, images_with_detections=0)
+        assert "(1) nothing detected: 0 detections" in others and "Usual" not in others
+        # What is damaged is a warning: the run goes on.
+        (model_dir / "config.json").write_text("{")
+        assert "could not be looked for" in said(90)
 
 
 def test_places_differ_in_every_form():
