@@ -1,7 +1,8 @@
 """Writes an experiment as a JobSet, for Kubernetes.
 
     python -m launch.jobset --name=r50 --image=… --gin_file=scratch_r50.gin --workers=4 --gpus=8 \
-        --gin_param="MODEL_DIR='gs://bucket/runs/r50'" > job.yaml
+        --gin_param="MODEL_DIR='gs://bucket/runs/r50'" \
+        --gin_param="DATA_DIR='gs://bucket/coco'" > job.yaml
     kubectl apply -f job.yaml
 
 Its pods have names that their index tells, from which `rethink_tf.cluster` makes TF_CONFIG. A pod

@@ -1,7 +1,8 @@
 """Writes an experiment as a SkyPilot task.
 
     python -m launch.skypilot --gin_file=scratch_r50.gin --accelerators=L4:8 --nodes=2 \
-        --gin_param="MODEL_DIR='gs://bucket/runs/r50'" > skypilot.yaml
+        --gin_param="MODEL_DIR='gs://bucket/runs/r50'" \
+        --gin_param="DATA_DIR='gs://bucket/coco'" > skypilot.yaml
     sky jobs launch skypilot.yaml
 
 SkyPilot is not imported: the task is a file. Its managed jobs start again what was preempted, and

@@ -1,3 +1,3 @@
 """Detectors trained from random weights, after "Rethinking ImageNet Pre-Training"."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -13,6 +13,7 @@ from rethink_tf import branching, config, config_record, files
 from rethink_tf.data.input import reading
 from rethink_tf.data.records import categories, splits
 from rethink_tf.data.sources import shapes as _shapes  # noqa: F401  registered for gin files
+from rethink_tf.diagnosis import texts
 from rethink_tf.evaluation import inference
 from rethink_tf.evaluation import test_time_augmentation as tta
 from rethink_tf.evaluation import voc_metrics as _voc_metrics  # noqa: F401  registered for gin files
@@ -371,6 +372,9 @@ def _make_evaluator(experiment, views=None):
         weights=average.in_use if average else contextlib.nullcontext,
         check_stop=experiment.stop.check,
         last_step=experiment.schedule.num_steps,
+        when_recorded=None
+        if views
+        else texts.LowApLog(settings.model_dir, config_record.operative_config),
     )
 
 

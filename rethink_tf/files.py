@@ -131,6 +131,19 @@ def exists(path):
     return _gfile().exists(os.fspath(path)) if is_remote(path) else os.path.exists(path)
 
 
+def list_folder(folder, ending=""):
+    """Returns the sorted names in a folder that end so; none where there is no such folder.
+
+    Args:
+        folder: str.
+        ending: str, such as ".index".
+    """
+    if not exists(folder):
+        return []
+    names = _gfile().listdir(folder) if is_remote(folder) else os.listdir(folder)
+    return sorted(name for name in names if name.endswith(ending))
+
+
 def append_line(path, line):
     """Appends a line to a file as a whole; half a line that a kill has left there stays apart.
 

@@ -29,7 +29,7 @@ def train(experiment, controller, stop):
             settings, skips = experiment.settings, experiment.history.skips
             if settings.on_non_finite != "skip" or len(skips) >= settings.max_skips:
                 if experiment.is_chief:
-                    metrics_file.append_collapse(settings.model_dir, error.step)
+                    metrics_file.append_collapse(settings.model_dir, error.step, error.terms)
                 raise
             _go_back(experiment, error)
 
@@ -45,8 +45,9 @@ def _go_back(experiment, error):
     if experiment.is_chief:
         history.write(settings.model_dir)
         event = {
-            "event": "skip",
+            "event": metrics_file.SKIP,
             "step": error.step,
+            "terms": error.terms,
             "back_to": step,
             "skips": len(history.skips),
             "time": time.time(),

@@ -10,7 +10,8 @@ from rethink_tf import files
 
 # What `state` says of a run.
 DONE, COLLAPSED, OPEN = "done", "collapsed", "open"
-_COLLAPSE = "not_finite"  # The event of a collapsed run.
+# Events: a loss that was not finite ended the run, or the run went back (run.on_non_finite).
+COLLAPSE, SKIP = "not_finite", "skip"
 
 
 def path_in(model_dir):
@@ -33,9 +34,16 @@ def append(model_dir, line):
     files.append_line(path_in(model_dir), json.dumps(line))
 
 
-def append_collapse(model_dir, step):
-    """Notes that the loss of a step is not finite, which has ended the run; `state` reads it."""
-    append(model_dir, {"event": _COLLAPSE, "step": step, "time": time.time()})
+def append_collapse(model_dir, step, terms=()):
+    """Notes that the loss of a step is not finite, which has ended the run; `state` reads it.
+
+    Args:
+        model_dir: str.
+        step: int.
+        terms: strs, the names of what was not finite.
+    """
+    line = {"event": COLLAPSE, "step": step, "terms": list(terms), "time": time.time()}
+    append(model_dir, line)
 
 
 def read_evaluations(model_dir):
@@ -69,7 +77,7 @@ def state(model_dir, num_steps):
     """
     if num_steps in evaluated_steps(model_dir):
         return DONE
-    is_collapsed = any(event["event"] == _COLLAPSE for event in read_events(model_dir))
+    is_collapsed = any(event["event"] == COLLAPSE for event in read_events(model_dir))
     return COLLAPSED if is_collapsed else OPEN
 
 

@@ -58,7 +58,7 @@ LONG = """
     data/input/test_pipeline data/input/test_reading data/input/test_service
     data/records/test_keypoints data/records/test_skips data/sources/test_coco
     data/sources/test_image_files data/sources/test_inputs
-    data/sources/test_unmasked_objects data/sources/test_voc
+    data/sources/test_unmasked_objects data/sources/test_voc diagnosis/test_weights
     evaluation/test_test_time_augmentation layers/test_conv models/test_cascade
     models/test_detector models/test_freezing models/test_invariance models/test_keypoint_head
     models/test_resnet models/test_toy_head models/test_vgg ops/test_convolution

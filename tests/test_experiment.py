@@ -11,6 +11,7 @@ from experiment_runs import read_metrics, read_scalars, read_weights, tiny
 
 from rethink_tf import config, config_record, experiment
 from rethink_tf.data.sources import coco
+from rethink_tf.diagnosis import run_files, table
 from rethink_tf.training.health import NonFiniteLossError
 
 pytestmark = pytest.mark.usefixtures("fresh_tensorflow_settings")
@@ -59,7 +60,56 @@ def test_a_run_leaves_what_it_says(finished):
             assert f"train/{name}", step in scalars
         total = sum(scalars[f"train/{name}", step] for name in LOSSES)
         assert scalars["train/total", step] == pytest.approx(total, rel=1e-5)
+        # The norms of the parts are those of the whole, put together.
+        parts = ("backbone", "fpn", "rpn", "box_head", "mask_head")
+        norms = [value for (name, at), value in scalars.items()
+                 if at == step and name.startswith("train/gradient_norm/")]  # fmt: skip
+        assert len(norms) == len(parts)
+        whole = scalars["train/gradient_norm", step]
+        assert np.linalg.norm(norms) == pytest.approx(whole, rel=1e-5)
     assert ("evaluation/box/AP", 4) in scalars
+    scores = [result["score"] for result in results]
+    assert line["detections"] == len(results) > 0
+    assert line["images_with_detections"] == len({each["image_id"] for each in results})
+    assert line["highest_score"] == pytest.approx(max(scores), abs=1e-4)
+
+
+def diagnose(model_dir):
+    run = run_files.RunFiles(model_dir, reads_weights=True)
+    return run, {each.cause: each.seen for each in table.diagnose(run)}
+
+
+def test_the_diagnosis_reads_all_that_a_run_leaves(finished):
+    run, found = diagnose(finished[0])
+    assert run.unread == {}
+    # The overlay takes the rate of 8 images for its 2.
+    assert found.keys() == {"rate_too_high", "too_early"}
+    assert found["too_early"].startswith("4 of 4 steps, 0.5 passes over 16 images; the loss fell")
+    assert "16 times the rule's" in found["rate_too_high"]
+
+
+def test_boxes_given_as_corners_are_found(finished, data_dir, tmp_path):
+    """Without masks they pass the conversion, as boxes that reach beyond their images."""
+    truth = json.loads((data_dir / "annotations" / "instances_val.json").read_text())
+    for each in truth["annotations"]:
+        del each["segmentation"]
+        x, y, width, height = each["bbox"]
+        each["bbox"] = [x, y, x + width, y + height]
+    (tmp_path / "corners.json").write_text(json.dumps(truth))
+    coco.convert(
+        images=str(data_dir / "images" / "val"),
+        annotations=str(tmp_path / "corners.json"),
+        output=str(tmp_path / "val"),
+        num_shards=1,
+        num_workers=0,
+        progress=False,
+    )
+    model_dir = shutil.copytree(finished[0], tmp_path / "run")
+    data = json.loads((model_dir / "data.json").read_text())
+    data["evaluation"]["directory"] = str(tmp_path / "val")
+    (model_dir / "data.json").write_text(json.dumps(data))
+    _, found = diagnose(model_dir)
+    assert f"reached beyond their images ({tmp_path}/val" in found["boxes_outside"]
 
 
 def test_the_operative_config_can_be_run_again(finished):
@@ -200,6 +250,8 @@ def test_a_diverging_run_stops_unsaved_and_names_step_and_term(tmp_path, data_di
         weights = read_weights(tmp_path, path.stem.rpartition("-")[2])
         kernels = [value for name, value in weights.items() if "kernel" in name]
         assert all(np.isfinite(value).all() for value in kernels)
+    _, found = diagnose(tmp_path)
+    assert "weight_decay" in found["not_finite"]
 
 
 @pytest.fixture(scope="module")

@@ -83,6 +83,13 @@ def test_header_progress_and_end(first):
     for name in ("Weights", "Best", "Metrics", "Detections", "Picture", "Settings"):
         path = re.search(rf"^{name} +(\S+)", end, re.MULTILINE)[1]
         assert os.path.exists(path), path
+    # Next to nothing is found in six steps: the usual causes are said once.
+    said = re.search(r"^box/AP \S+ at step 3: below 0\.01\. Usual causes: ", output, re.MULTILINE)
+    end_of_it = f"What to do: python -m rethink_tf.doctor {folder}/run\n"
+    paragraph = output[said.start() : output.index(end_of_it)]
+    assert "too early: 3 of 6 steps" in " ".join(paragraph.split())
+    assert re.search(r"^box/AP \S+ at step 6: below 0\.01", output, re.MULTILINE)
+    assert output.count("Usual causes") == 1
     # What the overlay left without a part is one line.
     (line,) = re.findall(r"warning: overlays/boxes_only.gin leaves out .*", output)
     assert line.endswith("MaskHead.channels, MaskHead.normalizer, MaskHead.num_convs.")

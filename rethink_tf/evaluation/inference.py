@@ -104,6 +104,7 @@ class Evaluator(orbit.AbstractEvaluator):
         weights=contextlib.nullcontext,
         check_stop=None,
         last_step=None,
+        when_recorded=None,
     ):
         """Sets up the evaluation; the predictor and the metrics are made before.
 
@@ -133,6 +134,8 @@ class Evaluator(orbit.AbstractEvaluator):
                 evaluation. None for none.
             last_step: int, the step whose evaluation also keeps what was matched, for a bootstrap
                 over images, where the metrics have `matches`; None for none.
+            when_recorded: callable without arguments, called once the metrics are written, by the
+                process that writes them; None for none.
         """
         self._predictor, self._make_batches = predictor, make_batches
         self._num_batches, self._num_images = num_batches, len(ground_truth["images"])
@@ -144,7 +147,7 @@ class Evaluator(orbit.AbstractEvaluator):
         self._model_dir, self._step, self._is_chief = model_dir, step, is_chief
         self.pictures, self._is_augmented, self._weights = pictures, is_augmented, weights
         self._check_stop = check_stop or (lambda: None)
-        self._last_step = last_step
+        self._last_step, self._when_recorded = last_step, when_recorded
         self.metrics, self.results_path = {}, None
         self.seconds = self.last_seconds = 0.0
 
@@ -195,6 +198,8 @@ class Evaluator(orbit.AbstractEvaluator):
         self.seconds += self.last_seconds
         if self._is_chief:
             self._record(results, self.last_seconds)
+            if self._when_recorded:
+                self._when_recorded()
 
     def _results(self, outputs, row):
         """Returns the COCO results of one image of a global batch. Runs in a thread."""
@@ -269,6 +274,7 @@ class Evaluator(orbit.AbstractEvaluator):
             {"step": step}
             | ({"test_augmentation": True} if self._is_augmented else {})
             | dict(self.metrics)
+            | _count_detections(results)
             | {"seconds": round(seconds, 3), "time": time.time()}
         )
         metrics_file.append(self._model_dir, line)
@@ -285,3 +291,12 @@ class Evaluator(orbit.AbstractEvaluator):
             self._measure.format_table(self.metrics),
             extra=console.KEPT,
         )
+
+
+def _count_detections(results):
+    """Returns what a line of metrics says of detections whatever they matched, for a diagnosis."""
+    return {
+        "detections": len(results),
+        "images_with_detections": len({each["image_id"] for each in results}),
+        "highest_score": round(max((each["score"] for each in results), default=0.0), 4),
+    }

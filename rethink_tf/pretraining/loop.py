@@ -93,7 +93,7 @@ def train(built):
             raise
         except NonFiniteLossError as error:
             if built.is_chief:
-                metrics_file.append_collapse(settings.model_dir, error.step)
+                metrics_file.append_collapse(settings.model_dir, error.step, error.terms)
             raise
 
 

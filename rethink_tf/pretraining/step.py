@@ -75,8 +75,9 @@ class ClassificationStep:
         Returns:
             dict of float32 scalars: `classification`, the mean cross-entropy of the images that
             were read, in nats, `weight_decay`, their sum `total`, `learning_rate`,
-            `gradient_norm`, and `top1`, the share of the images that are classified right; in
-            float16 also what `WeightUpdate` reports of the loss scale.
+            `gradient_norm`, also of each part (`gradient_norm/backbone`), and `top1`, the share of
+            the images that are classified right; in float16 also what `WeightUpdate` reports of the
+            loss scale.
         """
         num_traces = self._program.experimental_get_tracing_count()
         values, num_images = self._program(batch)

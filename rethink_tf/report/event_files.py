@@ -23,15 +23,16 @@ def read_scalars(model_dir: str, tags: tuple[str, ...]) -> dict[str, tuple[list,
 
     Args:
         model_dir: of the run, on a local disk; a remote one gives nothing.
-        tags: the names of scalars.
+        tags: the names of scalars; one that ends in "/" stands for all that begin so.
     """
-    found = {tag: {} for tag in tags}
+    found = {}
     folder = summary_folder(model_dir)
+    folders = tuple(tag for tag in tags if tag.endswith("/"))
     if not files.is_remote(folder):
         for path in sorted(glob.glob(os.path.join(folder, "events.*")), key=os.path.getmtime):
             for step, tag, value in _scalars(path):
-                if tag in found:
-                    found[tag][step] = value
+                if tag in tags or tag.startswith(folders):
+                    found.setdefault(tag, {})[step] = value
     return {
         tag: (sorted(points), [points[step] for step in sorted(points)])
         for tag, points in found.items()

@@ -12,9 +12,8 @@ import itertools
 import os
 from collections.abc import Sequence
 
-from rethink_tf import config, metrics_file
+from rethink_tf import config, gin_values, metrics_file
 from rethink_tf.report import collecting
-from rethink_tf.study import gin_values
 from rethink_tf.study.settings import ALL, Study
 from rethink_tf.training import schedule_rules
 

@@ -8,10 +8,11 @@ class NonFiniteLossError(RuntimeError):
 
     Attributes:
         step: int, the first such step.
+        terms: list of str, the names of what was not finite.
     """
 
-    def __init__(self, step, problem):
-        """Takes the step and what was found there."""
+    def __init__(self, step, problem, terms=()):
+        """Takes the step, what was found there, and the names of the terms."""
         super().__init__(
             f"Step {step}: {problem}. Nothing of it was saved; the newest checkpoint is from "
             "before. Check the data of that step (of a detector, run.on_non_finite = 'skip' leaves "
@@ -19,7 +20,7 @@ class NonFiniteLossError(RuntimeError):
             "checkpoints). Or lower the learning rate or lengthen the warm-up, in another "
             "MODEL_DIR: this one keeps its run to its settings."
         )
-        self.step = step
+        self.step, self.terms = step, list(terms)
 
 
 def check_finite(history, first_step):
@@ -36,4 +37,4 @@ def check_finite(history, first_step):
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             terms = ", ".join(f"{name}={value:.6g}" for name, value in values.items())
-            raise NonFiniteLossError(step, f"{', '.join(bad)} is not finite ({terms})")
+            raise NonFiniteLossError(step, f"{', '.join(bad)} is not finite ({terms})", bad)

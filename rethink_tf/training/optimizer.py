@@ -6,6 +6,8 @@ keeps rate * gradient too, and rescales it at each drop (SOLVER.SCALE_MOMENTUM),
 but for the small steps of its warm-up.
 """
 
+import re
+
 import gin
 import tensorflow as tf
 import tf_keras
@@ -21,6 +23,14 @@ def decays(variable):
 def is_bias(variable):
     """Tells whether a variable is the bias of a convolution or a fully connected layer."""
     return _last_name(variable) == "bias"
+
+
+def part_of(variable):
+    """Returns the name of the part of the model that a variable is in, such as "backbone".
+
+    Keras numbers parts of one name ("backbone_1" of a process's second model): they count as one.
+    """
+    return re.sub(r"_\d+$", "", variable.name.split("/")[0].split(":")[0])
 
 
 def _last_name(variable):

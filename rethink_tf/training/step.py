@@ -95,7 +95,8 @@ class TrainStep:
 
         Returns:
             dict of float32 scalars: each loss by name, their sum as `total`, `learning_rate`, the
-            `gradient_norm` that clipping goes by, before it, and the mean number an image of
+            `gradient_norm` that clipping goes by, before it, also of each part of the detector
+            (`gradient_norm/rpn`, ...), and the mean number an image of
             `rpn_positives` and `roi_positives` (of later stages `roi_positives_stage2`, ...); in
             float16 also what `WeightUpdate` reports of the loss scale.
 

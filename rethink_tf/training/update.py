@@ -43,7 +43,8 @@ class WeightUpdate:
 
         Returns:
             dict of this replica's part of `weight_decay`, the decay loss before the update, and of
-            the `gradient_norm`; with a loss scale also of the `loss_scale`, that of this step, and
+            the `gradient_norm`, that of the whole and, as `gradient_norm/rpn` and so on, of each
+            part of the model; with a loss scale also of the `loss_scale`, that of this step, and
             of the `skipped_updates` of the run so far.
         """
         decay_loss, step = self._decay_loss(variables), self.optimizer.iterations + 1
@@ -55,10 +56,13 @@ class WeightUpdate:
         if loss_scale:
             gradients = loss_scale.unscale(gradients)
         norm, scaling = tf.linalg.global_norm(gradients), {}
+        norms = {"gradient_norm": norm} | _norms_of_parts(gradients, variables)
         if loss_scale:
             scaling["loss_scale"] = tf.convert_to_tensor(loss_scale.scale)
             applies = loss_scale.follow(norm)
             scaling["skipped_updates"] = tf.cast(loss_scale.num_skipped, tf.float32)
+            # Of an update that is left out they say nothing, and are none of the run's faults.
+            norms = {name: tf.where(applies, value, 0.0) for name, value in norms.items()}
         if self._clip_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm, use_norm=norm)
         gradients = [
@@ -71,11 +75,8 @@ class WeightUpdate:
         )
         if self._average:
             self._average.update(step)
-        if loss_scale:
-            # That of an update which is left out says nothing, and is none of the run's faults.
-            norm = tf.where(applies, norm, 0.0)
-        # All are the same on every replica.
-        values = {"weight_decay": decay_loss, "gradient_norm": norm} | scaling
+        # They are the same on every replica.
+        values = {"weight_decay": decay_loss} | norms | scaling
         return {name: value / num_replicas for name, value in values.items()}
 
     def scaled(self, loss):
@@ -96,3 +97,14 @@ class WeightUpdate:
     def _decay_loss(self, variables):
         squares = [tf.nn.l2_loss(each) for each in variables if optimizer_lib.decays(each)]
         return self._weight_decay * tf.add_n(squares)
+
+
+def _norms_of_parts(gradients, variables):
+    """Returns {"gradient_norm/PART": norm} of the gradients of each part of a model.
+
+    A graph has the sum of each gradient's squares once, whoever asks for it.
+    """
+    parts = {}
+    for gradient, variable in zip(gradients, variables, strict=True):
+        parts.setdefault(optimizer_lib.part_of(variable), []).append(gradient)
+    return {f"gradient_norm/{name}": tf.linalg.global_norm(each) for name, each in parts.items()}

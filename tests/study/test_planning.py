@@ -164,7 +164,7 @@ def test_jobs_and_plan_come_without_tensorflow(tmp_path):
         cwd=REPOSITORY,
     )
     assert done.returncode == 0, done.stderr
-    assert "gn/all/2x/seed-1 at 225" in done.stdout
+    assert "gn/all/2x/seed-1 at 150" in done.stdout
     read = vertex_submission.read_jobs(str(jobs))
     assert len(read) == 8 and all(job["gin_files"] == ["quickstart.gin"] for job in read)
     waits = {job["name"]: job["after"] for job in read}

@@ -1,14 +1,13 @@
 """Categories by id and name: what training data, evaluation data and a run's weights agree on.
 
 A run keeps those that it is trained on in `categories.json` of its folder, beside its checkpoints:
-the weights know the classes by their order alone.
+the weights know the classes by their order alone. Nothing here needs TensorFlow.
 """
 
 import json
 import os
 from collections.abc import Sequence
 
-import tensorflow as tf
 from absl import logging
 
 from rethink_tf import files
@@ -99,9 +98,9 @@ def check_run(
     Raises:
         ValueError: if the run's own weights, or those that are only evaluated, are of others.
     """
-    own = _read(model_dir)
+    own = read(model_dir)
     # Before its first checkpoint, a run has no weights that were trained on these classes.
-    if own is not None and tf.io.gfile.glob(os.path.join(model_dir, "checkpoints", "*.index")):
+    if own is not None and files.list_folder(os.path.join(model_dir, "checkpoints"), ".index"):
         found = difference(own[1], entries, (own[0], place))
         if found:
             raise ValueError(
@@ -122,31 +121,34 @@ def check_run(
 
 def write(model_dir: str, entries: Sequence[dict]) -> None:
     """Leaves the categories that a run is trained on in its folder."""
-    tf.io.gfile.makedirs(model_dir)
     kept = [{"id": entry["id"], "name": entry["name"]} for entry in entries]
     text = json.dumps({"version": 1, "categories": kept}, indent=1)
     files.write_whole(os.path.join(model_dir, FILE), text + "\n")
 
 
 def _beside_checkpoint(checkpoint):
-    """The categories of the run that a checkpoint is of, as `_read`: a folder of it, or a path."""
+    """The categories of the run that a checkpoint is of, as `read`: a folder of it, or a path."""
     folder = checkpoint.rstrip("/")
     for _ in range(3):
-        found = _read(folder)
+        found = read(folder)
         if found is not None:
             return found
         folder = os.path.dirname(folder)
     return None
 
 
-def _read(folder):
-    """Returns the path and the entries of a folder's `categories.json`, None where it has none."""
+def read(folder: str) -> tuple[str, list[dict]] | None:
+    """Returns the path and the entries of a folder's `categories.json`, None where it has none.
+
+    Raises:
+        ValueError: if the file is damaged; names it.
+    """
     path = os.path.join(folder, FILE)
-    if not folder or not tf.io.gfile.exists(path):
+    text = files.read_text(path) if folder else None
+    if text is None:
         return None
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            found = json.loads(file.read())["categories"]
+        found = json.loads(text)["categories"]
         return path, [{"id": entry["id"], "name": entry["name"]} for entry in found]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}): remove it") from error

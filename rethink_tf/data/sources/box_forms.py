@@ -15,12 +15,12 @@ from rethink_tf.data.sources import run_lengths
 
 # A mask and its box are at one from this IoU on; boxes of whole objects whose masks are of the
 # visible part stay above it in most.
-_AGREEMENT = 0.5
+AGREEMENT = 0.5
 _SAMPLE = 1000
 
 # Each takes [N, 4] numbers as stated and [N, 4] (width, height, width, height) of the images, and
 # returns corners (x1, y1, x2, y2), pixels.
-_OWN_FORM = "[x, y, width, height] in pixels"
+OWN_FORM = "[x, y, width, height] in pixels"
 
 
 def _from_xywh(boxes):
@@ -31,8 +31,8 @@ def _from_centres(boxes):
     return np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1)
 
 
-_FORMS: dict[str, Callable] = {
-    _OWN_FORM: lambda boxes, sizes: _from_xywh(boxes),
+FORMS: dict[str, Callable] = {
+    OWN_FORM: lambda boxes, sizes: _from_xywh(boxes),
     "corners [x1, y1, x2, y2] in pixels": lambda boxes, sizes: boxes,
     "corners [y1, x1, y2, x2] in pixels": lambda boxes, sizes: boxes[:, [1, 0, 3, 2]],
     "[y, x, height, width] in pixels": lambda boxes, sizes: _from_xywh(boxes[:, [1, 0, 3, 2]]),
@@ -61,20 +61,11 @@ def check(annotations: Sequence[Any], images: Mapping[int, dict]) -> None:
     """
     usable = [entry for entry in annotations if _has_box(entry, images)]
     _check_fractions(usable)
-    step = max(1, len(usable) // _SAMPLE)
-    rows = [(entry, _extent(entry, images[entry["image_id"]])) for entry in usable[::step]]
-    rows = [(entry, extent) for entry, extent in rows if extent is not None]
+    rows = with_masks(usable, images)
     if not rows:
         return
-    boxes = np.array([entry["bbox"] for entry, _ in rows], np.float64)
-    extents = np.array([extent for _, extent in rows])
-    sides = [(images[e["image_id"]]["width"], images[e["image_id"]]["height"]) for e, _ in rows]
-    sizes = np.tile(np.array(sides, np.float64), 2)
-    shares = {
-        name: float((_iou(corners(boxes, sizes), extents) >= _AGREEMENT).mean())
-        for name, corners in _FORMS.items()
-    }
-    if shares[_OWN_FORM] >= 0.5:
+    shares = agreement(rows, images)
+    if shares[OWN_FORM] >= 0.5:
         return
     likely = max(shares, key=shares.get)
     looks = f"They look like {likely}, in which {shares[likely]:.0%} agree: convert them to"
@@ -82,11 +73,44 @@ def check(annotations: Sequence[Any], images: Mapping[int, dict]) -> None:
         looks = "They look like no form that is known here; each must be"
     entry = rows[0][0]
     raise ValueError(
-        f"{1 - shares[_OWN_FORM]:.0%} of {len(rows):,} boxes contradict their own masks, such as "
+        f"{1 - shares[OWN_FORM]:.0%} of {len(rows):,} boxes contradict their own masks, such as "
         f"that of annotation {entry.get('id')!r} of image {entry['image_id']!r}, {entry['bbox']} "
-        f"with a mask from {_rounded(extents[0][:2])} to {_rounded(extents[0][2:])} (x, y). "
-        f"{looks} {_OWN_FORM}"
+        f"with a mask from {_rounded(rows[0][1][:2])} to {_rounded(rows[0][1][2:])} (x, y). "
+        f"{looks} {OWN_FORM}"
     )
+
+
+def with_masks(
+    annotations: Sequence[dict], images: Mapping[int, dict]
+) -> list[tuple[dict, Sequence[float]]]:
+    """Returns some annotations with corners (x1, y1, x2, y2) around their masks, in pixels.
+
+    Args:
+        annotations: entries of a COCO file with four numbers as "bbox".
+        images: entries of "images" by id.
+    """
+    step = max(1, len(annotations) // _SAMPLE)
+    rows = [(entry, _extent(entry, images[entry["image_id"]])) for entry in annotations[::step]]
+    return [(entry, extent) for entry, extent in rows if extent is not None]
+
+
+def agreement(
+    rows: Sequence[tuple[dict, Sequence[float]]], images: Mapping[int, dict]
+) -> dict[str, float]:
+    """Returns {form: share of the boxes that lie where they should, read in that form}.
+
+    Args:
+        rows: annotations with the corners (x1, y1, x2, y2) of where they should lie, pixels.
+        images: entries of "images" by id.
+    """
+    boxes = np.array([entry["bbox"] for entry, _ in rows], np.float64)
+    places = np.array([place for _, place in rows])
+    sides = [(images[e["image_id"]]["width"], images[e["image_id"]]["height"]) for e, _ in rows]
+    sizes = np.tile(np.array(sides, np.float64), 2)
+    return {
+        name: float((iou(corners(boxes, sizes), places) >= AGREEMENT).mean())
+        for name, corners in FORMS.items()
+    }
 
 
 def _check_fractions(entries):
@@ -100,7 +124,7 @@ def _check_fractions(entries):
     raise ValueError(
         f"all {len(boxes):,} boxes have numbers from 0 to 1 only, such as {entry['bbox']} of "
         f"annotation {entry.get('id')!r} of image {entry['image_id']!r}: they look like fractions "
-        f"of the image; convert them to {_OWN_FORM}"
+        f"of the image; convert them to {OWN_FORM}"
     )
 
 
@@ -155,7 +179,8 @@ def _extent_of_runs(segmentation):
     return [x, y, x + width, y + height]
 
 
-def _iou(first, second):
+def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns float64 [N], the IoU of the rows of two arrays of corners [N, 4]."""
     low = np.maximum(first[:, :2], second[:, :2])
     high = np.minimum(first[:, 2:], second[:, 2:])
     shared = np.maximum(high - low, 0).prod(1)

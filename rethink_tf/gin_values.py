@@ -57,6 +57,10 @@ class Values:
         """Returns the value of a binding or macro, macros in it replaced; `default` for none."""
         return self._resolve(self._bound.get(binding, default), {binding})
 
+    def names(self) -> list[str]:
+        """Returns the names of all bindings and macros."""
+        return list(self._bound)
+
     def of(self, part: str) -> dict[str, Any]:
         """Returns {parameter: value} of a part."""
         prefix = f"{part}."
