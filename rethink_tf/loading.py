@@ -61,10 +61,8 @@ class LoadedDetector:
         side = -(-pipeline.max_side // multiple) * multiple
         fixed = pipeline.buckets or ([(side, side)] if plan.static_shapes else None)
         self.shapes = batch_shapes.BatchShapes(fixed, multiple)
-        spec = schema.evaluation_spec(None, self.shapes.only)
-        self._predictor = inference.Predictor(detector, tf.distribute.get_strategy(), spec)
-        self._placer = placing.Placer(self._names, self._predictor.fields)
-        self._tracing, self._traced = threading.Lock(), set()
+        self._placer = placing.Placer(self._names, [head.field for head in detector.heads])
+        self._tracing, self._predictors, self._traced = threading.Lock(), {}, set()
 
     @property
     def class_names(self):
@@ -119,13 +117,21 @@ class LoadedDetector:
 
     def predict(self, batch):
         """Returns the outputs of `Predictor` for a batch, {name: array}."""
-        program = batch[schema.PADDING].shape[0], *batch[schema.IMAGE].shape[:1]
+        program = batch[schema.IMAGE].shape[0], batch[schema.PADDING].shape[0]
         # Python code of layers runs while a program is traced, and is not made for threads.
         is_first = program not in self._traced
         with self._tracing if is_first else contextlib.nullcontext():
-            outputs = self._predictor(batch)
+            outputs = self._predictor(program[0])(batch)
         self._traced.add(program)
         return outputs
+
+    def _predictor(self, batch_size):
+        """Returns the programs for batches of a size, which is static in them."""
+        if batch_size not in self._predictors:
+            spec = schema.evaluation_spec(batch_size, self.shapes.only)
+            strategy = tf.distribute.get_strategy()
+            self._predictors[batch_size] = inference.Predictor(self.detector, strategy, spec)
+        return self._predictors[batch_size]
 
     def place(self, outputs, row, size):
         """Returns the `Detections` of one image of a batch.
