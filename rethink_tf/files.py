@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 import uuid
 
 
@@ -142,6 +143,23 @@ def list_folder(folder, ending=""):
         return []
     names = _gfile().listdir(folder) if is_remote(folder) else os.listdir(folder)
     return sorted(name for name in names if name.endswith(ending))
+
+
+@contextlib.contextmanager
+def local_copy(path):
+    """Within it, a file has the path that this yields, also where it is remote.
+
+    Args:
+        path: str, a small text.
+    """
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        local = os.path.join(folder, os.path.basename(path))
+        with open(local, "w") as file:
+            file.write(read_text(path))
+        yield local
 
 
 def append_line(path, line):

@@ -114,15 +114,14 @@ class RPN(tf_keras.layers.Layer):
                 # It sees zeros beyond the content, not what the one before makes of them.
                 shared = each(content.after(2**level).keep(shared) if content else shared)
             height, width = _sides(shared)
-            num_anchors = height * width * self._num_anchors
+            # B stays known where it is: one image is not told from a size to broadcast.
+            rows = [shared.shape[0] or -1, height * width * self._num_anchors]
             objectness = tf.cast(self.objectness(shared), tf.float32)
             if content:
                 inside = content.after(2**level).mask(objectness) > 0.0
                 objectness = tf.where(inside, objectness, nms.NO_SCORE)
-            logits[level] = tf.reshape(objectness, [-1, num_anchors])
-            deltas[level] = tf.cast(
-                tf.reshape(self.deltas(shared), [-1, num_anchors, 4]), tf.float32
-            )
+            logits[level] = tf.reshape(objectness, rows)
+            deltas[level] = tf.cast(tf.reshape(self.deltas(shared), [*rows, 4]), tf.float32)
             anchors[level] = anchor_ops.level_anchors(
                 height, width, 2**level, sizes, self.aspect_ratios
             )

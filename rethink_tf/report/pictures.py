@@ -165,9 +165,14 @@ def jpeg_uri(picture, max_side):
     """
     image = Image.fromarray(picture)
     image.thumbnail((max_side, max_side))
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg(image, 80)).decode()
+
+
+def jpeg(image, quality):
+    """Returns a Pillow image as the bytes of a JPEG file of a quality, 1 to 95."""
     encoded = io.BytesIO()
-    image.save(encoded, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
+    image.save(encoded, "JPEG", quality=quality)
+    return encoded.getvalue()
 
 
 def drawable_names(names):

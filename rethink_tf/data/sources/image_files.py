@@ -174,6 +174,11 @@ def _orientation(opened):
     return found if found in _TURN else 1
 
 
+def turns_sideways(opened):
+    """Whether EXIF's orientation of an opened image exchanges height and width."""
+    return _orientation(opened) > 4
+
+
 def _stored_and_upright(opened, orientation):
     """The image as stored and as EXIF turns it; the same object where it does not."""
     if orientation == 1:
