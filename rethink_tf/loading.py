@@ -170,7 +170,7 @@ def load(model_dir, checkpoint=None):
             f"{gin_file} is not there: give the folder of a run that rethink_tf.train has trained "
             "(MODEL_DIR)."
         )
-    entries = category_lists.read(model_dir)
+    entries = category_lists.of_run(model_dir)
     folder = os.path.join(model_dir, "checkpoints")
     path = checkpoint or checkpoint_files.find_newest(folder, None)
     if not path:

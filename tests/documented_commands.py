@@ -20,6 +20,7 @@ TRIED = {
     "python -m rethink_tf.convert": "tests/test_convert.py",
     "python -m rethink_tf.pretrain": "tests/pretraining/test_pretraining_run.py",
     "python -m rethink_tf.doctor": "tests/diagnosis/test_causes.py",
+    "python -m rethink_tf.predict": "tests/predicting/test_predict.py",
     "python -m launch.vertex": "tests/launch/test_vertex.py",
     "python -m launch.jobset": "tests/launch/test_jobset.py",
     "python -m launch.skypilot": "tests/launch/test_scripts.py",

@@ -79,8 +79,9 @@ def check(command, parse_flags):
         return
     found = parse_flags(words[2], words[3:])
     if found.get("gin_file"):
-        # Weights do not depend on where a run would read and write: `convert` asks for no folder.
-        places = ["MODEL_DIR=''", "DATA_DIR=''"] if words[2] == "rethink_tf.convert" else []
+        # Weights do not depend on where a run would read and write: these ask for no folder.
+        is_of_weights = words[2] in ("rethink_tf.convert", "rethink_tf.predict")
+        places = ["MODEL_DIR=''", "DATA_DIR=''"] if is_of_weights else []
         config.parse(found["gin_file"], places + (found.get("gin_param") or []))
 
 

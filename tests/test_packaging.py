@@ -133,7 +133,7 @@ def test_an_installed_package_away_from_the_repository_has_launchers_and_experim
     manifest = run(
         "-m", "launch.jobset", "--name=r50", "--image=registry/rethink_tf",
         "--gin_file=scratch_r50.gin", "--workers=2", "--gpus=8",
-        "--model_dir=gs://bucket/r50", "--data_dir=gs://bucket/coco",
+        "--gin_param=MODEL_DIR='gs://bucket/r50'", "--gin_param=DATA_DIR='gs://bucket/coco'",
     )  # fmt: skip
     assert "rethink_tf.train" in manifest and "scratch_r50.gin" in manifest
 

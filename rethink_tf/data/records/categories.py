@@ -126,13 +126,13 @@ def write(model_dir: str, entries: Sequence[dict]) -> None:
     files.write_whole(os.path.join(model_dir, FILE), text + "\n")
 
 
-def read(model_dir: str) -> list[dict]:
+def of_run(model_dir: str) -> list[dict]:
     """Returns the categories that a run was trained on, entries with "id" and "name" by id.
 
     Raises:
         ValueError: if the folder has none, or they are damaged; names the file.
     """
-    found = _read(model_dir)
+    found = read(model_dir)
     if found is None:
         raise ValueError(
             f"{os.path.join(model_dir, FILE)} is not there: give the folder of a run that "
