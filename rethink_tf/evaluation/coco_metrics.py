@@ -172,7 +172,7 @@ def evaluate(ground_truth, results, iou_types=("bbox", "segm"), image_ids=None, 
         name, measure = coco_engines.choose()
         metrics = {}
         for iou_type in iou_types:
-            evaluator, present = _measure(measure, iou_type, truth, found, kept)
+            evaluator, present = measure_kind(measure, iou_type, truth, found, kept)
             metrics.update(_collect(evaluator, present, iou_type, names))
     logging.debug(
         "COCO metrics of %d detections in %d images by %s took %.1f s",
@@ -208,10 +208,14 @@ def _kept(truth, image_ids):
     return kept
 
 
-def _measure(measure, iou_type, truth, found, kept):
+def measure_kind(measure, iou_type, truth, found, kept):
     """Measures the categories that have objects among the images.
 
     The others have no numbers: with many categories most of the work and memory would be theirs.
+
+    Args:
+        measure: of `coco_engines.choose`.
+        iou_type, truth, found, kept: as of `compared_instances`.
 
     Returns:
         pycocotools' evaluator with its summary, None where there is nothing to measure; and the
@@ -248,17 +252,31 @@ def compared_instances(iou_type, truth, found, kept):
         logging.warning("The ground truth has no %ss: all %s metrics are -1", kind, kind)
         return None
     present = np.unique(objects.categories)
-    detections = found.instances(iou_type, kept, present)
+    detections = counted_detections(iou_type, truth, found, kept, present)
     if not len(present):
         return None
-    if iou_type == "segm" and not truth.have("segmentation", kept).all():
-        is_counted = unmasked.counted(truth, found, kept, present)
-        detections = detections.take(np.flatnonzero(is_counted))
     objects, detections = (
         dataclasses.replace(each, categories=np.searchsorted(present, each.categories))
         for each in (objects, detections)
     )
     return objects, detections, present
+
+
+def counted_detections(iou_type, truth, found, kept, categories):
+    """Returns the detections of some categories that are compared; see `unmasked`.
+
+    Args:
+        iou_type, truth, found, kept: as of `compared_instances`.
+        categories: int64, positions of categories.
+
+    Returns:
+        `coco_columns.Instances`.
+    """
+    detections = found.instances(iou_type, kept, categories)
+    if iou_type == "segm" and not truth.have("segmentation", kept).all():
+        is_counted = unmasked.counted(truth, found, kept, categories)
+        detections = detections.take(np.flatnonzero(is_counted))
+    return detections
 
 
 def _collect(evaluator, present, iou_type, names):

@@ -257,8 +257,7 @@ class Evaluator(orbit.AbstractEvaluator):
 
     def _record(self, results, seconds):
         step = int(self._step.numpy())
-        name = f"detections-{step}{'-augmented' * self._is_augmented}.json"
-        self.results_path = os.path.join(self._model_dir, "results", name)
+        self.results_path = metrics_file.results_path(self._model_dir, step, self._is_augmented)
         tf.io.gfile.makedirs(os.path.dirname(self.results_path))
         coco_metrics.write_results(self.results_path, results)
         # pycocotools' matching in Python is slow on a large test set: once a run.

@@ -166,6 +166,55 @@ def precision_recall(curves: Mapping[str, Mapping[str, Sequence[float]]], metric
         return _svg(figure)
 
 
+def precision_recall_by_category(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """Returns precision over recall of each category, in rows of three.
+
+    Args:
+        curves: {name of the category: {name of the threshold: precision at 101 recalls}}.
+    """
+    with matplotlib.rc_context(_STYLE):
+        columns = min(3, max(len(curves), 1))
+        rows = max(-(-len(curves) // columns), 1)
+        figure = Figure(figsize=(5.6, 0.9 + 1.6 * rows), layout="constrained")
+        places = np.ravel(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False))
+        recalls = np.linspace(0, 1, 101)
+        for axes, (name, own) in zip(places, curves.items(), strict=False):
+            styles = zip(_cycle(), ("-", "--", ":"), own.items(), strict=False)
+            for colour, style, (threshold, values) in styles:
+                axes.plot(recalls, values, style, color=colour, label=threshold, linewidth=1.2)
+            axes.set_title(name, fontsize=9, color=_GREY)
+            axes.set_ylim(0, 1.02)
+            _open_frame(axes)
+        for axes in places[len(curves) :]:
+            axes.set_visible(False)
+        figure.supxlabel("recall", color=_GREY, fontsize=10)
+        figure.supylabel("precision", color=_GREY, fontsize=10)
+        return _svg(figure)
+
+
+def bars(names: Sequence[str], values: Mapping[str, Sequence[float]], quantity: str) -> str:
+    """Returns horizontal bars, side by side for each name.
+
+    Args:
+        names: from top to bottom.
+        values: {what they are of: one value a name}.
+        quantity: its name.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.6, 1.2 + 0.34 * len(names)), layout="constrained")
+        axes = figure.add_subplot()
+        places, height = np.arange(len(names)), 0.8 / len(values)
+        for index, (colour, (label, own)) in enumerate(zip(_cycle(), values.items(), strict=False)):
+            drawn = axes.barh(places + index * height, own, height, color=colour, label=label)
+            axes.bar_label(drawn, fmt="%.1f", padding=3, fontsize=8, color=_GREY)
+        axes.set_yticks(places + 0.4 - height / 2, names)
+        axes.invert_yaxis()
+        axes.set_xlabel(quantity)
+        axes.margins(x=0.12)
+        _open_frame(axes)
+        return _svg(figure)
+
+
 def confusion(matrix: np.ndarray, names: Sequence[str]) -> str:
     """Returns a confusion matrix, each row as shares of its objects.
 

@@ -36,6 +36,7 @@ def render(
     figures: Sequence[tuple[str, str]],
     tables: Sequence[Table],
     samples: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
+    samples_title: str = "Samples",
 ) -> str:
     """Returns a page of HTML.
 
@@ -45,6 +46,7 @@ def render(
         figures: (caption, SVG) each.
         tables: below them.
         samples: (caption, pictures side by side: (title, `data:` URI) each), last on the page.
+        samples_title: their heading.
     """
     parts = [f"<h1>{_text(title)}</h1>"]
     parts += [f"<p>{_text(each)}</p>" for each in summary]
@@ -55,7 +57,7 @@ def render(
     parts.append(f'<div class="grid">{shown}</div>')
     parts += [_table(table) for table in tables]
     if samples:
-        parts.append("<h2>Samples</h2>")
+        parts.append(f"<h2>{_text(samples_title)}</h2>")
         parts += [_sample(caption, pictures) for caption, pictures in samples]
     body = "\n".join(parts)
     return (

@@ -33,6 +33,7 @@ class Objects(NamedTuple):
     scores: np.ndarray | None = None
     masks: np.ndarray | None = None
     keypoints: np.ndarray | None = None
+    notes: list | None = None
 
 
 def class_colours(class_names):
@@ -63,7 +64,16 @@ def class_colours(class_names):
     return colours
 
 
-def draw_objects(image, boxes, class_names, scores=None, masks=None, keypoints=None, colours=None):
+def draw_objects(
+    image,
+    boxes,
+    class_names,
+    scores=None,
+    masks=None,
+    keypoints=None,
+    notes=None,
+    colours=None,
+):
     """Draws objects with their class, score, mask and keypoints, small ones in front.
 
     Args:
@@ -74,6 +84,7 @@ def draw_objects(image, boxes, class_names, scores=None, masks=None, keypoints=N
         masks: [N, H, W], not zero inside of the object, or None.
         keypoints: float [N, P, 3], (y, x, visibility or score), pixels of the image, or None;
             those of a score below 0.05 are not drawn.
+        notes: N texts that follow in the labels, "" for none, or None.
         colours: what `class_colours` returned for these names and others, or None.
 
     Returns:
@@ -83,7 +94,7 @@ def draw_objects(image, boxes, class_names, scores=None, masks=None, keypoints=N
         ValueError: if the image is not uint8 [H, W, 3] or the lengths or sizes differ.
     """
     boxes = np.asarray(boxes, np.float64).reshape([-1, 4])
-    _check(image, boxes, class_names, scores, masks, keypoints)
+    _check(image, boxes, class_names, scores, masks, keypoints, notes)
     colours = colours or class_colours(class_names)
     height, width = image.shape[:2]
     factor = max(1, -(-_MIN_LONG_SIDE // max(height, width)))
@@ -107,6 +118,7 @@ def draw_objects(image, boxes, class_names, scores=None, masks=None, keypoints=N
     # The small objects' labels first: they have the least room.
     for i in order[::-1]:
         label = class_names[i] if scores is None else f"{class_names[i]} {scores[i]:.2f}"
+        label += f": {notes[i]}" if notes and notes[i] else ""
         _draw_label(draw, font, label, boxes[i], colours[class_names[i]], size, placed)
     return np.asarray(canvas)
 
@@ -207,13 +219,14 @@ def save_png(path, image):
     files.write_whole(path, encoded.getvalue())
 
 
-def _check(image, boxes, class_names, scores, masks, keypoints):
+def _check(image, boxes, class_names, scores, masks, keypoints, notes):
     """Raises ValueError where the parts do not belong together."""
     is_image = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3
     if not is_image or image.shape[2] != 3 or not image.size:
         found = getattr(image, "dtype", type(image).__name__)
         raise ValueError(f"image must be uint8 [H, W, 3], found {found} {np.shape(image)}")
     named = {"class_names": class_names, "scores": scores, "masks": masks, "keypoints": keypoints}
+    named["notes"] = notes
     for name, values in named.items():
         if values is not None and len(values) != len(boxes):
             raise ValueError(f"{name} has {len(values)} entries for {len(boxes)} boxes")

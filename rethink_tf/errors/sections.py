@@ -1,0 +1,205 @@
+"""What the page of an analysis shows: its first lines, figures and tables."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rethink_tf.errors import inputs, measures, tide, worst
+from rethink_tf.evaluation import matches
+from rethink_tf.report import figures, further_tables
+from rethink_tf.report.sections import MAX_CATEGORIES
+from rethink_tf.report.study_tables import Table
+
+# Beyond that many, curves of single categories would be a page of their own.
+_MAX_CURVES = 90
+_SPECIAL = {
+    "false positives": "all wrong detections",
+    "false negatives": "all objects that are not found",
+}
+
+
+def summary(
+    case: inputs.Case, found: Sequence[measures.Measured], shown: worst.Shown | None
+) -> list[str]:
+    """Returns the paragraphs at the top.
+
+    Args:
+        case: what is analysed.
+        found: what was measured.
+        shown: what the pictures show, None for none.
+    """
+    lines = []
+    for each in found:
+        values = ", ".join(f"{name} {_percent(each.metrics[name])}" for name in ("AP", "AP50"))
+        lines.append(f"{each.name}: {values}")
+        if each.lost:
+            name, gain = max(each.lost.by_kind.items(), key=lambda pair: pair[1])
+            lines[-1] += f"; the most is lost by **{name}** ({gain:.1f} of AP50)"
+    counts = f"{len(case.truth.images):,} images, {len(case.found.images):,} detections"
+    texts = [f"{counts}. " + ". ".join(lines) + "."]
+    if any(each.name == "keypoints" for each in found):
+        texts.append(
+            "Keypoints are compared by their similarity (OKS): AP, precision over recall and sizes "
+            "are given. The kinds of errors are of IoU, and are those of the boxes."
+        )
+    if shown:
+        texts.append(
+            f"At a score of {shown.score:.2f} or more, where the harmonic mean of both is highest, "
+            f"{shown.precision:.0%} of the detections are right, and they find {shown.recall:.0%} "
+            "of the objects (IoU 0.5)."
+        )
+    return texts
+
+
+def all_figures(
+    case: inputs.Case, found: Sequence[measures.Measured], confusion: np.ndarray
+) -> list[tuple[str, str]]:
+    """Returns (caption, SVG) of each figure; arguments as of `all_tables`."""
+    drawn, split = [], {each.name: each.lost for each in found if each.lost}
+    if split:
+        values = {name: [*lost.by_kind.values()] for name, lost in split.items()}
+        names = [*next(iter(split.values())).by_kind]
+        caption = (
+            "What each kind of error costs: how much AP50 would gain if it alone were right (TIDE)."
+        )
+        drawn.append((caption, figures.bars(names, values, "points of AP50 lost")))
+    for each in found:
+        curves = list(each.curves.values())
+        if not curves:
+            continue
+        mean = {key: np.mean([own[key] for own in curves], 0) for key in curves[0]}
+        caption = f"Precision over recall ({each.name}), mean over {len(curves):,} categories."
+        drawn.append((caption, figures.precision_recall({"mean": mean}, each.name)))
+    if len(case.names) <= MAX_CATEGORIES:
+        caption = (
+            "Which objects are taken for which, by boxes that score "
+            f"{matches.CONFUSION_SCORE:g} or more: shade by share of the row."
+        )
+        drawn.append((caption, figures.confusion(confusion, case.names)))
+    for each in found:
+        names = _names_by_id(case)
+        shown = dict(list(each.curves.items())[:_MAX_CURVES])
+        curves = {names[key]: own for key, own in shown.items()}
+        caption = f"Precision over recall of each category ({each.name})"
+        if len(shown) < len(each.curves):
+            caption += f", the first {len(shown)} of {len(each.curves):,}"
+        if curves:
+            drawn.append((f"{caption}.", figures.precision_recall_by_category(curves)))
+    return drawn
+
+
+def all_tables(
+    case: inputs.Case, found: Sequence[measures.Measured], confusion: np.ndarray
+) -> list[Table]:
+    """Returns the tables.
+
+    Args:
+        case: what is analysed.
+        found: what was measured.
+        confusion: int [K + 1, K + 1]; see `evaluation.matches`.
+    """
+    tables = [_of_kinds([each for each in found if each.errors]), _of_sizes(case, found)]
+    tables += [_of_categories(case, each) for each in found]
+    rows = further_tables.most_confused(confusion, case.names)
+    tables.append(
+        Table(
+            "Categories taken for another",
+            "confusions",
+            further_tables.CONFUSED,
+            rows,
+            further_tables.CONFUSED_NOTE,
+        )
+    )
+    return [table for table in tables if table.rows]
+
+
+def _of_kinds(found):
+    counts = {each.name: np.bincount(each.errors.kinds, minlength=6) for each in found}
+    rows = []
+    for kind, (name, meaning) in tide.KINDS.items():
+        rows.append([name, *_gains(found, name), *_counts(found, counts, kind), meaning])
+    missed = [f"{int(each.errors.missed.sum()):,}" for each in found]
+    rows.append([tide.MISSED, *_gains(found, tide.MISSED), *missed, tide.MISSED_MEANS])
+    special = zip(
+        _SPECIAL.items(),
+        (
+            [each.lost.false_positives for each in found],
+            [each.lost.false_negatives for each in found],
+        ),
+        strict=True,
+    )
+    for (name, meaning), gains in special:
+        rows.append([name, *(f"{gain:.2f}" for gain in gains), *["" for _ in found], meaning])
+    names = [each.name for each in found]
+    return Table(
+        "Kinds of errors",
+        "errors",
+        ["error", *(f"AP50 lost ({n})" for n in names), *(f"count ({n})" for n in names), "what"],
+        rows if found else [],
+        "Each kind is fixed alone, the others left as they are, so that they do not add up. Of each "
+        f"image the {tide.MAX_DETECTIONS} detections that score highest count. Bolya et al. 2020, "
+        "arXiv:2008.08115.",
+    )
+
+
+def _gains(found, name):
+    return [f"{each.lost.by_kind[name]:.2f}" for each in found]
+
+
+def _counts(found, counts, kind):
+    return [f"{counts[each.name][kind]:,}" for each in found]
+
+
+def _of_sizes(case, found):
+    objects = case.truth.instances("bbox", np.ones(len(case.truth.images), bool))
+    areas = objects.areas[objects.crowds == 0]
+    sizes = np.searchsorted([32**2, 96**2], areas, side="right")
+    rows = []
+    for position, (metric, name) in enumerate(measures.SIZES.items()):
+        values = [_percent(each.metrics.get(metric, -1.0)) for each in found]
+        rows.append([name, f"{int((sizes == position).sum()):,}", *values])
+    return Table(
+        "AP by size of the objects",
+        "sizes",
+        ["size", "objects", *(f"AP ({each.name})" for each in found)],
+        rows,
+        "Small is below 32 x 32 pixels of the stored image, large from 96 x 96 on, by the "
+        "annotation's area.",
+    )
+
+
+def _of_categories(case, measured):
+    names, rows = _names_by_id(case), []
+    errors, ids = measured.errors, sorted(case.truth.category_positions)
+    header = ["category", "AP", "AP50"]
+    if errors:
+        header += ["objects", "found", *(name for name, _ in tide.KINDS.values()), tide.MISSED]
+    for position, key in enumerate(ids):
+        has_objects = key in measured.curves
+        of_50 = float(np.mean(measured.curves[key]["IoU 0.5"])) if has_objects else -1.0
+        row = [names[key], _percent(measured.ap.get(key, -1.0)), _percent(of_50)]
+        if errors:
+            of_category = errors.object_categories == position
+            kinds = errors.kinds[errors.categories == position]
+            counts = [of_category.sum(), (of_category & (errors.found_by >= 0)).sum()]
+            counts += [(kinds == kind).sum() for kind in tide.KINDS]
+            counts.append((of_category & errors.missed).sum())
+            row += [f"{int(count):,}" for count in counts]
+        if has_objects or errors and (errors.categories == position).any():
+            rows.append(row)
+    note = "Errors are counted by the category of the detection, missed ones by that of the object."
+    return Table(
+        f"By category ({measured.name})",
+        f"categories_{measured.name}",
+        header,
+        rows,
+        note if errors else "",
+    )
+
+
+def _names_by_id(case):
+    return dict(zip(sorted(case.truth.category_positions), case.names, strict=True))
+
+
+def _percent(value):
+    return f"{100 * value:.1f}" if value >= 0 else "-"
