@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from rethink_tf import files, metrics_file
-from rethink_tf.evaluation import coco_columns, coco_metrics
+from rethink_tf.evaluation import coco_columns, coco_metrics, comparing
 from rethink_tf.report import run_data
 
 
@@ -125,7 +125,7 @@ def _make_case(title, truth, where, results, read_image):
     entries = coco_metrics.read_results(results)
     try:
         found = coco_columns.Results(entries, columns)
-        kept = np.ones(len(columns.images), bool)
+        kept = comparing.kept_images(columns)
         iou_types = [
             each
             for each, key in (("bbox", "bbox"), ("segm", "segmentation"), ("keypoints",) * 2)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rethink_tf.errors import inputs, measures, tide, worst
-from rethink_tf.evaluation import matches
+from rethink_tf.evaluation import comparing, matches
 from rethink_tf.report import figures, further_tables
 from rethink_tf.report.sections import MAX_CATEGORIES
 from rethink_tf.report.study_tables import Table
@@ -13,8 +13,8 @@ from rethink_tf.report.study_tables import Table
 # Beyond that many, curves of single categories would be a page of their own.
 _MAX_CURVES = 90
 _SPECIAL = {
-    "false positives": "all wrong detections",
-    "false negatives": "all objects that are not found",
+    "false positives": "if no wrong detection scored higher than a right one",
+    "false negatives": "if there were no objects but those that are found",
 }
 
 
@@ -31,10 +31,10 @@ def summary(
     lines = []
     for each in found:
         values = ", ".join(f"{name} {_percent(each.metrics[name])}" for name in ("AP", "AP50"))
-        lines.append(f"{each.name}: {values}")
+        lines.append(f"{each.name.capitalize()}: {values}")
         if each.lost:
             name, gain = max(each.lost.by_kind.items(), key=lambda pair: pair[1])
-            lines[-1] += f"; the most is lost by **{name}** ({gain:.1f} of AP50)"
+            lines[-1] += f"; most is lost by **{name}** ({gain:.1f} points of AP50)"
     counts = f"{len(case.truth.images):,} images, {len(case.found.images):,} detections"
     texts = [f"{counts}. " + ". ".join(lines) + "."]
     if any(each.name == "keypoints" for each in found):
@@ -77,14 +77,12 @@ def all_figures(
         )
         drawn.append((caption, figures.confusion(confusion, case.names)))
     for each in found:
-        names = _names_by_id(case)
         shown = dict(list(each.curves.items())[:_MAX_CURVES])
-        curves = {names[key]: own for key, own in shown.items()}
         caption = f"Precision over recall of each category ({each.name})"
         if len(shown) < len(each.curves):
             caption += f", the first {len(shown)} of {len(each.curves):,}"
-        if curves:
-            drawn.append((f"{caption}.", figures.precision_recall_by_category(curves)))
+        if shown:
+            drawn.append((f"{caption}.", figures.precision_recall_by_category(shown)))
     return drawn
 
 
@@ -136,9 +134,9 @@ def _of_kinds(found):
         "errors",
         ["error", *(f"AP50 lost ({n})" for n in names), *(f"count ({n})" for n in names), "what"],
         rows if found else [],
-        "Each kind is fixed alone, the others left as they are, so that they do not add up. Of each "
-        f"image the {tide.MAX_DETECTIONS} detections that score highest count. Bolya et al. 2020, "
-        "arXiv:2008.08115.",
+        "Each kind is fixed alone, the others left as they are: what is lost does not add up. Of "
+        f"each image the {tide.MAX_DETECTIONS} detections that score highest count. After Bolya et "
+        "al. 2020, arXiv:2008.08115.",
     )
 
 
@@ -151,7 +149,7 @@ def _counts(found, counts, kind):
 
 
 def _of_sizes(case, found):
-    objects = case.truth.instances("bbox", np.ones(len(case.truth.images), bool))
+    objects = case.truth.instances("bbox", comparing.kept_images(case.truth))
     areas = objects.areas[objects.crowds == 0]
     sizes = np.searchsorted([32**2, 96**2], areas, side="right")
     rows = []
@@ -169,24 +167,17 @@ def _of_sizes(case, found):
 
 
 def _of_categories(case, measured):
-    names, rows = _names_by_id(case), []
-    errors, ids = measured.errors, sorted(case.truth.category_positions)
+    errors, rows = measured.errors, []
     header = ["category", "AP", "AP50"]
     if errors:
         header += ["objects", "found", *(name for name, _ in tide.KINDS.values()), tide.MISSED]
-    for position, key in enumerate(ids):
-        has_objects = key in measured.curves
-        of_50 = float(np.mean(measured.curves[key]["IoU 0.5"])) if has_objects else -1.0
-        row = [names[key], _percent(measured.ap.get(key, -1.0)), _percent(of_50)]
-        if errors:
-            of_category = errors.object_categories == position
-            kinds = errors.kinds[errors.categories == position]
-            counts = [of_category.sum(), (of_category & (errors.found_by >= 0)).sum()]
-            counts += [(kinds == kind).sum() for kind in tide.KINDS]
-            counts.append((of_category & errors.missed).sum())
-            row += [f"{int(count):,}" for count in counts]
-        if has_objects or errors and (errors.categories == position).any():
-            rows.append(row)
+    for position, name in enumerate(case.names):
+        curves = measured.curves.get(name)
+        values = [curves["0.5 to 0.95"], curves["IoU 0.5"]] if curves else [np.array([-1.0])] * 2
+        row = [name, *(_percent(float(each.mean())) for each in values)]
+        counts = _counts_of_category(errors, position) if errors else []
+        if curves or any(counts):
+            rows.append(row + [f"{count:,}" for count in counts])
     note = "Errors are counted by the category of the detection, missed ones by that of the object."
     return Table(
         f"By category ({measured.name})",
@@ -197,8 +188,13 @@ def _of_categories(case, measured):
     )
 
 
-def _names_by_id(case):
-    return dict(zip(sorted(case.truth.category_positions), case.names, strict=True))
+def _counts_of_category(errors, position):
+    of_category = errors.object_categories == position
+    kinds = errors.kinds[errors.categories == position]
+    counts = [of_category.sum(), (of_category & (errors.found_by >= 0)).sum()]
+    counts += [(kinds == kind).sum() for kind in tide.KINDS]
+    counts.append((of_category & errors.missed).sum())
+    return [int(count) for count in counts]
 
 
 def _percent(value):

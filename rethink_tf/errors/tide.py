@@ -32,7 +32,7 @@ KINDS = {
     BACKGROUND: ("background", "IoU of 0.1 or less with every object"),
 }
 MISSED = "missed"
-MISSED_MEANS = "no detection has found it, or would have with the right category or place"
+MISSED_MEANS = "not found, and no error of category or place is about it"
 
 
 @dataclasses.dataclass(frozen=True)

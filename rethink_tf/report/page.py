@@ -24,7 +24,7 @@ svg { width: 100%; height: auto; max-width: 44rem; font-family: inherit }
 img { width: 100%; height: auto; border-radius: 4px }
 table { border-collapse: collapse; font-size: 0.85rem }
 th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--line); text-align: left;
-  vertical-align: top; min-width: 5rem }
+  vertical-align: top; min-width: 3.5rem }
 th { background: var(--soft); position: sticky; top: 0 }
 figcaption, .note { font-size: 0.85rem; opacity: 0.8 }
 """

@@ -21,6 +21,7 @@ _MIN_LONG_SIDE = 480  # pixels; below that a label of 13 pixels hides what it na
 _MASK_OPACITY = 0.45
 _MIN_KEYPOINT_SCORE = 0.05  # Detectron2's
 _TITLE_COLOUR = (32, 34, 38)
+_PROPOSAL_COLOUR, _TRUTH_COLOUR = (255, 150, 30), (60, 230, 90)
 # Hues of 20 classes, far apart first; more classes repeat them, lighter and darker.
 _HUES = [(slot * 0.381966) % 1.0 for slot in range(20)]
 
@@ -96,10 +97,8 @@ def draw_objects(
     boxes = np.asarray(boxes, np.float64).reshape([-1, 4])
     _check(image, boxes, class_names, scores, masks, keypoints, notes)
     colours = colours or class_colours(class_names)
-    height, width = image.shape[:2]
-    factor = max(1, -(-_MIN_LONG_SIDE // max(height, width)))
-    size = (factor * width, factor * height)
-    canvas = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    canvas, factor = _enlarged(image)
+    size = canvas.size
     # Not finite corners would stop Pillow; a detector that diverged should still be seen.
     boxes = np.nan_to_num(boxes, posinf=1e6, neginf=-1e6) * factor
     order = np.argsort(-_areas(boxes), kind="stable")
@@ -152,6 +151,26 @@ def side_by_side(image, truth, detections):
     for title, picture, x in zip(titles, (left, right), (0, panel + margin), strict=True):
         canvas.paste(Image.fromarray(picture), (x, bar))
         draw.text((x + margin, margin), title, "white", font)
+    return np.asarray(canvas)
+
+
+def draw_proposals(image, truth, proposals):
+    """Draws proposals in orange, and the objects that they are to cover in green in front.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+        truth: float [N, 4], (y1, x1, y2, x2), pixels of the image.
+        proposals: float [R, 4], the same; those without area are none.
+
+    Returns:
+        uint8 [K * H, K * W, 3], as of `draw_objects`.
+    """
+    canvas, factor = _enlarged(image)
+    draw = ImageDraw.Draw(canvas)
+    proposals = proposals[_areas(proposals) > 0]
+    for boxes, colour in ((proposals, _PROPOSAL_COLOUR), (truth, _TRUTH_COLOUR)):
+        for box in np.nan_to_num(boxes, posinf=1e6, neginf=-1e6) * factor:
+            _draw_frame(draw, box, colour, canvas.size)
     return np.asarray(canvas)
 
 
@@ -235,6 +254,14 @@ def _check(image, boxes, class_names, scores, masks, keypoints, notes):
             raise ValueError(
                 f"a mask has shape {np.shape(mask)}, the image {image.shape[:2]}; paste it first"
             )
+
+
+def _enlarged(image):
+    """Returns an image to draw on, and K."""
+    height, width = image.shape[:2]
+    factor = max(1, -(-_MIN_LONG_SIDE // max(height, width)))
+    size = (factor * width, factor * height)
+    return Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), factor
 
 
 def _areas(boxes):

@@ -68,6 +68,7 @@ def log_closing(model_dir, trainer, evaluator):
             ("Metrics", metrics_file.path_in(model_dir)),
             ("Detections", f"{evaluator.results_path} (COCO's form)"),
             ("Picture", evaluator.pictures.newest),
+            ("Errors", f"python -m rethink_tf.errors {model_dir}"),
         ]
     there = [(name, text) for name, text in rows if _is_there(name, text)]
     logging.info("%s", f"Done.\n{table}{_lay_out(there)}", extra=console.KEPT)
