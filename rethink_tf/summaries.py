@@ -84,10 +84,11 @@ def write_precision_recall(name, precision, step=None):
     precision = np.asarray(precision, np.float64)[::-1]
     recall = np.linspace(1.0, 0.0, len(precision))
     is_reached = precision > 0
-    # Counts are in shares of the objects: how many there are, a mean over categories does not say.
-    right = recall * is_reached
+    # Counts are of 1000 objects: how many there are, a mean over categories does not say. The tab
+    # cuts off the end of a curve whose counts round to 0.
+    right = 1000 * recall * is_reached
     wrong = right * (1 / np.where(is_reached, precision, 1.0) - 1)
-    rows = [right, wrong, np.zeros_like(right), 1 - right, precision, recall]
+    rows = [right, wrong, np.zeros_like(right), 1000 - right, precision, recall]
     described = metadata.create_summary_metadata(name, "", len(precision))
     tf.summary.write(
         f"{name}/pr_curves",

@@ -13,6 +13,9 @@ from rethink_tf import files, metrics_file
 from rethink_tf.evaluation import coco_columns, coco_metrics, comparing
 from rethink_tf.report import run_data
 
+# What is compared beside boxes, and what annotations and results have it under.
+_KEYS = {"segm": "segmentation", "keypoints": "keypoints"}
+
 
 class NoImageError(ValueError):
     """An image can't be shown."""
@@ -52,9 +55,7 @@ def read_files(annotations: str, results: str, images: str | None) -> Case:
         ValueError: if a file is not in COCO's form, or the results are not of the ground truth.
         OSError: if one does not read.
     """
-    remedy = "give the ground truth in COCO's form, such as instances_val2017.json"
-    truth = files.read_json(annotations, remedy)
-    return _make_case(results, truth, annotations, results, _from_folder(images))
+    return _make_case(results, annotations, results, _from_folder(images))
 
 
 def read_run(model_dir: str, annotations: str | None, images: str | None) -> Case:
@@ -98,7 +99,7 @@ def read_run(model_dir: str, annotations: str | None, images: str | None) -> Cas
         )
     truth = splits.load_ground_truth(directory, _evaluated_ids(model_dir, described))
     read_image = _from_folder(images) or functools.partial(_from_records, directory, {})
-    return _make_case(title, truth, directory, results, read_image)
+    return _make_case(title, truth, results, read_image)
 
 
 def _evaluated_ids(model_dir, described):
@@ -117,22 +118,17 @@ def _evaluated_ids(model_dir, described):
     return ids
 
 
-def _make_case(title, truth, where, results, read_image):
-    try:
-        columns = coco_columns.GroundTruth(truth)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+def _make_case(title, truth, results, read_image):
+    columns = coco_columns.GroundTruth(truth)
     entries = coco_metrics.read_results(results)
+    kept = comparing.kept_images(columns)
     try:
         found = coco_columns.Results(entries, columns)
-        kept = comparing.kept_images(columns)
-        iou_types = [
-            each
-            for each, key in (("bbox", "bbox"), ("segm", "segmentation"), ("keypoints",) * 2)
-            if (each == "bbox" or any(entry.get(key) for entry in entries))
-            and (each == "bbox" or columns.have(key, kept).any())
-        ]
-        for each in iou_types:
+        iou_types = ["bbox"]
+        for each, key in _KEYS.items():
+            if columns.have(key, kept).any() and any(entry.get(key) for entry in entries):
+                iou_types.append(each)
+        for each in iou_types:  # which checks them
             found.instances(each, kept, np.zeros(0, np.int64))
     except ValueError as error:
         raise ValueError(f"{results}: {error}") from error

@@ -33,7 +33,7 @@ def summary(
         values = ", ".join(f"{name} {_percent(each.metrics[name])}" for name in ("AP", "AP50"))
         lines.append(f"{each.name.capitalize()}: {values}")
         if each.lost:
-            name, gain = max(each.lost.by_kind.items(), key=lambda pair: pair[1])
+            name, gain = max(each.lost.by_kind.items(), key=lambda pair: np.nan_to_num(pair[1]))
             lines[-1] += f"; most is lost by **{name}** ({gain:.1f} points of AP50)"
     counts = f"{len(case.truth.images):,} images, {len(case.found.images):,} detections"
     texts = [f"{counts}. " + ". ".join(lines) + "."]
@@ -57,7 +57,7 @@ def all_figures(
     """Returns (caption, SVG) of each figure; arguments as of `all_tables`."""
     drawn, split = [], {each.name: each.lost for each in found if each.lost}
     if split:
-        values = {name: [*lost.by_kind.values()] for name, lost in split.items()}
+        values = {name: np.nan_to_num([*lost.by_kind.values()]) for name, lost in split.items()}
         names = [*next(iter(split.values())).by_kind]
         caption = (
             "What each kind of error costs: how much AP50 would gain if it alone were right (TIDE)."
@@ -127,7 +127,7 @@ def _of_kinds(found):
         strict=True,
     )
     for (name, meaning), gains in special:
-        rows.append([name, *(f"{gain:.2f}" for gain in gains), *["" for _ in found], meaning])
+        rows.append([name, *(_points(gain) for gain in gains), *["" for _ in found], meaning])
     names = [each.name for each in found]
     return Table(
         "Kinds of errors",
@@ -141,7 +141,7 @@ def _of_kinds(found):
 
 
 def _gains(found, name):
-    return [f"{each.lost.by_kind[name]:.2f}" for each in found]
+    return [_points(each.lost.by_kind[name]) for each in found]
 
 
 def _counts(found, counts, kind):
@@ -195,6 +195,11 @@ def _counts_of_category(errors, position):
     counts += [(kinds == kind).sum() for kind in tide.KINDS]
     counts.append((of_category & errors.missed).sum())
     return [int(count) for count in counts]
+
+
+def _points(gain):
+    """Returns a gain as text; "-" where a fix has taken all objects out."""
+    return "-" if np.isnan(gain) else f"{gain:.2f}"
 
 
 def _percent(value):

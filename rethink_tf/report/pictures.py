@@ -170,7 +170,8 @@ def draw_proposals(image, truth, proposals):
     proposals = proposals[_areas(proposals) > 0]
     for boxes, colour in ((proposals, _PROPOSAL_COLOUR), (truth, _TRUTH_COLOUR)):
         for box in np.nan_to_num(boxes, posinf=1e6, neginf=-1e6) * factor:
-            _draw_frame(draw, box, colour, canvas.size)
+            # The dark lines of so many proposals would be all that is seen.
+            _draw_frame(draw, box, colour, canvas.size, is_set_off=boxes is truth)
     return np.asarray(canvas)
 
 
@@ -284,15 +285,16 @@ def _blend_masks(canvas, masks_and_colours):
     return Image.fromarray(np.round(picture).astype(np.uint8))
 
 
-def _draw_frame(draw, box, colour, size):
-    """Draws a box in its colour, on a dark line that sets it off from any background."""
+def _draw_frame(draw, box, colour, size, is_set_off=True):
+    """Draws a box in its colour, by default on a dark line that sets it off from the image."""
     y1, x1, y2, x2 = box
     line = max(2, round(max(size) / 320))
     left, top = max(x1, 0), max(y1, 0)
     right, bottom = min(x2, size[0]) - 1, min(y2, size[1]) - 1
     if right < left or bottom < top:
         return
-    draw.rectangle((left, top, right, bottom), outline=(0, 0, 0), width=line + 1)
+    if is_set_off:
+        draw.rectangle((left, top, right, bottom), outline=(0, 0, 0), width=line + 1)
     draw.rectangle((left, top, right, bottom), outline=colour, width=line)
 
 
