@@ -84,9 +84,9 @@ def server(resumed):
         assert output.has_line.wait(timeout=60)
         address = output.getvalue().removeprefix("TensorBoard: ").strip()
         deadline = time.monotonic() + 60
-        while set(fetch(address, "data/plugin/images/tags")) != {"."} or "known" not in fetch(
-            address, "data/plugin/pr_curves/tags"
-        ):
+        while set(fetch(address, "data/plugin/images/tags")) != {
+            "tensorboard"
+        } or "tensorboard/known" not in fetch(address, "data/plugin/pr_curves/tags"):
             assert time.monotonic() < deadline
         yield address
 
@@ -100,31 +100,38 @@ def fetch(address, path, body=None, **query):
 
 
 def test_tensorboard_gives_scalars_pictures_and_settings(resumed, server):
-    points = fetch(server, "data/plugin/scalars/scalars", run=".", tag="train/total")
+    points = fetch(server, "data/plugin/scalars/scalars", run="tensorboard", tag="train/total")
     assert [step for _, step, _ in points] == [1, 2, 3, 4]
-    points = fetch(server, "data/plugin/scalars/scalars", run=".", tag="evaluation/mask/AP")
+    points = fetch(
+        server, "data/plugin/scalars/scalars", run="tensorboard", tag="evaluation/mask/AP"
+    )
     assert [step for _, step, _ in points] == [2, 4]
     for tag in ("detections/0", "proposals/0"):
-        shown = fetch(server, "data/plugin/images/images", run=".", tag=tag, sample=0)
-        assert [each["step"] for each in shown] == [2, 4] and shown[0]["width"] >= 480
-    (text, *_) = fetch(server, "data/plugin/text/text", run=".", tag="config", markdown="true")
+        shown = fetch(server, "data/plugin/images/images", run="tensorboard", tag=tag, sample=0)
+        assert [each["step"] for each in shown] == [2, 4]
+    (text, *_) = fetch(
+        server, "data/plugin/text/text", run="tensorboard", tag="config", markdown="true"
+    )
     assert "ResNet.depth = 18" in text["text"] and "<code>" in text["text"]
 
 
 def test_tensorboard_gives_precision_over_recall(server):
-    curve = fetch(server, "data/plugin/pr_curves/pr_curves", run="known", tag="known/pr_curves")
-    (curve,) = curve["known"]
+    curve = fetch(
+        server, "data/plugin/pr_curves/pr_curves", run="tensorboard/known", tag="known/pr_curves"
+    )
+    (curve,) = curve["tensorboard/known"]
     # The end at recall 0, which has no detection, is cut off.
     assert curve["recall"] == pytest.approx(np.linspace(1, 0.01, 100), abs=1e-6)
     assert curve["precision"] == pytest.approx(PRECISION[:0:-1], abs=1e-6)
-    assert fetch(server, "data/plugin/pr_curves/tags")["."].keys() >= {
+    assert fetch(server, "data/plugin/pr_curves/tags")["tensorboard"].keys() >= {
         "evaluation/box/mean, IoU 0.5/pr_curves", "evaluation/mask/star, IoU 0.5/pr_curves"
     }  # fmt: skip
 
 
 def test_tensorboard_gives_hyper_parameters_and_the_last_ap(resumed, server):
     states = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
-    asked = {"allowedStatuses": states, "startIndex": 0, "sliceSize": 9, "colParams": []}
+    shown = [{"metric": {"group": "", "tag": "evaluation/box/AP"}}]
+    asked = {"allowedStatuses": states, "startIndex": 0, "sliceSize": 9, "colParams": shown}
     (group,) = fetch(server, "data/plugin/hparams/session_groups", asked)["sessionGroups"]
     values = group["hparams"]
     assert values["ResNet.depth"] == 18 and values["FPN.normalizer"] == "gn"
@@ -151,10 +158,11 @@ def test_a_browser_shows_scalars_and_images(server, tmp_path):
 
 def test_names_of_hyper_parameters_are_short_and_apart():
     bound = {"a.b.Part.size": "3", "c.Part.size": "[1, 2]", "tall/a.b.Part.size": "0.5",
-             "experiment.run.data_dir": "%DATA_DIR", "x.Y.z": "@m.n.Q()", "x.Y.none": "None"}  # fmt: skip
+             "experiment.run.data_dir": "%DATA_DIR", "x.Y.z": "@m.n.Q()", "x.Y.w": "None",
+             }  # fmt: skip
     assert summaries.hyperparameters(bound) == {
         "Part.size": 3, "c.Part.size": "[1, 2]", "tall/Part.size": 0.5, "Y.z": "@Q()",
-        "Y.none": "None"
+        "Y.w": "None"
     }  # fmt: skip
 
 

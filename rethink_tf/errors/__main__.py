@@ -57,6 +57,7 @@ def main(argv):
             tables,
             drawn,
             "Images that lose the most",
+            sections.small_figures(found),
         )
         files.write_whole(_OUTPUT.value, content)
     except (ValueError, OSError) as error:

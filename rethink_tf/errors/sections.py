@@ -10,8 +10,6 @@ from rethink_tf.report import figures, further_tables
 from rethink_tf.report.sections import MAX_CATEGORIES
 from rethink_tf.report.study_tables import Table
 
-# Beyond that many, curves of single categories would be a page of their own.
-_MAX_CURVES = 90
 _SPECIAL = {
     "false positives": "if no wrong detection scored higher than a right one",
     "false negatives": "if there were no objects but those that are found",
@@ -76,14 +74,35 @@ def all_figures(
             f"{matches.CONFUSION_SCORE:g} or more: shade by share of the row."
         )
         drawn.append((caption, figures.confusion(confusion, case.names)))
-    for each in found:
-        shown = dict(list(each.curves.items())[:_MAX_CURVES])
-        caption = f"Precision over recall of each category ({each.name})"
-        if len(shown) < len(each.curves):
-            caption += f", the first {len(shown)} of {len(each.curves):,}"
-        if shown:
-            drawn.append((f"{caption}.", figures.precision_recall_by_category(shown)))
     return drawn
+
+
+def small_figures(
+    found: Sequence[measures.Measured],
+) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Returns precision over recall of each category, as `page.render` takes it.
+
+    Args:
+        found: what was measured.
+    """
+    note = (
+        "Solid at IoU 0.5, dashed at 0.75, dotted the mean of 0.5 to 0.95; both axes from 0 to 1."
+    )
+    return [
+        (
+            f"Precision over recall by category ({each.name})",
+            note,
+            [
+                (
+                    f"{name}: AP {_percent(float(curves['0.5 to 0.95'].mean()))}",
+                    figures.small_precision_recall(curves),
+                )
+                for name, curves in each.curves.items()
+            ],
+        )
+        for each in found
+        if each.curves
+    ]
 
 
 def all_tables(

@@ -111,7 +111,10 @@ def draw(
         sides = _sides(measured, shown, position, names)
         colours = pictures.class_colours([name for each in sides for name in each.class_names])
         pair = [pictures.draw_objects(image, *each, colours=colours) for each in sides]
-        titles = ["ground truth", f"detections that score {shown.score:.2f} or more"]
+        titles = [
+            "ground truth: named is what is not found",
+            f"detections that score {shown.score:.2f} or more: named is what is wrong",
+        ]
         uris = [pictures.jpeg_uri(each, _MAX_SIDE) for each in pair]
         name = entry.get("file_name")
         title = f"Image {entry['id']}" + (f" ({name})" if name else "")

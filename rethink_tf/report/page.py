@@ -16,7 +16,9 @@ body { margin: 0 auto; padding: 1rem; max-width: 62rem; color: var(--text); back
 h1, h2 { line-height: 1.2; overflow-wrap: anywhere }
 .grid { display: grid; gap: 0 2rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)) }
+.small { gap: 0 1rem; grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)) }
 figure { margin: 1rem 0 }
+.small figure { margin: 0.4rem 0; overflow-wrap: anywhere }
 svg { width: 100%; height: auto; max-width: 44rem; font-family: inherit }
 .wide { overflow-x: auto }
 .row { display: flex; flex-wrap: wrap; gap: 0.5rem; font-size: 0.85rem }
@@ -37,6 +39,7 @@ def render(
     tables: Sequence[Table],
     samples: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
     samples_title: str = "Samples",
+    small_figures: Sequence[tuple[str, str, Sequence[tuple[str, str]]]] = (),
 ) -> str:
     """Returns a page of HTML.
 
@@ -47,6 +50,7 @@ def render(
         tables: below them.
         samples: (caption, pictures side by side: (title, `data:` URI) each), last on the page.
         samples_title: their heading.
+        small_figures: (heading, note, [(caption, SVG without marks)]) each, below the tables.
     """
     parts = [f"<h1>{_text(title)}</h1>"]
     parts += [f"<p>{_text(each)}</p>" for each in summary]
@@ -56,6 +60,13 @@ def render(
     )
     parts.append(f'<div class="grid">{shown}</div>')
     parts += [_table(table) for table in tables]
+    for heading, note, group in small_figures:
+        shown = "\n".join(
+            f"<figure>{svg}<figcaption>{_text(caption)}</figcaption></figure>"
+            for caption, svg in group
+        )
+        parts.append(f'<h2>{_text(heading)}</h2>\n<p class="note">{_text(note)}</p>')
+        parts.append(f'<div class="grid small">{shown}</div>')
     if samples:
         parts.append(f"<h2>{_text(samples_title)}</h2>")
         parts += [_sample(caption, pictures) for caption, pictures in samples]

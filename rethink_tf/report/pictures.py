@@ -85,7 +85,7 @@ def draw_objects(
         masks: [N, H, W], not zero inside of the object, or None.
         keypoints: float [N, P, 3], (y, x, visibility or score), pixels of the image, or None;
             those of a score below 0.05 are not drawn.
-        notes: N texts that follow in the labels, "" for none, or None.
+        notes: N texts that follow in the labels, or None; an object whose note is "" has no label.
         colours: what `class_colours` returned for these names and others, or None.
 
     Returns:
@@ -116,8 +116,10 @@ def draw_objects(
     placed = [(x1, y1, x2, y2) for y1, x1, y2, x2 in boxes if y2 - y1 < 3 * font.size]
     # The small objects' labels first: they have the least room.
     for i in order[::-1]:
+        if notes and not notes[i]:
+            continue
         label = class_names[i] if scores is None else f"{class_names[i]} {scores[i]:.2f}"
-        label += f": {notes[i]}" if notes and notes[i] else ""
+        label += f": {notes[i]}" if notes else ""
         _draw_label(draw, font, label, boxes[i], colours[class_names[i]], size, placed)
     return np.asarray(canvas)
 

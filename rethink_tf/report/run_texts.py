@@ -58,7 +58,7 @@ def log_closing(model_dir, trainer, evaluator):
         ("Time", times),
         ("Weights", os.path.join(model_dir, "checkpoints")),
         ("Settings", os.path.join(model_dir, "config.gin")),
-        ("Curves", f"tensorboard --logdir={curves.summary_folder(model_dir)}"),
+        ("Curves", f"tensorboard --logdir={curves.shown_folder(model_dir)}"),
     ]
     table = ""
     if evaluator and evaluator.metrics:
