@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 
 from rethink_tf import config, curves, experiment, summaries
 from rethink_tf.errors import inputs, measures, worst
+from rethink_tf.report import event_files
 
 pytestmark = pytest.mark.usefixtures("fresh_tensorflow_settings")
 
@@ -164,6 +165,17 @@ def test_names_of_hyper_parameters_are_short_and_apart():
         "Part.size": 3, "c.Part.size": "[1, 2]", "tall/Part.size": 0.5, "Y.z": "@Q()",
         "Y.w": "None"
     }  # fmt: skip
+
+
+def test_a_report_drops_what_tensorboard_drops(tmp_path):
+    for first, steps in ((1, (1, 2, 3, 4)), (3, (4,))):  # the second start writes less often
+        folder = str(tmp_path / "tensorboard")
+        with tf.summary.create_file_writer(folder, filename_suffix=f".{first}").as_default():
+            summaries.begin(first)
+            for step in steps:
+                tf.summary.scalar("train/total", step + 10 * first, step=step)
+    found = event_files.read_scalars(str(tmp_path), ("train/total",))
+    assert found == {"train/total": ([1, 2, 4], [11.0, 12.0, 34.0])}
 
 
 def test_nothing_is_written_without_a_writer():
