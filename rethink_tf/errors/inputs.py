@@ -55,7 +55,7 @@ def read_files(annotations: str, results: str, images: str | None) -> Case:
         ValueError: if a file is not in COCO's form, or the results are not of the ground truth.
         OSError: if one does not read.
     """
-    return _make_case(results, annotations, results, _from_folder(images))
+    return _make_case(results, annotations, annotations, results, _from_folder(images))
 
 
 def read_run(model_dir: str, annotations: str | None, images: str | None) -> Case:
@@ -99,7 +99,7 @@ def read_run(model_dir: str, annotations: str | None, images: str | None) -> Cas
         )
     truth = splits.load_ground_truth(directory, _evaluated_ids(model_dir, described))
     read_image = _from_folder(images) or functools.partial(_from_records, directory, {})
-    return _make_case(title, truth, results, read_image)
+    return _make_case(title, truth, directory, results, read_image)
 
 
 def _evaluated_ids(model_dir, described):
@@ -118,10 +118,16 @@ def _evaluated_ids(model_dir, described):
     return ids
 
 
-def _make_case(title, truth, results, read_image):
+def _make_case(title, truth, where, results, read_image):
     columns = coco_columns.GroundTruth(truth)
-    entries = coco_metrics.read_results(results)
     kept = comparing.kept_images(columns)
+    try:
+        objects = columns.instances("bbox", kept)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    if objects.crowds.all():
+        raise ValueError(f"{where} has no object to find, crowd regions aside.")
+    entries = coco_metrics.read_results(results)
     try:
         found = coco_columns.Results(entries, columns)
         iou_types = ["bbox"]

@@ -31,8 +31,10 @@ def summary(
         values = ", ".join(f"{name} {_percent(each.metrics[name])}" for name in ("AP", "AP50"))
         lines.append(f"{each.name.capitalize()}: {values}")
         if each.lost:
-            name, gain = max(each.lost.by_kind.items(), key=lambda pair: np.nan_to_num(pair[1]))
-            lines[-1] += f"; most is lost by **{name}** ({gain:.1f} points of AP50)"
+            gains = {name: np.nan_to_num(gain) for name, gain in each.lost.by_kind.items()}
+            name = max(gains, key=gains.get)
+            if gains[name]:
+                lines[-1] += f"; most is lost by **{name}** ({gains[name]:.1f} points of AP50)"
     counts = f"{len(case.truth.images):,} images, {len(case.found.images):,} detections"
     texts = [f"{counts}. " + ". ".join(lines) + "."]
     if any(each.name == "keypoints" for each in found):
@@ -40,7 +42,7 @@ def summary(
             "Keypoints are compared by their similarity (OKS): AP, precision over recall and sizes "
             "are given. The kinds of errors are of IoU, and are those of the boxes."
         )
-    if shown:
+    if shown and len(case.found.images):
         texts.append(
             f"At a score of {shown.score:.2f} or more, where the harmonic mean of both is highest, "
             f"{shown.precision:.0%} of the detections are right, and they find {shown.recall:.0%} "

@@ -17,6 +17,11 @@ from rethink_tf.errors import inputs, measures, sections, worst
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
+OBJECT = {"id": 1, "image_id": 10, "category_id": 3, "bbox": [0, 0, 5, 5]}
+TRUTH = {"images": [{"id": 10, "height": 9, "width": 9}], "annotations": [OBJECT],
+         "categories": CATEGORIES}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """The folder with truth.json, results.json and images/, one of which is missing."""
@@ -153,20 +158,34 @@ def test_keypoints_are_measured_and_the_kinds_are_of_boxes(shared_dir, tmp_path)
         ({"results": '[{"image_id": 10, "category_id": 0, "bbox": [0, 0, 1, 1], "score": 1}]'},
          r"no category with id 0; class indices must be mapped"),
         ({"truth": "[]"}, r"truth\.json is not in COCO form: it has no list 'images'"),
+        ({"truth": json.dumps(TRUTH | {"annotations": []})}, r"truth\.json has no object to find"),
+        ({"truth": json.dumps(TRUTH | {"annotations": [OBJECT | {"bbox": None}]})},
+         r"truth\.json: annotation 1 of image 10 has no 'bbox'"),
         ({"truth": "nonsense"}, r"truth\.json is not JSON: "),
         ({"images": None}, r"--images: there is no folder .*images"),
     ],
 )  # fmt: skip
 def test_files_that_are_none_are_named(tmp_path, change, message):
-    truth = {"images": [{"id": 10, "height": 9, "width": 9}], "annotations": [],
-             "categories": CATEGORIES}  # fmt: skip
-    contents = {"truth": json.dumps(truth), "results": "[]"} | change
+    contents = {"truth": json.dumps(TRUTH), "results": "[]"} | change
     paths = {name: tmp_path / f"{name}.json" for name in ("truth", "results")}
     for name, path in paths.items():
         path.write_text(contents[name])
     images = str(tmp_path / "images") if "images" in change else None
     with pytest.raises(ValueError, match=message):
         inputs.read_files(str(paths["truth"]), str(paths["results"]), images)
+
+
+def test_no_detection_at_all_is_a_page_that_says_so(tmp_path):
+    for name, content in (("truth", TRUTH), ("results", [])):
+        (tmp_path / name).write_text(json.dumps(content))
+    case = inputs.read_files(str(tmp_path / "truth"), str(tmp_path / "results"), None)
+    found, confusion = measures.measure(case)
+    lines = sections.summary(case, found, worst.choose_score(found[0].errors))
+    assert lines == ["1 images, 0 detections. Box: AP 0.0, AP50 0.0."]
+    (kinds, *_) = sections.all_tables(case, found, confusion)
+    # Without the missed object, there is none.
+    assert [row[1:3] for row in kinds.rows][5:] == [["-", "1"], ["0.00", ""], ["-", ""]]
+    assert sections.all_figures(case, found, confusion)
 
 
 def test_images_that_do_not_fit_their_annotations_are_named(tmp_path):
