@@ -34,7 +34,7 @@ def main(argv):
         raise app.UsageError("--results needs the ground truth: add --annotations.")
     console.start()
     # Only now: help needs none of them.
-    from rethink_tf.errors import inputs, measures, sections, worst
+    from rethink_tf.errors import examples, inputs, measures, sections, worst
     from rethink_tf.report import page
 
     try:
@@ -45,10 +45,15 @@ def main(argv):
         found, confusion = measures.measure(case)
         # What is found last is the most detailed: masks where there are any.
         detailed = next((each for each in reversed(found) if each.errors), None)
-        shown, drawn = None, []
+        shown, drawn = None, {}
         if detailed:
             shown = worst.choose_score(detailed.errors)
-            drawn = worst.draw(case, detailed, shown, _NUM_IMAGES.value)
+            drawn["Images that lose the most"] = worst.draw(
+                case, detailed, shown, _NUM_IMAGES.value
+            )
+            drawn["The surest errors of each kind (orange), and objects (green)"] = examples.draw(
+                case, detailed
+            )
         tables = sections.all_tables(case, found, confusion)
         content = page.render(
             f"Errors: {case.title}",
@@ -56,7 +61,6 @@ def main(argv):
             sections.all_figures(case, found, confusion),
             tables,
             drawn,
-            "Images that lose the most",
             sections.small_figures(found),
         )
         files.write_whole(_OUTPUT.value, content)

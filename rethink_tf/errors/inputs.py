@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from rethink_tf import files, metrics_file
 from rethink_tf.evaluation import coco_columns, coco_metrics, comparing
-from rethink_tf.report import run_data
+from rethink_tf.report import pictures, run_data
 
 # What is compared beside boxes, and what annotations and results have it under.
 _KEYS = {"segm": "segmentation", "keypoints": "keypoints"}
@@ -42,6 +42,11 @@ class Case:
     iou_types: list[str]
     read_image: Callable | None
 
+    @functools.cached_property
+    def drawable_names(self) -> dict[int, str]:
+        """Names that pictures can show, by the position of the category."""
+        return pictures.drawable_names(dict(enumerate(self.names)))
+
 
 def read_files(annotations: str, results: str, images: str | None) -> Case:
     """Reads a ground truth and results in COCO's form.
@@ -59,7 +64,7 @@ def read_files(annotations: str, results: str, images: str | None) -> Case:
 
 
 def read_run(model_dir: str, annotations: str | None, images: str | None) -> Case:
-    """Reads the newest evaluation of a run that is not by test augmentation.
+    """Reads the newest evaluation of a run, one by test augmentation only if there is no other.
 
     Args:
         model_dir: folder of the run.
@@ -70,15 +75,9 @@ def read_run(model_dir: str, annotations: str | None, images: str | None) -> Cas
         ValueError: if the run has no evaluation, or does not say of which images.
         OSError: if its records do not read.
     """
-    steps = sorted(metrics_file.evaluated_steps(model_dir), reverse=True)
-    paths = [metrics_file.results_path(model_dir, step) for step in steps]
-    results = next((path for path in paths if files.exists(path)), None)
-    if results is None:
-        raise ValueError(
-            f"{model_dir} holds no evaluation (results/detections-STEP.json): give the folder of a "
-            "run that was evaluated, or --annotations and --results."
-        )
-    title = f"{model_dir}, step {steps[paths.index(results)]:,}"
+    step, is_augmented = _newest_evaluation(model_dir)
+    results = metrics_file.results_path(model_dir, step, is_augmented)
+    title = f"{model_dir}, step {step:,}" + ", by test augmentation" * is_augmented
     if annotations:
         case = read_files(annotations, results, images)
         return dataclasses.replace(case, title=title)
@@ -100,6 +99,19 @@ def read_run(model_dir: str, annotations: str | None, images: str | None) -> Cas
     truth = splits.load_ground_truth(directory, _evaluated_ids(model_dir, described))
     read_image = _from_folder(images) or functools.partial(_from_records, directory, {})
     return _make_case(title, truth, directory, results, read_image)
+
+
+def _newest_evaluation(model_dir):
+    """Returns the step, and whether it is by test augmentation."""
+    for is_augmented in (False, True):
+        steps = metrics_file.evaluated_steps(model_dir, is_augmented)
+        for step in sorted(steps, reverse=True):
+            if files.exists(metrics_file.results_path(model_dir, step, is_augmented)):
+                return step, is_augmented
+    raise ValueError(
+        f"{model_dir} holds no evaluation (results/detections-STEP.json): give the folder of a run "
+        "that was evaluated, or --annotations and --results."
+    )
 
 
 def _evaluated_ids(model_dir, described):

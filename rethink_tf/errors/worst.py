@@ -8,12 +8,14 @@ for each of them that is wrong.
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 from absl import logging
 from pycocotools import mask as coco_mask
 
 from rethink_tf.errors import inputs, measures, tide
+from rethink_tf.evaluation import coco_columns
 from rethink_tf.report import pictures
 
 _MAX_SIDE = 640  # pixels of a picture on the page
@@ -97,18 +99,15 @@ def draw(
     if case.read_image is None:
         logging.info("No pictures: --images says where the images are.")
         return []
-    names = pictures.drawable_names(dict(enumerate(case.names)))
     ids, drawn = sorted(case.truth.image_positions), []
     for position in rank(measured.errors, shown, len(ids)).tolist():
         if len(drawn) == count:
             break
         entry = case.truth.images[ids[position]]
-        try:
-            image = case.read_image(entry)
-        except inputs.NoImageError as error:
-            logging.warning("No picture of image %s: %s.", entry["id"], error)
+        image = read(case, entry)
+        if image is None:
             continue
-        sides = _sides(measured, shown, position, names)
+        sides = _sides(measured, shown, position, case.drawable_names)
         colours = pictures.class_colours([name for each in sides for name in each.class_names])
         pair = [pictures.draw_objects(image, *each, colours=colours) for each in sides]
         titles = [
@@ -123,6 +122,20 @@ def draw(
     return drawn
 
 
+def read(case: inputs.Case, entry: dict) -> np.ndarray | None:
+    """Returns an image uint8 [H, W, 3]; None, with a warning, where it does not read.
+
+    Args:
+        case: what is analysed.
+        entry: of the ground truth's images.
+    """
+    try:
+        return case.read_image(entry)
+    except inputs.NoImageError as error:
+        logging.warning("No picture of image %s: %s.", entry["id"], error)
+        return None
+
+
 def _sides(measured, shown, position, names):
     """Returns the ground truth and the detections of an image as `pictures.Objects`."""
     errors = measured.errors
@@ -133,7 +146,7 @@ def _sides(measured, shown, position, names):
     rows = np.flatnonzero(measured.objects.images == position)
     objects = measured.objects.take(rows)
     # What has no note is no object to be found.
-    truth = _drawable(objects, [notes.get(row, "crowd") for row in rows.tolist()], names)
+    truth = drawable(objects, [notes.get(row, "crowd") for row in rows.tolist()], names)
     rows = np.flatnonzero((errors.images == position) & (errors.scores >= shown.score))
     notes = [
         "in a crowd" if is_ignored and not kind else tide.KINDS[kind][0] if kind else ""
@@ -142,11 +155,17 @@ def _sides(measured, shown, position, names):
         )
     ]
     found = measured.detections.take(errors.rows[rows])
-    return truth, _drawable(found, notes, names)
+    return truth, drawable(found, notes, names)
 
 
-def _drawable(instances, notes, names):
-    """Returns the `pictures.Objects` of boxes or masks; names are by position of the category."""
+def drawable(instances: coco_columns.Instances, notes: list, names: Mapping) -> pictures.Objects:
+    """Returns what pictures show of objects or detections.
+
+    Args:
+        instances: by box or mask.
+        notes: one text each.
+        names: {position of the category: name}.
+    """
     masks, shapes = None, instances.shapes
     if isinstance(shapes, list):
         masks = [coco_mask.decode(each) for each in shapes]

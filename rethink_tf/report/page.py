@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rethink_tf.report.study_tables import Table
 
@@ -27,9 +27,12 @@ img { width: 100%; height: auto; border-radius: 4px }
 table { border-collapse: collapse; font-size: 0.85rem }
 th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; min-width: 3.5rem }
+td.long { min-width: 14rem }
 th { background: var(--soft); position: sticky; top: 0 }
 figcaption, .note { font-size: 0.85rem; opacity: 0.8 }
 """
+
+_LONG = 40  # letters of a cell that gets more room
 
 
 def render(
@@ -37,8 +40,7 @@ def render(
     summary: Sequence[str],
     figures: Sequence[tuple[str, str]],
     tables: Sequence[Table],
-    samples: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
-    samples_title: str = "Samples",
+    samples: Mapping[str, Sequence[tuple[str, Sequence[tuple[str, str]]]]],
     small_figures: Sequence[tuple[str, str, Sequence[tuple[str, str]]]] = (),
 ) -> str:
     """Returns a page of HTML.
@@ -48,8 +50,8 @@ def render(
         summary: paragraphs at its top.
         figures: (caption, SVG) each.
         tables: below them.
-        samples: (caption, pictures side by side: (title, `data:` URI) each), last on the page.
-        samples_title: their heading.
+        samples: {heading: (caption, pictures side by side: (title, `data:` URI) each)}, last on
+            the page.
         small_figures: (heading, note, [(caption, SVG without marks)]) each, below the tables.
     """
     parts = [f"<h1>{_text(title)}</h1>"]
@@ -67,9 +69,10 @@ def render(
         )
         parts.append(f'<h2>{_text(heading)}</h2>\n<p class="note">{_text(note)}</p>')
         parts.append(f'<div class="grid small">{shown}</div>')
-    if samples:
-        parts.append(f"<h2>{_text(samples_title)}</h2>")
-        parts += [_sample(caption, pictures) for caption, pictures in samples]
+    for heading, rows in samples.items():
+        if rows:
+            parts.append(f"<h2>{_text(heading)}</h2>")
+            parts += [_sample(caption, pictures) for caption, pictures in rows]
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -99,15 +102,19 @@ def _sample(caption, pictures):
 
 def _table(table):
     head = "".join(f"<th>{_text(each)}</th>" for each in table.header)
-    rows = "\n".join(
-        "<tr>" + "".join(f"<td>{_text(each)}</td>" for each in row) + "</tr>" for row in table.rows
-    )
+    rows = "\n".join("<tr>" + "".join(_cell(each) for each in row) + "</tr>" for row in table.rows)
     note = f'<p class="note">{_text(table.note)}</p>' if table.note else ""
     return (
         f"<h2>{_text(table.title)}</h2>\n"
         f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>{rows}</tbody>\n</table></div>\n{note}"
     )
+
+
+def _cell(text):
+    # A sentence would be a column of single words on a phone.
+    start = '<td class="long">' if len(text) > _LONG else "<td>"
+    return f"{start}{_text(text)}</td>"
 
 
 def _text(text):

@@ -21,7 +21,8 @@ _MIN_LONG_SIDE = 480  # pixels; below that a label of 13 pixels hides what it na
 _MASK_OPACITY = 0.45
 _MIN_KEYPOINT_SCORE = 0.05  # Detectron2's
 _TITLE_COLOUR = (32, 34, 38)
-_PROPOSAL_COLOUR, _TRUTH_COLOUR = (255, 150, 30), (60, 230, 90)
+# Where there is no room for labels.
+FOUND_COLOUR, TRUTH_COLOUR = (255, 150, 30), (60, 230, 90)
 # Hues of 20 classes, far apart first; more classes repeat them, lighter and darker.
 _HUES = [(slot * 0.381966) % 1.0 for slot in range(20)]
 
@@ -170,7 +171,7 @@ def draw_proposals(image, truth, proposals):
     canvas, factor = _enlarged(image)
     draw = ImageDraw.Draw(canvas)
     proposals = proposals[_areas(proposals) > 0]
-    for boxes, colour in ((proposals, _PROPOSAL_COLOUR), (truth, _TRUTH_COLOUR)):
+    for boxes, colour in ((proposals, FOUND_COLOUR), (truth, TRUTH_COLOUR)):
         for box in np.nan_to_num(boxes, posinf=1e6, neginf=-1e6) * factor:
             # The dark lines of so many proposals would be all that is seen.
             _draw_frame(draw, box, colour, canvas.size, is_set_off=boxes is truth)

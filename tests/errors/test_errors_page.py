@@ -12,7 +12,7 @@ from drawn_study import CATEGORIES, SIDE, make_data
 from experiment_runs import REPOSITORY
 from PIL import Image
 
-from rethink_tf.errors import inputs, measures, sections, worst
+from rethink_tf.errors import examples, inputs, measures, sections, tide, worst
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -78,10 +78,11 @@ def test_the_command_needs_no_tensorflow_and_prints_what_is_lost(page):
 def test_the_page_has_all_parts_and_nothing_from_elsewhere(page):
     text = page[0].read_text()
     for title in ("Kinds of errors", "AP by size of the objects", "By category (mask)",
-                  "Categories taken for another", "Images that lose the most"):  # fmt: skip
+                  "Categories taken for another", "Images that lose the most",
+                  "The surest errors of each kind (orange), and objects (green)"):  # fmt: skip
         assert f"<h2>{title}</h2>" in text
     # What is lost, precision over recall and confusions; curves of 2 categories each.
-    assert text.count("<svg") == 4 + 2 * 2 and text.count('src="data:image/jpeg') == 2 * 3
+    assert text.count("<svg") == 4 + 2 * 2 and text.count('src="data:image/jpeg') > 2 * 3
     places = re.findall(r"(?:src|href)=\"([^\"]*)|url\(([^)]*)\)", text)
     assert all((a or b).startswith(("#", "data:")) for a, b in places)
 
@@ -115,6 +116,24 @@ def test_each_error_is_named_in_the_pictures(case):
             assert outline[y1:y2, x1:x2].sum() == outline.sum() > 0
         named += [*truth.notes, *found.notes]
     assert {"localisation", "missed", ""} <= set(named)
+
+
+def test_the_surest_errors_are_cut_out(case):
+    mask = measures.measure(case)[0][1]
+    rows = dict(examples.draw(case, mask))
+    captions = [f"{name}: {meaning}." for name, meaning in tide.KINDS.values()]
+    counts = dict(zip(captions, np.bincount(mask.errors.kinds, minlength=6)[1:], strict=True))
+    assert set(rows) == {name for name, count in counts.items() if count} | {
+        f"{tide.MISSED}: {tide.MISSED_MEANS}."
+    }
+    for row in rows.values():
+        images = [title.rpartition("image ")[2] for title, _ in row]
+        assert 0 < len(images) == len(set(images)) <= 4
+    assert all(", object: " in title for title, _ in rows[captions[0]])
+    # A square around the box, moved where it would leave the image, cut where that has no room.
+    assert examples._frame(np.array([[20.0, 30, 40, 40]]), (64, 64)) == (14, 19, 46, 51)
+    assert examples._frame(np.array([[0.0, 60, 10, 64]]), (64, 64)) == (0, 32, 32, 64)
+    assert examples._frame(np.array([[0.0, 0, 10, 60]]), (20, 64)) == (0, 0, 20, 64)
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed here")
