@@ -9,7 +9,7 @@ import dataclasses
 import os
 from typing import Any
 
-from rethink_tf import branching, config, config_record, files
+from rethink_tf import branching, config, config_record, files, summaries
 from rethink_tf.data.input import reading
 from rethink_tf.data.records import categories, splits
 from rethink_tf.data.sources import shapes as _shapes  # noqa: F401  registered for gin files
@@ -305,6 +305,10 @@ def _make_trainer(experiment, losses):
     def make_named_batches():
         return reading.naming_errors(make_batches(), counters)
 
+    def describe(step):
+        bindings = config_record.canonical_bindings(config.called_selectors())
+        summaries.write_settings(step, config_record.operative_config(), bindings)
+
     batches = make_batches()
     size = settings.batch_size // (strategy.num_replicas_in_sync * settings.accumulate_steps)
     train_step = step.TrainStep(
@@ -328,6 +332,7 @@ def _make_trainer(experiment, losses):
         settings.batch_size,
         lambda: counters.as_dict() | {"stretches_left_out": len(experiment.history.skips)},
         experiment.stop,
+        describe,
     )
 
 

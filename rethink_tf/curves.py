@@ -9,6 +9,8 @@ import threading
 
 from rethink_tf import child
 
+_VERTEX_AI = "AIP_TENSORBOARD_LOG_DIR"
+
 
 def summary_folder(model_dir):
     """Returns the folder of a run's summaries.
@@ -19,7 +21,19 @@ def summary_folder(model_dir):
     Returns:
         str; on Vertex AI the folder that its managed TensorBoard watches.
     """
-    return os.environ.get("AIP_TENSORBOARD_LOG_DIR") or os.path.join(model_dir, "tensorboard")
+    return os.environ.get(_VERTEX_AI) or os.path.join(model_dir, "tensorboard")
+
+
+def shown_folder(model_dir):
+    """Returns the folder to give TensorBoard for a run: str.
+
+    It is the one above the summaries: of a run in that folder itself, the tab of hyper-parameters
+    shows no metrics.
+
+    Args:
+        model_dir: str.
+    """
+    return os.environ.get(_VERTEX_AI) or model_dir
 
 
 @contextlib.contextmanager
@@ -32,7 +46,7 @@ def tensorboard(model_dir, output=sys.stdout):
     """
     with child.running(
         "tensorboard.main",
-        ["--port=0", "--host=localhost", f"--logdir={summary_folder(model_dir)}"],
+        ["--port=0", "--host=localhost", f"--logdir={shown_folder(model_dir)}"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

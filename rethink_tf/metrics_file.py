@@ -24,6 +24,12 @@ def matches_path(model_dir, step):
     return os.path.join(model_dir, "results", f"matches-{step}.npz")
 
 
+def results_path(model_dir, step, is_augmented=False):
+    """Returns the path of the detections of a run's evaluation of a step, in COCO's form."""
+    name = f"detections-{step}{'-augmented' * is_augmented}.json"
+    return os.path.join(model_dir, "results", name)
+
+
 def append(model_dir, line):
     """Adds a line.
 

@@ -19,6 +19,7 @@ TRIED = {
     "python -m rethink_tf.report": "tests/report/test_page_in_browser.py",
     "python -m rethink_tf.convert": "tests/test_convert.py",
     "python -m rethink_tf.pretrain": "tests/pretraining/test_pretraining_run.py",
+    "python -m rethink_tf.errors": "tests/errors/test_errors_page.py",
     "python -m rethink_tf.doctor": "tests/diagnosis/test_causes.py",
     "python -m rethink_tf.predict": "tests/predicting/test_predict.py",
     "python -m launch.vertex": "tests/launch/test_vertex.py",

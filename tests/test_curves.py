@@ -33,7 +33,7 @@ def test_tensorboard_answers_at_its_address_and_ends_with_the_run(tmp_path):
         address = output.getvalue().removeprefix("TensorBoard: ").strip()
         with urllib.request.urlopen(f"{address}data/environment", timeout=60) as answer:
             found = json.load(answer)
-        assert found["data_location"] == str(tmp_path / "tensorboard")
+        assert found["data_location"] == str(tmp_path)
     with pytest.raises(OSError):
         urllib.request.urlopen(address, timeout=5)
 
@@ -57,5 +57,7 @@ def test_a_killed_run_leaves_no_tensorboard_behind(tmp_path):
 def test_vertex_ai_names_the_folder_of_summaries(monkeypatch):
     monkeypatch.delenv("AIP_TENSORBOARD_LOG_DIR", raising=False)
     assert curves.summary_folder("/runs/r50") == "/runs/r50/tensorboard"
+    assert curves.shown_folder("/runs/r50") == "/runs/r50"
     monkeypatch.setenv("AIP_TENSORBOARD_LOG_DIR", "gs://bucket/r50/logs/")
-    assert curves.summary_folder("/runs/r50") == "gs://bucket/r50/logs/"
+    for folder in (curves.summary_folder, curves.shown_folder):
+        assert folder("/runs/r50") == "gs://bucket/r50/logs/"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from experiment_runs import assert_equal_weights, read_metrics, read_scalars, read_weights, tiny
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from rethink_tf import config, experiment
 from rethink_tf.models.detector import MaskRCNN
@@ -136,6 +137,9 @@ def test_data_after_which_the_loss_is_not_finite_are_left_out(tmp_path, data_dir
     assert (event["event"], event["step"], event["back_to"]) == ("skip", 5, 3)
     scalars = read_scalars(folder)
     assert scalars["data/stretches_left_out", 3] == 0 and scalars["data/stretches_left_out", 8] == 1
+    # TensorBoard shows each step once: it drops what was written before the run went back.
+    shown = EventAccumulator(str(folder / "tensorboard"), {"tensors": 0}).Reload()
+    assert [each.step for each in shown.Tensors("train/total")] == list(range(1, 9))
 
     # A start from the last checkpoint before the end leaves them out as well.
     final = read_weights(folder, 8)

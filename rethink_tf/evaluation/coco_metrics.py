@@ -5,9 +5,7 @@ been mapped to the data set's category ids by the caller. Letters: N detections 
 """
 
 import contextlib
-import dataclasses
 import gc
-import io
 import json
 import time
 from collections import Counter
@@ -17,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from rethink_tf import files
-from rethink_tf.evaluation import coco_columns, coco_engines, matches, unmasked
+from rethink_tf.evaluation import coco_columns, coco_engines, comparing, matches
 
 # The order of pycocotools' `COCOeval.stats`. AP is over IoU 0.50:0.05:0.95; s, m and l are objects
 # below 32^2, below 96^2 and from 96^2 pixels on; AR1, AR10, AR100 allow that many detections.
@@ -41,6 +39,7 @@ class CocoMetrics:
     Attributes:
         headline: name of the number that the best checkpoint is chosen by: the AP of what the
             detector finds last, keypoints, else masks, else boxes.
+        curves: {"box" and so on: as of `comparing.precision_curves`} of the last evaluation.
     """
 
     def __init__(self, ground_truth, fields=()):
@@ -56,10 +55,12 @@ class CocoMetrics:
         self._truth = coco_columns.GroundTruth(ground_truth)
         self._iou_types = ["bbox", *(IOU_TYPES[field] for field in IOU_TYPES if field in fields)]
         self.headline = f"{METRIC_PREFIXES[self._iou_types[-1]]}/{METRIC_NAMES[0]}"
+        self.curves = {}
 
     def evaluate(self, results):
         """Returns {metric: float}; see the function `evaluate`."""
-        return evaluate(self._truth, results, self._iou_types)
+        metrics, self.curves = _evaluate(self._truth, results, self._iou_types, None, None)
+        return metrics
 
     def matches(self, results):
         """Returns {name: array} of a file of matches; see the module `matches`.
@@ -67,9 +68,15 @@ class CocoMetrics:
         Args:
             results: list of dicts, as of the function `evaluate`.
         """
-        found, kept = coco_columns.Results(results, self._truth), _kept(self._truth, None)
+        found, kept = (
+            coco_columns.Results(results, self._truth),
+            comparing.kept_images(self._truth, None),
+        )
         compared = {
-            each: (METRIC_PREFIXES[each], compared_instances(each, self._truth, found, kept))
+            each: (
+                METRIC_PREFIXES[each],
+                comparing.compared_instances(each, self._truth, found, kept),
+            )
             for each in self._iou_types
         }
         everything = np.arange(len(self._truth.categories))
@@ -158,6 +165,11 @@ def evaluate(ground_truth, results, iou_types=("bbox", "segm"), image_ids=None, 
             ground truth's number of keypoints (for "keypoints"); if an entry of `image_ids` or
             `iou_types` is unknown; if the ground truth is not in COCO form.
     """
+    return _evaluate(ground_truth, results, iou_types, image_ids, class_names)[0]
+
+
+def _evaluate(ground_truth, results, iou_types, image_ids, class_names):
+    """Returns the metrics and the curves; arguments as of `evaluate`."""
     unknown = [iou_type for iou_type in iou_types if iou_type not in METRIC_PREFIXES]
     if unknown:
         raise ValueError(f"iou_types must be of {list(METRIC_PREFIXES)}, found {unknown}")
@@ -168,12 +180,14 @@ def evaluate(ground_truth, results, iou_types=("bbox", "segm"), image_ids=None, 
             truth = coco_columns.GroundTruth(ground_truth)
         names = unique_names(truth.categories, class_names)
         found = coco_columns.Results(results, truth)
-        kept = _kept(truth, image_ids)
+        kept = comparing.kept_images(truth, image_ids)
         name, measure = coco_engines.choose()
-        metrics = {}
+        metrics, curves = {}, {}
         for iou_type in iou_types:
-            evaluator, present = _measure(measure, iou_type, truth, found, kept)
+            evaluator, present = comparing.measure_kind(measure, iou_type, truth, found, kept)
             metrics.update(_collect(evaluator, present, iou_type, names))
+            found_curves = comparing.precision_curves(evaluator, [names[each] for each in present])
+            curves[METRIC_PREFIXES[iou_type]] = found_curves
     logging.debug(
         "COCO metrics of %d detections in %d images by %s took %.1f s",
         np.count_nonzero(kept[found.images]),
@@ -181,7 +195,7 @@ def evaluate(ground_truth, results, iou_types=("bbox", "segm"), image_ids=None, 
         name,
         time.monotonic() - started,
     )
-    return metrics
+    return metrics, curves
 
 
 @contextlib.contextmanager
@@ -194,71 +208,6 @@ def _without_collections():
     finally:
         if enabled:
             gc.enable()
-
-
-def _kept(truth, image_ids):
-    """Returns bool [I], which images count."""
-    if image_ids is None:
-        return np.ones(len(truth.images), bool)
-    missing = sorted(set(image_ids) - set(truth.images))
-    if missing:
-        raise ValueError(f"image_ids {missing[:10]} are not in the ground truth")
-    kept = np.zeros(len(truth.images), bool)
-    kept[[truth.image_positions[image_id] for image_id in image_ids]] = True
-    return kept
-
-
-def _measure(measure, iou_type, truth, found, kept):
-    """Measures the categories that have objects among the images.
-
-    The others have no numbers: with many categories most of the work and memory would be theirs.
-
-    Returns:
-        pycocotools' evaluator with its summary, None where there is nothing to measure; and the
-        ids of its categories, in order.
-    """
-    compared = compared_instances(iou_type, truth, found, kept)
-    if compared is None:
-        return None, []
-    objects, detections, present = compared
-    evaluator = measure(iou_type, objects, detections, len(truth.images), len(present))
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluator.summarize()
-    ids = sorted(truth.category_positions)
-    return evaluator, [ids[position] for position in present.tolist()]
-
-
-def compared_instances(iou_type, truth, found, kept):
-    """Returns what is matched: the categories that have objects, counted from 0.
-
-    Args:
-        iou_type: "bbox", "segm" or "keypoints".
-        truth: `coco_columns.GroundTruth`.
-        found: `coco_columns.Results`.
-        kept: bool [I], the images that count.
-
-    Returns:
-        (objects, detections, present): `coco_columns.Instances` whose categories count into
-        `present`, int64, positions of categories; or None where there is nothing to compare, with
-        a warning where no object has a mask or keypoints.
-    """
-    objects = truth.instances(iou_type, kept)
-    if objects is None:
-        kind = {"segm": "mask"}.get(iou_type, "keypoint")
-        logging.warning("The ground truth has no %ss: all %s metrics are -1", kind, kind)
-        return None
-    present = np.unique(objects.categories)
-    detections = found.instances(iou_type, kept, present)
-    if not len(present):
-        return None
-    if iou_type == "segm" and not truth.have("segmentation", kept).all():
-        is_counted = unmasked.counted(truth, found, kept, present)
-        detections = detections.take(np.flatnonzero(is_counted))
-    objects, detections = (
-        dataclasses.replace(each, categories=np.searchsorted(present, each.categories))
-        for each in (objects, detections)
-    )
-    return objects, detections, present
 
 
 def _collect(evaluator, present, iou_type, names):

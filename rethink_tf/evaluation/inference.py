@@ -16,10 +16,13 @@ import tensorflow as tf
 import tqdm
 from absl import logging
 
-from rethink_tf import console, metrics_file
+from rethink_tf import console, metrics_file, summaries
 from rethink_tf.data import schema
 from rethink_tf.evaluation import coco_metrics, matches, overlap, placing
 from rethink_tf.ops.content import split_padding
+
+# Of precision over recall in TensorBoard: the means, then categories.
+_MAX_CURVES = 33
 
 
 class Predictor:
@@ -119,7 +122,8 @@ class Evaluator(orbit.AbstractEvaluator):
                 checkpoint is the best.
             pictures: callable or None, called for the first images of each evaluation with the
                 image's id, its resized pixels uint8 [h, w, 3], and a dict of detections in those
-                pixels: boxes, scores, category_ids, and the heads' fields as of `forms`.
+                pixels: boxes, scores, category_ids, the heads' fields as of `forms` and, where the
+                predictor has them, proposals.
             metrics: callable taking ground_truth and fields, what detections have beside boxes,
                 returns an object with `evaluate`, `format_table` and `headline`, such as
                 `CocoMetrics`.
@@ -169,7 +173,7 @@ class Evaluator(orbit.AbstractEvaluator):
             int(self._step.numpy()),
             " by test augmentation" if self._is_augmented else "",
         )
-        start, results = time.monotonic(), []
+        start, results, first = time.monotonic(), [], ()
         batches = tqdm.tqdm(
             self._make_batches(),
             "evaluating",
@@ -179,13 +183,12 @@ class Evaluator(orbit.AbstractEvaluator):
         )
         # Pasting and encoding masks takes its time: it runs beside the next batch's prediction.
         with self._weights(), overlap.InOrder(self._results) as background:
-            for position, batch in enumerate(batches):
+            for batch in batches:
                 outputs = self._predictor(batch)
                 for row, image_id in enumerate(outputs[schema.IMAGE_ID]):
                     if image_id != schema.PADDING_IMAGE_ID:
                         results += itertools.chain(*background.put(outputs, row))
-                if position == 0 and self.pictures and self._is_chief:
-                    self._show(batch, outputs)
+                first = first or (batch, outputs)
                 self._check_stop()
             results += itertools.chain(*background.finish())
         # In an order that does not depend on which images share a batch.
@@ -194,6 +197,10 @@ class Evaluator(orbit.AbstractEvaluator):
         self.last_seconds = time.monotonic() - start
         self.seconds += self.last_seconds
         if self._is_chief:
+            # Only now: if the evaluation were stopped, TensorBoard would keep its pictures beside
+            # those of its repetition.
+            if self.pictures and first:
+                self._show(*first)
             self._record(results, self.last_seconds)
             if self._when_recorded:
                 self._when_recorded()
@@ -231,12 +238,13 @@ class Evaluator(orbit.AbstractEvaluator):
                 found[field] = form.to_picture(
                     found[field], found["boxes"], int(height), int(width)
                 )
+            if "proposals" in outputs:
+                found["proposals"] = outputs["proposals"][row]
             self.pictures(image_id, image[:height, :width], found)
 
     def _record(self, results, seconds):
         step = int(self._step.numpy())
-        name = f"detections-{step}{'-augmented' * self._is_augmented}.json"
-        self.results_path = os.path.join(self._model_dir, "results", name)
+        self.results_path = metrics_file.results_path(self._model_dir, step, self._is_augmented)
         tf.io.gfile.makedirs(os.path.dirname(self.results_path))
         coco_metrics.write_results(self.results_path, results)
         # pycocotools' matching in Python is slow on a large test set: once a run.
@@ -251,10 +259,7 @@ class Evaluator(orbit.AbstractEvaluator):
             | {"seconds": round(seconds, 3), "time": time.time()}
         )
         metrics_file.append(self._model_dir, line)
-        for name, value in self.metrics.items():
-            if "per_class" not in name:
-                prefix = "test_augmentation" if self._is_augmented else "evaluation"
-                tf.summary.scalar(f"{prefix}/{name}", value)
+        self._write_summaries("test_augmentation" if self._is_augmented else "evaluation")
         logging.info(
             "Evaluated %d images at step %d%s in %.1f s.\n%s",
             self._num_images,
@@ -264,6 +269,20 @@ class Evaluator(orbit.AbstractEvaluator):
             self._measure.format_table(self.metrics),
             extra=console.KEPT,
         )
+
+    def _write_summaries(self, prefix):
+        for name, value in self.metrics.items():
+            if "per_class" not in name:
+                tf.summary.scalar(f"{prefix}/{name}", value)
+        # VOC's metrics have none.
+        for kind, curves in getattr(self._measure, "curves", {}).items():
+            keys = next(iter(curves.values()), {})
+            shown = {
+                f"mean, {key}": np.mean([own[key] for own in curves.values()], 0) for key in keys
+            }
+            shown |= {f"{name}, IoU 0.5": own["IoU 0.5"] for name, own in curves.items()}
+            for name, precision in itertools.islice(shown.items(), _MAX_CURVES):
+                summaries.write_precision_recall(f"{prefix}/{kind}/{name}", precision)
 
 
 def _count_detections(results):

@@ -36,7 +36,7 @@ def collect(truth, names, compared, objects, detections):
     Args:
         truth: `coco_columns.GroundTruth`.
         names: {category id: name}.
-        compared: {iou_type: (P, what `coco_metrics.compared_instances` returns)}.
+        compared: {iou_type: (P, what `comparing.compared_instances` returns)}.
         objects: `coco_columns.Instances` by box, all of them.
         detections: `coco_columns.Instances` by box, all of them.
 

@@ -24,6 +24,9 @@ from rethink_tf.ops.roi_align import RoIAlign
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
+# Proposals beside the detections: more of them hide each other in a picture.
+SHOWN_PROPOSALS = 50
+
 # What the random draws of a step are for; see `ops.draws`.
 RPN_DRAWS, ROI_DRAWS = 1, 2
 
@@ -119,7 +122,9 @@ class MaskRCNN(tf_keras.Model):
             such as mask_losses). Otherwise a dict: boxes float32 [B, D, 4] in pixels of the input
             image, scores float32 [B, D], classes int32 [B, D] (0 is padding) and each head's field
             (0 for padding): masks float32 [B, D, S, S], probabilities, or keypoints float32
-            [B, D, K, 3], (y, x, score), pixels of the input image.
+            [B, D, K, 3], (y, x, score), pixels of the input image; and, to be looked at, the
+            RPN's best `SHOWN_PROPOSALS` of each image: proposals float32 [B, <= 50, 4], pixels
+            (0 for padding).
         """
         content = self._content(batch["image_size"], padded)
         features = self.features(batch["image"], batch["image_size"], training, content)
@@ -304,11 +309,13 @@ class MaskRCNN(tf_keras.Model):
         return Positives(rois, classes, matches)
 
     def _predict(self, features, batch, content):
-        pool = self._roi_align(features, content)
-        candidates = self._find_candidates(features, pool, batch["image_size"], content)
+        pool, image_size = self._roi_align(features, content), batch["image_size"]
+        proposals, valid = self._propose(features, image_size, content)
+        candidates = self.box_head.candidates(pool, proposals, valid, image_size)
         detections = self.box_head.suppress(candidates)
         described = self._describe(pool, detections)
-        return detections | self.decode(described, detections)
+        shown = {"proposals": proposals[:, :SHOWN_PROPOSALS]}
+        return detections | self.decode(described, detections) | shown
 
     def decode(self, described, detections):
         """Returns the heads' fields of detections, given what `describe` returned of them."""
@@ -318,9 +325,12 @@ class MaskRCNN(tf_keras.Model):
         }
 
     def _find_candidates(self, features, pool, image_size, content):
-        head = self.rpn(features, content)
-        proposals, valid = self.rpn.propose(*head, image_size, training=False)
+        proposals, valid = self._propose(features, image_size, content)
         return self.box_head.candidates(pool, proposals, valid, image_size)
+
+    def _propose(self, features, image_size, content):
+        head = self.rpn(features, content)
+        return self.rpn.propose(*head, image_size, training=False)
 
     def _describe(self, pool, detections):
         boxes, classes = detections["boxes"], detections["classes"]

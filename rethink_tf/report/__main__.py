@@ -53,7 +53,7 @@ def main(argv):
             sections.summary(runs),
             pictures,
             tables,
-            sections.samples(runs),
+            {"Samples": sections.samples(runs)},
         )
         files.write_whole(_OUTPUT.value, content)
     except (ValueError, OSError) as error:

@@ -19,7 +19,8 @@ _HEADER, _FOOTER = 12, 4  # bytes
 def read_scalars(model_dir: str, tags: tuple[str, ...]) -> dict[str, tuple[list, list]]:
     """Returns {tag: (steps, values)} of a run's summaries by step; of one written twice the last.
 
-    A file's last frame may be half written, by a run that was killed: the rest is read.
+    A file's last frame may be half written, by a run that was killed: the rest is read. What a
+    start has said to go on from before (`summaries.begin`) is dropped.
 
     Args:
         model_dir: of the run, on a local disk; a remote one gives nothing.
@@ -30,9 +31,14 @@ def read_scalars(model_dir: str, tags: tuple[str, ...]) -> dict[str, tuple[list,
     folders = tuple(tag for tag in tags if tag.endswith("/"))
     if not files.is_remote(folder):
         for path in sorted(glob.glob(os.path.join(folder, "events.*")), key=os.path.getmtime):
-            for step, tag, value in _scalars(path):
-                if tag in tags or tag.startswith(folders):
-                    found.setdefault(tag, {})[step] = value
+            for event in _events(path):
+                if event.session_log.status == event.session_log.START:
+                    for tag, points in found.items():
+                        kept = {step: each for step, each in points.items() if step < event.step}
+                        found[tag] = kept
+                for tag, value in _scalars(event):
+                    if tag in tags or tag.startswith(folders):
+                        found.setdefault(tag, {})[event.step] = value
     return {
         tag: (sorted(points), [points[step] for step in sorted(points)])
         for tag, points in found.items()
@@ -40,7 +46,7 @@ def read_scalars(model_dir: str, tags: tuple[str, ...]) -> dict[str, tuple[list,
     }
 
 
-def _scalars(path):
+def _events(path):
     # Only now: it takes a tenth of a second.
     from tensorboard.compat.proto import event_pb2
 
@@ -53,10 +59,13 @@ def _scalars(path):
         if len(payload) < length:
             return
         position += _HEADER + length + _FOOTER
-        event = event_pb2.Event.FromString(payload)
-        for value in event.summary.value:
-            if value.metadata.plugin_data.plugin_name == "scalars":
-                tensor = value.tensor
-                number = tensor.float_val or np.frombuffer(tensor.tensor_content, np.float32)
-                if len(number):
-                    yield event.step, value.tag, float(number[0])
+        yield event_pb2.Event.FromString(payload)
+
+
+def _scalars(event):
+    for value in event.summary.value:
+        if value.metadata.plugin_data.plugin_name == "scalars":
+            tensor = value.tensor
+            number = tensor.float_val or np.frombuffer(tensor.tensor_content, np.float32)
+            if len(number):
+                yield value.tag, float(number[0])

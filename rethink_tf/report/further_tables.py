@@ -287,21 +287,36 @@ def confusions(runs: Sequence[StudyRun]) -> Table:
         arrays = matches.read(run)
         if arrays is None:
             continue
-        matrix, names = arrays["confusion"], arrays["category_names"]
-        inner = matrix[:-1, :-1] - np.diag(np.diag(matrix[:-1, :-1]))
-        order = np.argsort(-inner, axis=None, kind="stable")[:_MAX_CONFUSIONS]
-        for truth, found in zip(*np.unravel_index(order, inner.shape), strict=True):
-            if inner[truth, found]:
-                share = inner[truth, found] / matrix[truth].sum()
-                row = [run.name, str(names[truth]), str(names[found])]
-                rows.append([*row, f"{inner[truth, found]:,}", f"{share:.1%}"])
+        found = most_confused(arrays["confusion"], arrays["category_names"].tolist())
+        rows += [[run.name, *row] for row in found]
     return Table(
         "Categories taken for another",
         "confusions",
-        ["run", "object", "taken for", "times", "of its objects"],
+        ["run", *CONFUSED],
         rows,
-        "Boxes that score 0.5 or more and overlap an object by IoU 0.5 or more, each once.",
+        CONFUSED_NOTE,
     )
+
+
+CONFUSED = ["object", "taken for", "times", "of its objects"]
+CONFUSED_NOTE = "Boxes that score 0.5 or more and overlap an object by IoU 0.5 or more, each once."
+
+
+def most_confused(matrix: np.ndarray, names: Sequence[str]) -> list[list[str]]:
+    """Returns rows of `CONFUSED`: the pairs of categories that are taken for each other most often.
+
+    Args:
+        matrix: int [K + 1, K + 1]; see `evaluation.matches`.
+        names: K names of categories.
+    """
+    inner, rows = matrix[:-1, :-1] - np.diag(np.diag(matrix[:-1, :-1])), []
+    order = np.argsort(-inner, axis=None, kind="stable")[:_MAX_CONFUSIONS]
+    for truth, found in zip(*np.unravel_index(order, inner.shape), strict=True):
+        if inner[truth, found]:
+            share = inner[truth, found] / matrix[truth].sum()
+            count = f"{inner[truth, found]:,}"
+            rows.append([names[truth], names[found], count, f"{share:.1%}"])
+    return rows
 
 
 def provenance(runs: Sequence[StudyRun]) -> Table:

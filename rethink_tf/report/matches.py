@@ -14,7 +14,6 @@ import numpy as np
 from rethink_tf import files, metrics_file
 from rethink_tf.report.collecting import StudyRun
 
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 _PREFIXES = ("box", "mask", "keypoints")
 
@@ -53,10 +52,11 @@ class Matches:
         num_categories = len(self.names)
         # A segment is a threshold and a category; their rights stand together.
         self._segment = threshold * num_categories + category[self._rows]
-        segments = np.arange(len(THRESHOLDS) * num_categories)
+        num_thresholds = len(matched)
+        segments = np.arange(num_thresholds * num_categories)
         self._first = np.searchsorted(self._segment, segments)
         self._start = np.searchsorted(category, np.arange(num_categories))[category[self._rows]]
-        self._spans = np.searchsorted(threshold, np.arange(len(THRESHOLDS) + 1))
+        self._spans = np.searchsorted(threshold, np.arange(num_thresholds + 1))
         self._drawn = {}
 
     def precision(self, weights=None) -> np.ndarray:

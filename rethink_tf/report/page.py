@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rethink_tf.report.study_tables import Table
 
@@ -16,7 +16,9 @@ body { margin: 0 auto; padding: 1rem; max-width: 62rem; color: var(--text); back
 h1, h2 { line-height: 1.2; overflow-wrap: anywhere }
 .grid { display: grid; gap: 0 2rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)) }
+.small { gap: 0 1rem; grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)) }
 figure { margin: 1rem 0 }
+.small figure { margin: 0.4rem 0; overflow-wrap: anywhere }
 svg { width: 100%; height: auto; max-width: 44rem; font-family: inherit }
 .wide { overflow-x: auto }
 .row { display: flex; flex-wrap: wrap; gap: 0.5rem; font-size: 0.85rem }
@@ -24,10 +26,13 @@ svg { width: 100%; height: auto; max-width: 44rem; font-family: inherit }
 img { width: 100%; height: auto; border-radius: 4px }
 table { border-collapse: collapse; font-size: 0.85rem }
 th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--line); text-align: left;
-  vertical-align: top; min-width: 5rem }
+  vertical-align: top; min-width: 3.5rem }
+td.long { min-width: 14rem }
 th { background: var(--soft); position: sticky; top: 0 }
 figcaption, .note { font-size: 0.85rem; opacity: 0.8 }
 """
+
+_LONG = 40  # letters of a cell that gets more room
 
 
 def render(
@@ -35,7 +40,8 @@ def render(
     summary: Sequence[str],
     figures: Sequence[tuple[str, str]],
     tables: Sequence[Table],
-    samples: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
+    samples: Mapping[str, Sequence[tuple[str, Sequence[tuple[str, str]]]]],
+    small_figures: Sequence[tuple[str, str, Sequence[tuple[str, str]]]] = (),
 ) -> str:
     """Returns a page of HTML.
 
@@ -44,7 +50,9 @@ def render(
         summary: paragraphs at its top.
         figures: (caption, SVG) each.
         tables: below them.
-        samples: (caption, pictures side by side: (title, `data:` URI) each), last on the page.
+        samples: {heading: (caption, pictures side by side: (title, `data:` URI) each)}, last on
+            the page.
+        small_figures: (heading, note, [(caption, SVG without marks)]) each, below the tables.
     """
     parts = [f"<h1>{_text(title)}</h1>"]
     parts += [f"<p>{_text(each)}</p>" for each in summary]
@@ -54,9 +62,17 @@ def render(
     )
     parts.append(f'<div class="grid">{shown}</div>')
     parts += [_table(table) for table in tables]
-    if samples:
-        parts.append("<h2>Samples</h2>")
-        parts += [_sample(caption, pictures) for caption, pictures in samples]
+    for heading, note, group in small_figures:
+        shown = "\n".join(
+            f"<figure>{svg}<figcaption>{_text(caption)}</figcaption></figure>"
+            for caption, svg in group
+        )
+        parts.append(f'<h2>{_text(heading)}</h2>\n<p class="note">{_text(note)}</p>')
+        parts.append(f'<div class="grid small">{shown}</div>')
+    for heading, rows in samples.items():
+        if rows:
+            parts.append(f"<h2>{_text(heading)}</h2>")
+            parts += [_sample(caption, pictures) for caption, pictures in rows]
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -86,15 +102,19 @@ def _sample(caption, pictures):
 
 def _table(table):
     head = "".join(f"<th>{_text(each)}</th>" for each in table.header)
-    rows = "\n".join(
-        "<tr>" + "".join(f"<td>{_text(each)}</td>" for each in row) + "</tr>" for row in table.rows
-    )
+    rows = "\n".join("<tr>" + "".join(_cell(each) for each in row) + "</tr>" for row in table.rows)
     note = f'<p class="note">{_text(table.note)}</p>' if table.note else ""
     return (
         f"<h2>{_text(table.title)}</h2>\n"
         f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>{rows}</tbody>\n</table></div>\n{note}"
     )
+
+
+def _cell(text):
+    # A sentence would be a column of single words on a phone.
+    start = '<td class="long">' if len(text) > _LONG else "<td>"
+    return f"{start}{_text(text)}</td>"
 
 
 def _text(text):

@@ -21,6 +21,8 @@ _MIN_LONG_SIDE = 480  # pixels; below that a label of 13 pixels hides what it na
 _MASK_OPACITY = 0.45
 _MIN_KEYPOINT_SCORE = 0.05  # Detectron2's
 _TITLE_COLOUR = (32, 34, 38)
+# Where there is no room for labels.
+FOUND_COLOUR, TRUTH_COLOUR = (255, 150, 30), (60, 230, 90)
 # Hues of 20 classes, far apart first; more classes repeat them, lighter and darker.
 _HUES = [(slot * 0.381966) % 1.0 for slot in range(20)]
 
@@ -33,6 +35,7 @@ class Objects(NamedTuple):
     scores: np.ndarray | None = None
     masks: np.ndarray | None = None
     keypoints: np.ndarray | None = None
+    notes: list | None = None
 
 
 def class_colours(class_names):
@@ -63,7 +66,16 @@ def class_colours(class_names):
     return colours
 
 
-def draw_objects(image, boxes, class_names, scores=None, masks=None, keypoints=None, colours=None):
+def draw_objects(
+    image,
+    boxes,
+    class_names,
+    scores=None,
+    masks=None,
+    keypoints=None,
+    notes=None,
+    colours=None,
+):
     """Draws objects with their class, score, mask and keypoints, small ones in front.
 
     Args:
@@ -74,6 +86,7 @@ def draw_objects(image, boxes, class_names, scores=None, masks=None, keypoints=N
         masks: [N, H, W], not zero inside of the object, or None.
         keypoints: float [N, P, 3], (y, x, visibility or score), pixels of the image, or None;
             those of a score below 0.05 are not drawn.
+        notes: N texts that follow in the labels, or None; an object whose note is "" has no label.
         colours: what `class_colours` returned for these names and others, or None.
 
     Returns:
@@ -83,12 +96,10 @@ def draw_objects(image, boxes, class_names, scores=None, masks=None, keypoints=N
         ValueError: if the image is not uint8 [H, W, 3] or the lengths or sizes differ.
     """
     boxes = np.asarray(boxes, np.float64).reshape([-1, 4])
-    _check(image, boxes, class_names, scores, masks, keypoints)
+    _check(image, boxes, class_names, scores, masks, keypoints, notes)
     colours = colours or class_colours(class_names)
-    height, width = image.shape[:2]
-    factor = max(1, -(-_MIN_LONG_SIDE // max(height, width)))
-    size = (factor * width, factor * height)
-    canvas = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    canvas, factor = _enlarged(image)
+    size = canvas.size
     # Not finite corners would stop Pillow; a detector that diverged should still be seen.
     boxes = np.nan_to_num(boxes, posinf=1e6, neginf=-1e6) * factor
     order = np.argsort(-_areas(boxes), kind="stable")
@@ -106,7 +117,10 @@ def draw_objects(image, boxes, class_names, scores=None, masks=None, keypoints=N
     placed = [(x1, y1, x2, y2) for y1, x1, y2, x2 in boxes if y2 - y1 < 3 * font.size]
     # The small objects' labels first: they have the least room.
     for i in order[::-1]:
+        if notes and not notes[i]:
+            continue
         label = class_names[i] if scores is None else f"{class_names[i]} {scores[i]:.2f}"
+        label += f": {notes[i]}" if notes else ""
         _draw_label(draw, font, label, boxes[i], colours[class_names[i]], size, placed)
     return np.asarray(canvas)
 
@@ -140,6 +154,27 @@ def side_by_side(image, truth, detections):
     for title, picture, x in zip(titles, (left, right), (0, panel + margin), strict=True):
         canvas.paste(Image.fromarray(picture), (x, bar))
         draw.text((x + margin, margin), title, "white", font)
+    return np.asarray(canvas)
+
+
+def draw_proposals(image, truth, proposals):
+    """Draws proposals in orange, and the objects that they are to cover in green in front.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+        truth: float [N, 4], (y1, x1, y2, x2), pixels of the image.
+        proposals: float [R, 4], the same; those without area are none.
+
+    Returns:
+        uint8 [K * H, K * W, 3], as of `draw_objects`.
+    """
+    canvas, factor = _enlarged(image)
+    draw = ImageDraw.Draw(canvas)
+    proposals = proposals[_areas(proposals) > 0]
+    for boxes, colour in ((proposals, FOUND_COLOUR), (truth, TRUTH_COLOUR)):
+        for box in np.nan_to_num(boxes, posinf=1e6, neginf=-1e6) * factor:
+            # The dark lines of so many proposals would be all that is seen.
+            _draw_frame(draw, box, colour, canvas.size, is_set_off=boxes is truth)
     return np.asarray(canvas)
 
 
@@ -212,13 +247,14 @@ def save_png(path, image):
     files.write_whole(path, encoded.getvalue())
 
 
-def _check(image, boxes, class_names, scores, masks, keypoints):
+def _check(image, boxes, class_names, scores, masks, keypoints, notes):
     """Raises ValueError where the parts do not belong together."""
     is_image = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3
     if not is_image or image.shape[2] != 3 or not image.size:
         found = getattr(image, "dtype", type(image).__name__)
         raise ValueError(f"image must be uint8 [H, W, 3], found {found} {np.shape(image)}")
     named = {"class_names": class_names, "scores": scores, "masks": masks, "keypoints": keypoints}
+    named["notes"] = notes
     for name, values in named.items():
         if values is not None and len(values) != len(boxes):
             raise ValueError(f"{name} has {len(values)} entries for {len(boxes)} boxes")
@@ -227,6 +263,14 @@ def _check(image, boxes, class_names, scores, masks, keypoints):
             raise ValueError(
                 f"a mask has shape {np.shape(mask)}, the image {image.shape[:2]}; paste it first"
             )
+
+
+def _enlarged(image):
+    """Returns an image to draw on, and K."""
+    height, width = image.shape[:2]
+    factor = max(1, -(-_MIN_LONG_SIDE // max(height, width)))
+    size = (factor * width, factor * height)
+    return Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), factor
 
 
 def _areas(boxes):
@@ -249,15 +293,16 @@ def _blend_masks(canvas, masks_and_colours):
     return Image.fromarray(np.round(picture).astype(np.uint8))
 
 
-def _draw_frame(draw, box, colour, size):
-    """Draws a box in its colour, on a dark line that sets it off from any background."""
+def _draw_frame(draw, box, colour, size, is_set_off=True):
+    """Draws a box in its colour, by default on a dark line that sets it off from the image."""
     y1, x1, y2, x2 = box
     line = max(2, round(max(size) / 320))
     left, top = max(x1, 0), max(y1, 0)
     right, bottom = min(x2, size[0]) - 1, min(y2, size[1]) - 1
     if right < left or bottom < top:
         return
-    draw.rectangle((left, top, right, bottom), outline=(0, 0, 0), width=line + 1)
+    if is_set_off:
+        draw.rectangle((left, top, right, bottom), outline=(0, 0, 0), width=line + 1)
     draw.rectangle((left, top, right, bottom), outline=colour, width=line)
 
 

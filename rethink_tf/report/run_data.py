@@ -17,7 +17,8 @@ def describe(splits, pipeline):
 
     Returns:
         {what it is for: dict}: directory, num_images, num_objects, num_categories and, for
-        training, pixels_per_image, the mean area of an image as the network sees it.
+        training, pixels_per_image, the mean area of an image as the network sees it, for
+        evaluation image_ids, which of the directory's they are.
     """
     found = {}
     for use, split in splits.items():
@@ -32,6 +33,8 @@ def describe(splits, pipeline):
         }
         if use == "training":
             found[use]["pixels_per_image"] = pipeline.mean_training_pixels(index)
+        else:
+            found[use]["image_ids"] = index.image_id.tolist()
     return found
 
 
@@ -43,7 +46,7 @@ def write(model_dir, described):
         described: of `describe`.
     """
     known = read(model_dir) | described
-    files.write_whole(os.path.join(model_dir, FILE), json.dumps(known, indent=1) + "\n")
+    files.write_whole(os.path.join(model_dir, FILE), json.dumps(known) + "\n")
 
 
 def read(model_dir):

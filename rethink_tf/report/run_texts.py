@@ -58,7 +58,7 @@ def log_closing(model_dir, trainer, evaluator):
         ("Time", times),
         ("Weights", os.path.join(model_dir, "checkpoints")),
         ("Settings", os.path.join(model_dir, "config.gin")),
-        ("Curves", f"tensorboard --logdir={curves.summary_folder(model_dir)}"),
+        ("Curves", f"tensorboard --logdir={curves.shown_folder(model_dir)}"),
     ]
     table = ""
     if evaluator and evaluator.metrics:
@@ -68,6 +68,7 @@ def log_closing(model_dir, trainer, evaluator):
             ("Metrics", metrics_file.path_in(model_dir)),
             ("Detections", f"{evaluator.results_path} (COCO's form)"),
             ("Picture", evaluator.pictures.newest),
+            ("Errors", f"python -m rethink_tf.errors {model_dir}"),
         ]
     there = [(name, text) for name, text in rows if _is_there(name, text)]
     logging.info("%s", f"Done.\n{table}{_lay_out(there)}", extra=console.KEPT)

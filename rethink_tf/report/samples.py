@@ -48,7 +48,7 @@ class SamplePictures:
             image: uint8 [h, w, 3], the image as the network saw it, without padding.
             found: dict of detections in its pixels: boxes float [N, 4], scores float [N],
                 category_ids int [N] and, where the detector finds them, an iterable of masks
-                [h, w] and keypoints float [N, P, 3].
+                [h, w], keypoints float [N, P, 3] and proposals float [R, 4], zero for none.
         """
         step = int(self._step.numpy())
         position = self._drawn.get(step, 0)
@@ -71,6 +71,9 @@ class SamplePictures:
         pictures.save_png(path, picture)
         self.newest = path if position == 0 else self.newest
         tf.summary.image(f"detections{self._label}/{position}", picture[np.newaxis], step=step)
+        if "proposals" in found:
+            picture = pictures.draw_proposals(image, truth.boxes, found["proposals"])
+            tf.summary.image(f"proposals{self._label}/{position}", picture[np.newaxis], step=step)
 
     def _truth(self, image_id, shape, with_keypoints):
         """Returns the `Objects` of an image's annotations, resized to the shape (h, w)."""

@@ -21,7 +21,7 @@ from rethink_tf.report.collecting import StudyRun
 from rethink_tf.report.costs import Seen
 from rethink_tf.report.study_tables import of_shared_length, unique
 
-_MAX_CATEGORIES = 30  # of a confusion matrix that can be read
+MAX_CATEGORIES = 30  # of a confusion matrix that can be read
 _MAX_SIDE = 480  # pixels of a sample
 _CURVES = {"train/total": "loss", "train/learning_rate": "learning rate"}
 
@@ -111,7 +111,7 @@ def _of_matches(shown):
                       figures.precision_recall(curves, kind)))  # fmt: skip
     for arm, (run, arrays) in held.items():
         names = arrays["category_names"].tolist()
-        if len(names) <= _MAX_CATEGORIES:
+        if len(names) <= MAX_CATEGORIES:
             caption = f"Which objects {run.name} takes for which: shade by share of the row."
             svg = figures.confusion(arrays["confusion"], names)
             found.append((f"confusion-{_file_part(arm)}", caption, svg))

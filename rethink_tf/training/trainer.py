@@ -7,7 +7,7 @@ import orbit
 import tensorflow as tf
 from absl import logging
 
-from rethink_tf import console
+from rethink_tf import console, summaries
 from rethink_tf.training import health, stopping
 
 # From this share of a step's time on, the log line says that the input is waited for.
@@ -35,6 +35,7 @@ class Trainer(orbit.AbstractTrainer):
         images_per_step,
         data_counts=dict,
         stop=None,
+        describe=None,
     ):
         """Sets up the loop; nothing is trained yet.
 
@@ -46,17 +47,19 @@ class Trainer(orbit.AbstractTrainer):
             images_per_step: int, global batch.
             data_counts: callable, returns {name: count} of what the input left out so far.
             stop: `StopRequest` that is asked after each step, or None.
+            describe: callable taking a step, writes summaries of what the run is, or None.
         """
         self._step_fn, self._batches = step_fn, iter(batches)
         self._make_batches = make_batches
         self._total_steps, self._images_per_step = total_steps, images_per_step
         self._data_counts, self._stop, self._is_first = data_counts, stop, True
+        self._describe, self._begins = describe, True
         self.evaluation_steps, self.evaluation_seconds, self.seconds = (), None, 0.0
 
     def go_on_from(self, step):
         """Goes on from a checkpoint that was read since; step is an int."""
         self._step_fn.go_on_from(step)
-        self._batches = iter(self._make_batches())
+        self._batches, self._begins = iter(self._make_batches()), True
 
     def train(self, num_steps):
         """Runs some steps, checks their losses, writes summaries and one log line.
@@ -70,6 +73,8 @@ class Trainer(orbit.AbstractTrainer):
         """
         if self._is_first:
             logging.info("The first step takes longer: TensorFlow traces its graph.")
+        if self._begins:
+            self._begin_summaries()
         began = start = time.monotonic()
         num_untimed = 0
         history, waited, reason = [], 0.0, ""
@@ -104,6 +109,13 @@ class Trainer(orbit.AbstractTrainer):
         if reason:
             tf.summary.flush()
             raise stopping.Stopped(reason)
+
+    def _begin_summaries(self):
+        first = int(self._step_fn.step.numpy()) + 1
+        summaries.begin(first)
+        if self._describe:
+            self._describe(first)
+        self._begins = False
 
     def _write_summaries(self, values, images_per_second):
         for name, value in values.items():

@@ -115,6 +115,24 @@ def test_labels_of_equal_boxes_do_not_hide_each_other():
     assert min(counts) > 200
 
 
+def test_an_object_is_labelled_where_it_has_a_note():
+    boxes = [[200.0, 100.0, 300.0, 200.0], [200.0, 400.0, 300.0, 500.0]]
+    picture = pictures.draw_objects(grey(), boxes, ["cat", "dog"], notes=["missed", ""])
+    colours = pictures.class_colours(["cat", "dog"])
+    counts = [(picture == np.array(colours[name])).all(axis=2).sum() for name in ("cat", "dog")]
+    # The dog has its frame of four lines of 100 x 2 pixels alone.
+    assert counts[1] <= 800 < counts[0]
+
+
+def test_proposals_are_drawn_without_labels_and_objects_in_front():
+    proposals = np.array([[100, 100, 200, 200], [0, 0, 0, 0], [50, 300, 150, 400]], np.float32)
+    truth = np.array([[100, 100, 200, 200], [300, 300, 400, 400]], np.float32)
+    picture = pictures.draw_proposals(grey(), truth, proposals)
+    green, orange = (60, 230, 90), (255, 150, 30)
+    places = [picture[y, x].tolist() for y, x in ((100, 150), (300, 350), (50, 350), (0, 0))]
+    assert places == [list(green), list(green), list(orange), [90, 90, 90]]
+
+
 def test_side_by_side():
     detections = pictures.Objects([[100, 100, 200, 200]], ["dog"], [0.5])
     picture = pictures.side_by_side(grey(), one_object(), detections)
