@@ -275,15 +275,32 @@ def _by_gather(cells, sizes, scaled, rank, output_size):
         row[..., :, tf.newaxis] * width[..., tf.newaxis, tf.newaxis] + column[..., tf.newaxis, :]
     )
     corners = 2 * SAMPLES_PER_BIN
-    values = tf.reshape(
-        tf.gather(tf.reshape(cells, [-1, channels]), index),
-        [batch, -1, output_size, corners, output_size, corners, channels],
+    rows, columns = (
+        tf.reshape(w, [batch, -1, output_size, corners]) for w in (row_weight, column_weight)
     )
-    weights = [
-        tf.cast(tf.reshape(w, [batch, -1, output_size, corners]), values.dtype)
-        for w in (row_weight, column_weight)
-    ]
-    return tf.einsum("brpiqjc,brpi,brqj->brpqc", values, *weights)
+
+    @tf.custom_gradient
+    def compute(cells):
+        values = tf.reshape(
+            tf.gather(tf.reshape(cells, [-1, channels]), index),
+            [batch, -1, output_size, corners, output_size, corners, channels],
+        )
+        weights = [tf.cast(each, values.dtype) for each in (rows, columns)]
+
+        def gradient(upstream):
+            # Products and no more, so that XLA computes each where it is added; in float32, for
+            # a cell takes part in hundreds of samples.
+            upstream = tf.cast(upstream, tf.float32)[:, :, :, tf.newaxis, :, tf.newaxis]
+            parts = upstream * rows[:, :, :, :, tf.newaxis, tf.newaxis, tf.newaxis]
+            parts *= columns[:, :, tf.newaxis, tf.newaxis, :, :, tf.newaxis]
+            sums = tf.math.unsorted_segment_sum(
+                tf.reshape(parts, [-1, channels]), tf.reshape(index, [-1]), batch * cells_per_image
+            )
+            return tf.cast(tf.reshape(sums, tf.shape(cells)), cells.dtype)
+
+        return tf.einsum("brpiqjc,brpi,brqj->brpqc", values, *weights), gradient
+
+    return compute(cells)
 
 
 def _samples(low, high, size, output_size):
