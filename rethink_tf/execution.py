@@ -59,11 +59,16 @@ class ExecutionPlan:
     has_bfloat16_kernels: bool = True
     has_grouped_gradients: bool = True
 
+    @property
+    def is_fused(self):
+        """Whether XLA compiles the step, which joins what is written one after the other."""
+        return self.jit_compile or self.device == "TPU"
+
     @functools.cached_property
     def operations(self):
         """The `Operations` that layers compute with."""
         if self.convolution == "tensorflow":
-            return Operations(self.recomputes, self.is_ordered)
+            return Operations(self.recomputes, self.is_ordered, self.is_fused)
         return cpu.CpuOperations(
             self.recomputes,
             self.is_ordered,

@@ -238,7 +238,7 @@ class MaskRCNN(tf_keras.Model):
         """RoIAlign on the levels of the backbone: one that the FPN adds is for the RPN alone."""
         levels = self.fpn.levels if self.fpn else features
         features = {level: features[level] for level in levels}
-        return RoIAlign(features, content, self.plan.roi_align)
+        return RoIAlign(features, content, self.plan.roi_align, self.plan.is_fused)
 
     def _train(self, features, batch, seed, num_stages, content):
         image_size, boxes, classes = batch["image_size"], batch["boxes"], batch["classes"]

@@ -7,6 +7,8 @@ Source: He et al. 2017, arXiv:1703.06870, figure 4. Initializers are Detectron2'
 predictor is normal with a deviation of 0.001, that of Detectron's files MSRAFill as the rest is.
 """
 
+import functools
+
 import gin
 import tensorflow as tf
 
@@ -77,7 +79,12 @@ class MaskHead(ObjectHead):
         indices = tf.maximum(classes - 1, 0)
         kernel, bias = tf.gather(self.kernel, indices), tf.gather(self.bias, indices)
         # The deconvolution's outputs are four times as large as all that goes in.
-        predict = Function(_predict, self.upsample_kernel, self.upsample_bias, kernel)
+        predict = Function(
+            functools.partial(_predict, self.operations),
+            self.upsample_kernel,
+            self.upsample_bias,
+            kernel,
+        )
         logits = self.operations.chain([predict], features)
         logits = tf.cast(logits, tf.float32)
         logits += tf.reshape(tf.cast(bias, tf.float32), [-1, 1, 1, 1])
@@ -120,7 +127,7 @@ def mask_losses(logits, targets):
     return tf.reduce_mean(per_pixel, axis=[1, 2])
 
 
-def _predict(features, upsample_kernel, upsample_bias, kernel):
+def _predict(operations, features, upsample_kernel, upsample_bias, kernel):
     """Returns the logits [R, S / 2, S / 2, 4] without a bias, by kernels [R, channels]."""
     cells = tf.nn.relu(convolution.double(features, upsample_kernel, upsample_bias))
-    return tf.einsum("rhwpc,rc->rhwp", cells, kernel)
+    return operations.weigh_channels(cells, kernel)

@@ -152,7 +152,9 @@ class ResNet(tf_keras.layers.Layer):
             dict {2: [B, H/4, W/4, C2], ..., 5: [B, H/32, W/32, C5]}.
         """
         pooled = content and content.after(4)
-        pool = functools.partial(_pool, content=pooled, same_padding=self.same_padding)
+        pool = functools.partial(
+            _pool, self.stem.conv.operations, content=pooled, same_padding=self.same_padding
+        )
         trains = training and self.freeze_at < 1
         outputs = conv.run([self.stem], images, trains, content, then=pool)
         content = pooled
@@ -169,13 +171,13 @@ class ResNet(tf_keras.layers.Layer):
         return features
 
 
-def _pool(outputs, content, same_padding=False):
+def _pool(operations, outputs, content, same_padding=False):
     """ReLU and a maximum over 3x3 cells, every second one, padded as the convolutions."""
     # ReLU and maximum may change places, and after the maximum ReLU has a quarter of the work and
     # of the memory. It also lets zeros pad the maximum as minus infinity would.
     before = 0 if same_padding else 1
     outputs = tf.pad(outputs, [[0, 0], [before, 1], [before, 1], [0, 0]])
-    outputs = tf.nn.relu(tf.nn.max_pool2d(outputs, 3, 2, "VALID"))
+    outputs = tf.nn.relu(operations.max_pool(outputs))
     # The first maximum beyond the content is taken over its last cells, and must be 0.
     return content.keep(outputs) if content else outputs
 

@@ -9,13 +9,13 @@ Letters: B images, H x W cells, C channels.
 
 import tensorflow as tf
 
-from rethink_tf.ops import convolution, ordering, recomputation
+from rethink_tf.ops import convolution, ordering, pooling, recomputation
 
 
 class Operations:
     """TensorFlow's own, which XLA and GPUs have kernels for."""
 
-    def __init__(self, recomputes=False, is_ordered=False):
+    def __init__(self, recomputes=False, is_ordered=False, is_fused=False):
         """Takes the plan's choices.
 
         Args:
@@ -23,8 +23,11 @@ class Operations:
                 kept.
             is_ordered: bool, whether parts of the model that could run side by side run one after
                 the other, so that their temporary buffers are not there at the same time.
+            is_fused: bool, whether XLA compiles them, which reads an array once for all that is
+                computed of it, element by element or as sums.
         """
         self._recomputes, self._is_ordered = recomputes, is_ordered
+        self.is_fused = is_fused
 
     def convolve(self, inputs, kernel, strides=1):
         """Convolves; see `convolution.convolve`."""
@@ -52,6 +55,19 @@ class Operations:
         if mask is None:
             return lambda values: tf.reduce_sum(values, axes)
         return lambda values: tf.reduce_sum(values * tf.cast(mask, values.dtype), axes)
+
+    def max_pool(self, maps):
+        """Returns the maximum of 3x3 cells, every second one; see `pooling`."""
+        return pooling.max_pool(maps) if self.is_fused else tf.nn.max_pool2d(maps, 3, 2, "VALID")
+
+    def weigh_channels(self, maps, weights):
+        """Returns the sums over channels of [N, ..., C] weighted by [N, C]: [N, ...]."""
+        if not self.is_fused:
+            return tf.einsum("n...c,nc->n...", maps, weights)
+        # A product of matrices would have the maps turned in memory, and written.
+        shape = [tf.shape(maps)[0], *[1] * (maps.shape.rank - 2), maps.shape[-1]]
+        products = tf.cast(maps * tf.reshape(weights, shape), tf.float32)
+        return tf.cast(tf.reduce_sum(products, axis=-1), maps.dtype)
 
     def repeat_cells(self, maps):
         """Doubles both sides of [B, H, W, C] by repeating each cell: [B, 2 H, 2 W, C]."""

@@ -5,6 +5,7 @@ are used. Operations that could run in parallel are put one after the other here
 """
 
 import tensorflow as tf
+from tensorflow.compiler.tf2xla.ops.gen_xla_ops import xla_optimization_barrier
 
 
 def run_after(values, *before):
@@ -39,6 +40,19 @@ def order_backward(outputs, inputs):
         return run_after(d_outputs, d_inputs), d_inputs
 
     return (tf.identity(outputs), run_after(inputs, outputs)), gradient
+
+
+@tf.custom_gradient
+def gradient_once(values):
+    """Returns the values, whose gradient XLA computes and writes once.
+
+    XLA computes an element again in each of its uses where that looks cheap. A sum of several large
+    gradients, each part of which goes elsewhere, is then read as often as there are parts.
+
+    Args:
+        values: tensor of a program that XLA compiles.
+    """
+    return tf.identity(values), lambda upstream: xla_optimization_barrier([upstream])[0]
 
 
 def in_parts(function, num_rows, *inputs):

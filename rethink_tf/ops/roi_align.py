@@ -45,7 +45,7 @@ class RoIAlign:
     Source: He et al. 2017, arXiv:1703.06870, section 3; sampling points as Detectron2's ROIAlignV2.
     """
 
-    def __init__(self, features, content=None, form=GATHER):
+    def __init__(self, features, content=None, form=GATHER, is_fused=False):
         """Lays out the levels.
 
         Args:
@@ -53,6 +53,7 @@ class RoIAlign:
             content: `ops.content.Content` of the images, multiples of the coarsest stride; None
                 where they fill the maps.
             form: GATHER or CROP; the execution plan's.
+            is_fused: bool, whether XLA compiles it.
         """
         self._levels = sorted(features)
         self._maps = [features[level] for level in self._levels]
@@ -65,7 +66,7 @@ class RoIAlign:
             own = sizes[tf.newaxis]
             if content:
                 own = tf.stack([each.sizes for each in self._content], axis=1)
-            self._layout = cells, (sizes, own)
+            self._layout = _Cells(cells, is_fused), (sizes, own)
 
     def __call__(self, boxes, output_size):
         """Pools.
@@ -249,11 +250,54 @@ def lay_out_cells(maps):
     return tf.concat([tf.reshape(each, [batch, -1, channels]) for each in maps], axis=1), sizes
 
 
-def _by_gather(cells, sizes, scaled, rank, output_size):
+class _Cells:
+    """Cells of all levels, whose gradients of several calls go into one array, one after the other.
+
+    That array is float32, for a cell takes part in hundreds of samples. Of each call its own would
+    be as large.
+    """
+
+    def __init__(self, cells, is_fused):
+        """Takes [B, cells of all levels, C], of `lay_out_cells`, and whether XLA compiles it."""
+        self.cells, self._is_fused = cells, is_fused
+        # It carries the gradients alone: what is read are the cells themselves.
+        self._carrier = tf.cast(ordering.gradient_once(cells) if is_fused else cells, tf.float32)
+
+    def reduce(self, index, function, spread):
+        """Returns a function's value of some cells.
+
+        Args:
+            index: int32 [...], rows of the cells of all images.
+            function: callable of the cells [..., C].
+            spread: callable of the value's gradient, returns that of the cells, float32 [..., C].
+        """
+        channels = self.cells.shape[-1]
+        flat, rows = tf.reshape(self.cells, [-1, channels]), tf.reshape(index, [-1])
+
+        @tf.custom_gradient
+        def compute(carrier):
+            def gradient(upstream, sums):
+                shape = tf.shape(sums)
+                sums = tf.reshape(sums, [-1, channels])
+                parts = tf.reshape(spread(upstream), [-1, channels])
+                if self._is_fused:
+                    # Adds in place, and computes each part where it is added.
+                    sums = tf.tensor_scatter_nd_add(sums, rows[:, tf.newaxis], parts)
+                else:
+                    sums += tf.math.unsorted_segment_sum(parts, rows, tf.shape(sums)[0])
+                return tf.reshape(sums, shape)
+
+            return (function(tf.gather(flat, index)), tf.identity(carrier)), gradient
+
+        value, self._carrier = compute(self._carrier)
+        return value
+
+
+def _by_gather(layout, sizes, scaled, rank, output_size):
     """Pools by a gather of every sample's four cells; arguments and result as of `_by_crops`.
 
     Args:
-        cells: [B, cells of all levels, C], of `lay_out_cells`.
+        layout: `_Cells`.
         sizes: int32 [L, 2], of `lay_out_cells`, and int32 [B, L, 2] or [1, L, 2], the content's.
         scaled: float32 [B, R, 4].
         rank: int32 [B, R].
@@ -262,8 +306,8 @@ def _by_gather(cells, sizes, scaled, rank, output_size):
     Returns:
         [B, R, P, P, C], the cells' dtype.
     """
-    batch, cells_per_image = tf.shape(cells)[0], tf.shape(cells)[1]
-    channels = cells.shape[-1]
+    cells = layout.cells
+    batch, cells_per_image, channels = tf.shape(cells)[0], tf.shape(cells)[1], cells.shape[-1]
     sizes, own = sizes
     width = tf.gather(sizes[:, 1], rank)
     own = tf.gather(tf.broadcast_to(own, [batch, *sizes.shape]), rank, batch_dims=1)
@@ -275,15 +319,23 @@ def _by_gather(cells, sizes, scaled, rank, output_size):
         row[..., :, tf.newaxis] * width[..., tf.newaxis, tf.newaxis] + column[..., tf.newaxis, :]
     )
     corners = 2 * SAMPLES_PER_BIN
-    values = tf.reshape(
-        tf.gather(tf.reshape(cells, [-1, channels]), index),
-        [batch, -1, output_size, corners, output_size, corners, channels],
+    rows, columns = (
+        tf.reshape(w, [batch, -1, output_size, corners]) for w in (row_weight, column_weight)
     )
-    weights = [
-        tf.cast(tf.reshape(w, [batch, -1, output_size, corners]), values.dtype)
-        for w in (row_weight, column_weight)
-    ]
-    return tf.einsum("brpiqjc,brpi,brqj->brpqc", values, *weights)
+
+    def weigh(values):
+        values = tf.reshape(
+            values, [batch, -1, output_size, corners, output_size, corners, channels]
+        )
+        weights = [tf.cast(each, values.dtype) for each in (rows, columns)]
+        return tf.einsum("brpiqjc,brpi,brqj->brpqc", values, *weights)
+
+    def spread(upstream):
+        upstream = tf.cast(upstream, tf.float32)[:, :, :, tf.newaxis, :, tf.newaxis]
+        parts = upstream * rows[:, :, :, :, tf.newaxis, tf.newaxis, tf.newaxis]
+        return parts * columns[:, :, tf.newaxis, tf.newaxis, :, :, tf.newaxis]
+
+    return layout.reduce(index, weigh, spread)
 
 
 def _samples(low, high, size, output_size):

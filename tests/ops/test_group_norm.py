@@ -39,7 +39,10 @@ def forward_and_gradients(function, values, upstream):
     return outputs, tape.gradient(total, values)
 
 
-@pytest.fixture(scope="module", params=[Operations(), CpuOperations(recomputes=True)])
+@pytest.fixture(
+    scope="module",
+    params=[Operations(), Operations(is_fused=True), CpuOperations(recomputes=True)],
+)
 def ours(request):
     """Group normalization by the operations of every device."""
     return lambda inputs, gamma, beta: group_norm(
@@ -169,3 +172,30 @@ def test_groups_that_do_not_divide_the_channels_are_an_error():
     norm = Norm(tf.ones([48]), tf.zeros([48]), 32, EPSILON)
     with pytest.raises(ValueError, match="48 channels.*32"):
         group_norm(tf.zeros([1, 2, 2, 48]), norm, Operations())
+
+
+@pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
+@pytest.mark.parametrize("mean", [0.0, 20.0])
+def test_one_reading_of_halves_is_as_exact_as_two(dtype, mean):
+    """Against float64 of the same rounded inputs, at means up to 20 deviations."""
+    inputs, gamma, beta = make((2, 24, 24, CHANNELS), mean)
+    inputs, upstream = tf.cast(inputs, dtype), upstream_for((2, 24, 24, CHANNELS))
+    rounded = tf.cast(inputs, tf.float64).numpy()
+    normalized = exact(rounded, 1.0, 0.0)
+    expected = [
+        exact(rounded, gamma.numpy(), beta.numpy()),
+        (upstream.numpy() * normalized).sum((0, 1, 2)),  # of gamma
+    ]
+    errors = []
+    for operations in (Operations(), Operations(is_fused=True)):
+        outputs, (_, d_gamma, _) = forward_and_gradients(
+            lambda *values, by=operations: group_norm(
+                values[0], Norm(values[1], values[2], GROUPS, EPSILON), by
+            ),
+            [inputs, gamma, beta],
+            upstream,
+        )
+        found = [tf.cast(each, tf.float64).numpy() for each in (outputs, d_gamma)]
+        errors.append([np.abs(a - b).max() for a, b in zip(found, expected, strict=True)])
+    for two, one in zip(*errors, strict=True):
+        assert one <= 1.01 * two + 1e-3

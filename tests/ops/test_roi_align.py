@@ -224,3 +224,16 @@ def test_content_ends_as_maps_do(determinism):
         both = RoIAlign(cut, Content.of_images(sizes, 32), form)(boxes, 3)
         one = RoIAlign(alone, form=form)(boxes[1:], 3)
         np.testing.assert_allclose(both[1:], one, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_of_halves_are_summed_in_float32():
+    """A cell that all samples of many RoIs read: sums in bfloat16 would stop growing at 256."""
+    features = {2: tf.zeros([1, 8, 8, 1], tf.bfloat16)}
+    boxes = tf.tile(tf.constant([[[0.0, 0, 32, 32]]]), [1, 600, 1])
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        pooled = RoIAlign(features, form=GATHER)(boxes, 2)
+    assert pooled.dtype == tf.bfloat16
+    gradient = tf.cast(tape.gradient(pooled, features)[2], tf.float64)
+    # Each of the 600 gives 4 bins' gradients of 1 to the cells: the whole is theirs to 2 ** -8.
+    assert float(tf.reduce_sum(gradient)) == pytest.approx(2400, rel=2**-8)
