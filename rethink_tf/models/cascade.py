@@ -68,7 +68,7 @@ class CascadeBoxHead(tf_keras.layers.Layer):
         ]
         first = self.stages[0]
         self.roi_size, self.num_samples = first.roi_size, first.num_samples
-        self.positive_fraction = first.positive_fraction
+        self.positive_fraction, self._runs_all = first.positive_fraction, None
         # Saved with the weights, so that a prediction uses the stages that are trained so far.
         self.stages_trained = self.add_weight(
             "stages_trained",
@@ -144,7 +144,16 @@ class CascadeBoxHead(tf_keras.layers.Layer):
         def by(stages):
             return lambda: _candidates(stages, pool, proposals, proposal_valid, image_size)
 
+        if self._runs_all is not None:
+            return by(self.stages if self._runs_all else self.stages[:1])()
         return tf.cond(self.stages_trained > 1, by(self.stages), by(self.stages[:1]))
+
+    def settle_stages(self):
+        """Has what is predicted from now on run the stages that are trained by now.
+
+        A program made of it is without a condition, which ONNX has no use for.
+        """
+        self._runs_all = int(self.stages_trained.numpy()) > 1
 
     def suppress(self, candidates):
         """Chooses the detections of each image; see `BoxHead.suppress`."""
