@@ -44,9 +44,11 @@ class Evaluation:
         element = decode.decode_image(encoded, drawn, bucket)
         return {key: value[tf.newaxis] for key, value in element.items()}
 
-    def __call__(self, batch):
-        """Returns what `place` does, for a batch of `prepare`."""
-        return place(self._predictor(batch), batch, self._ids)
+    def measure(self, batch):
+        """Returns what `place` does, for a batch of `prepare`, and its seconds."""
+        self._predictor(batch)
+        outputs, seconds = timed(self._predictor, batch)
+        return place(outputs, batch, self._ids), seconds
 
 
 def place(outputs, batch, category_ids):
@@ -117,17 +119,17 @@ class Comparison:
 
     def summary(self):
         """Returns the comparison in two lines."""
-        same = "both find the same"
+        same = "the export finds the same"
         if self.further or self.missing:
-            same = f"{self.missing} of them are missing and {self.further} are found beyond"
+            same = f"the export lacks {self.missing} of them and finds {self.further} others"
         units = {"boxes": " pixels"}
         largest = ", ".join(
             f"{field} {value:.1e}{units.get(field, '')}"
             for field, value in sorted(self.differences.items())
         )
         return (
-            f"On {self.images} photographs the evaluation has {self.detections} detections; {same}. "
-            f"Largest differences: {largest}.\n"
+            f"Compared on {self.images} photographs: the evaluation has {self.detections} "
+            f"detections, {same}. Largest differences: {largest}.\n"
             f"An image takes {self.seconds:.3f} s (median), in the evaluation "
             f"{self.evaluation_seconds:.3f} s."
         )
@@ -159,7 +161,7 @@ def compare(run, evaluation, photographs):
     Args:
         run: callable of the bytes of an image and its batch (`Evaluation.prepare`), returns the
             detections as of `place` and the seconds that it took.
-        evaluation: list of what `measure` returned.
+        evaluation: list of what `Evaluation.measure` returned.
         photographs: list of bytes of JPEG or PNG, with their batches.
 
     Returns:

@@ -1,12 +1,14 @@
-"""What does not convert, and what else a conversion needs."""
+"""What a conversion needs, what it gives, and how it says what does not convert."""
 
 import importlib.util
+from collections.abc import Callable
+from typing import NamedTuple
 
-# What `pip install 'rethink-tf[export]'` brings, by format.
-_NEEDED = {
-    "saved_model": (),
-    "tflite": ("ai_edge_litert",),
-    "onnx": ("onnx", "onnxruntime", "tf2onnx"),
+# Of `pip install 'rethink-tf[export]'`: {format: {library: module}}.
+_LIBRARIES = {
+    "saved_model": {},
+    "tflite": {"ai-edge-litert": "ai_edge_litert"},
+    "onnx": {"onnx": "onnx", "onnxruntime": "onnxruntime", "tf2onnx": "tf2onnx"},
 }
 
 
@@ -14,16 +16,37 @@ class NotConvertibleError(ValueError):
     """A program has operations that a format lacks."""
 
     def __init__(self, name, operations):
-        """Takes the format's name and those of TensorFlow's operations."""
+        """Takes the format's name and those of the operations, as TensorFlow calls them."""
         self.operations = sorted(operations)
         super().__init__(f"{name} does not have {', '.join(self.operations)}")
 
 
+class Written(NamedTuple):
+    """What was written.
+
+    Attributes:
+        run: callable as of `comparing.compare`.
+        part: "detections" or "raw", see `programs`.
+        fields: set of str, what there is of an object beside its box.
+        lacking: list of str, the operations for which it is not the detections.
+    """
+
+    run: Callable
+    part: str
+    fields: set
+    lacking: list
+
+
+def libraries(output_format):
+    """Returns the names of the libraries that a format needs beside TensorFlow."""
+    return tuple(_LIBRARIES[output_format])
+
+
 def check_installed(output_format):
-    """Raises ModuleNotFoundError if a format's libraries are not installed."""
-    missing = [name for name in _NEEDED[output_format] if not importlib.util.find_spec(name)]
+    """Raises ModuleNotFoundError if a library that a format needs is not installed."""
+    known = _LIBRARIES[output_format]
+    missing = [name for name, module in known.items() if not importlib.util.find_spec(module)]
     if missing:
         raise ModuleNotFoundError(
-            f"--format={output_format} needs {', '.join(missing)}, which "
-            f"{'is' if len(missing) == 1 else 'are'} not installed: pip install 'rethink-tf[export]'"
+            f"--format={output_format} needs {', '.join(missing)}: pip install 'rethink-tf[export]'"
         )

@@ -14,13 +14,13 @@ from rethink_tf.exporting import conversion
 FILE = "model.onnx"
 
 
-def write(program, folder, opset):
+def write(program, folder, command):
     """Converts a program.
 
     Args:
         program: `FixedProgram`.
         folder: where FILE is written; exists.
-        opset: int, the version of ONNX's operations.
+        command: dict: opset, int, the version of ONNX's operations.
 
     Raises:
         NotConvertibleError: names the operations that ONNX lacks.
@@ -39,18 +39,18 @@ def write(program, folder, opset):
         converted = tfonnx.process_tf_graph(
             graph,
             continue_on_error=True,
-            opset=opset,
+            opset=command["opset"],
             input_names=names[0],
             output_names=names[1],
             tensors_to_rename=wanted,
         )
-    # Of an einsum, its optimizer tries each order of the letters: minutes for the seven of RoIAlign.
+    # Its optimizer of einsums tries each order of their letters: minutes for RoIAlign's seven.
     optimizers = optimizer._get_optimizers() | {}
     optimizers.pop("einsum_optimizer", None)
     model = optimizer.optimize_graph(converted, optimizers=optimizers).make_model("rethink_tf")
     missing = set(_unknown_operations(model.graph))
     if missing:
-        raise conversion.NotConvertibleError(f"ONNX (opset {opset})", missing)
+        raise conversion.NotConvertibleError(f"ONNX (opset {command['opset']})", missing)
     onnx.checker.check_model(model)
     onnx.save(model, os.path.join(folder, FILE))
 

@@ -7,6 +7,8 @@ and ONNX: it takes one image that is resized already.
 Letters: B images, D detections an image, N candidates, H x W pixels of the fixed input.
 """
 
+import contextlib
+
 import numpy as np
 import tensorflow as tf
 
@@ -139,18 +141,14 @@ class FixedProgram(tf.Module):
     """
 
     def __init__(self, detector, shape, part=DETECTIONS):
-        """Takes what the program is made of; all within it computes by plain operations.
+        """Takes what the program is made of. It is to be traced within `plain_operations`.
 
         Args:
-            detector: `MaskRCNN` with its variables, of float32. It gets another plan.
+            detector: `MaskRCNN` with its variables, of float32.
             shape: (H, W), multiples of the detector's coarsest stride, pixels.
             part: DETECTIONS or RAW.
         """
         super().__init__()
-        detector.plan = ExecutionPlan(static_shapes=True)
-        detector.plan.give_to(detector)
-        if isinstance(detector.box_head, CascadeBoxHead):
-            detector.box_head.settle_stages()
         self.weights = list(detector.variables)
         self._detector, self._part = detector.__call__, part
         self._candidates = detector.find_candidates
@@ -171,14 +169,30 @@ class FixedProgram(tf.Module):
         }
 
 
-def input_arrays(image, size, shape):
+@contextlib.contextmanager
+def plain_operations(detector):
+    """Within it, a detector computes by operations that other formats have, of static shapes."""
+    before, head, settled = detector.plan, detector.box_head, contextlib.nullcontext()
+    if isinstance(head, CascadeBoxHead):
+        settled = head.settled_stages()
+    detector.plan = ExecutionPlan(static_shapes=True)
+    detector.plan.give_to(detector)
+    try:
+        with settled:
+            yield
+    finally:
+        detector.plan = before
+        before.give_to(detector)
+
+
+def input_arrays(image, image_size, shape):
     """Returns the inputs of a `FixedProgram` for a resized image, as NumPy arrays.
 
     Args:
-        image: uint8 [h, w, 3].
-        size: (h, w).
-        shape: (H, W), pixels, as large or larger.
+        image: uint8 [1, h, w, 3], zero beyond its size.
+        image_size: int32 [1, 2], (height, width), pixels, at most (H, W).
+        shape: (H, W), pixels.
     """
-    padded = np.zeros([1, *shape, 3], np.uint8)
-    padded[0, : size[0], : size[1]] = image[: size[0], : size[1]]
-    return {"image": padded, "image_size": np.array([size], np.int32)}
+    (height, width), padded = np.array(image_size)[0], np.zeros([1, *shape, 3], np.uint8)
+    padded[:, :height, :width] = np.array(image)[:, :height, :width]
+    return {"image": padded, "image_size": np.array([[height, width]], np.int32)}

@@ -6,8 +6,6 @@ import pathlib
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from rethink_tf.exporting import programs
-
 # Keys of the signatures: of encoded images, which servers take by default, and of pixels.
 ENCODED, IMAGES = "serving_default", "images"
 

@@ -8,23 +8,23 @@ bilinearly at pixel centres (with antialias where it shrinks, as PIL does), by t
 
     {min_side} / shorter side, at most {max_side} / longer side
 
-{limit}Put it into the upper left corner of `image`, zero elsewhere, and give its height and width after
-resizing as `image_size`. What lies beyond changes nothing. The pixels are not normalized: the
-program does that.
+and at most what fits into {limit} (height x width). Round the sides. Put it into the
+upper left corner of `image`, zero elsewhere, and give its height and width after resizing as
+`image_size`. What lies beyond changes nothing. The program normalizes the pixels itself.
 """
 
 _OUTPUTS = {
     "detections": """\
-- `boxes` float32 [1, {num}, 4], (y1, x1, y2, x2), pixels of `image`: divide by the scale
-- `scores` float32 [1, {num}], falling; 0 is padding
-- `classes` int32 [1, {num}]: the n-th of `categories` in export.json counted from 1; 0 is padding
+- `boxes` float32 [1, D, 4], (y1, x1, y2, x2), pixels of `image`: divide by the scale
+- `scores` float32 [1, D], falling; 0 is padding
+- `classes` int32 [1, D]: the n-th of `categories` in export.json counted from 1; 0 is padding
 """,
     "raw": """\
 The boxes before the suppression of those that overlap, and without what the heads say of objects:
 
-- `boxes` float32 [1, {num}, 4], (y1, x1, y2, x2), pixels of `image`: divide by the scale
-- `scores` float32 [1, {num}], falling; 0 is padding
-- `classes` int32 [1, {num}]: the n-th of `categories` in export.json counted from 1; 0 is padding
+- `boxes` float32 [1, D, 4], (y1, x1, y2, x2), pixels of `image`: divide by the scale
+- `scores` float32 [1, D], falling; 0 is padding
+- `classes` int32 [1, D]: the n-th of `categories` in export.json counted from 1; 0 is padding
 
 Of each class, go through the boxes by falling score and drop those that overlap a kept one by an
 IoU above {nms_threshold}. Keep the {max_detections} of the highest scores of all classes.
@@ -44,7 +44,7 @@ B images; D is the most detections of one of them. Rows from `num_detections` on
 
 _FIELDS = {
     "masks": """\
-- `masks` float32 [{rows}, {side}, {side}], probabilities within the box. To paste one, resize it
+- `masks` float32 [{rows}, S, S], probabilities within the box. To paste one, resize it
   bilinearly from its box to the image (cell centres; zero outside), and cut at 0.5. In Python:
 
       def weights(low, high, length, cells):
@@ -53,7 +53,7 @@ _FIELDS = {
           return np.maximum(0, 1 - abs(position[:, None] - np.arange(cells)))
 
       y1, x1, y2, x2 = box
-      rows, columns = weights(y1, y2, height, {side}), weights(x1, x2, width, {side})
+      rows, columns = weights(y1, y2, height, S), weights(x1, x2, width, S)
       pixels = rows @ mask @ columns.T >= 0.5
 """,
     "keypoints": "- `keypoints` float32 [{rows}, K, 3], (y, x, score), pixels as the boxes\n",
@@ -79,8 +79,9 @@ TensorFlow Serving takes the folder as a version, such as /models/detector/1:
 
     docker run -p 8501:8501 -v /models/detector:/models/detector -e MODEL_NAME=detector \\
         tensorflow/serving
-    curl http://localhost:8501/v1/models/detector:predict -d \\
-        "{{\\"signature_name\\": \\"serving_default\\", \\"instances\\": [{{\\"b64\\": \\"$(base64 -w0 a.jpg)\\"}}]}}"
+    printf '{{"signature_name": "serving_default", "instances": [{{"b64": "%s"}}]}}' \\
+        "$(base64 -w0 a.jpg)" > request.json
+    curl -d @request.json http://localhost:8501/v1/models/detector:predict
 """,
     "tflite": """\
 ## Run
@@ -114,11 +115,10 @@ def readme(record, name):
         outputs = _SERVED_OUTPUTS
     else:
         parts.append(_INPUT.format(**record["input"], limit=_limit(record["input"])))
-        outputs = "## Outputs\n\n" + _OUTPUTS[part].format(**record["detections"])
-    rows = "B, D" if is_served else f"1, {record['detections']['num']}"
-    for field, shape in record["fields"].items():
-        known = _FIELDS.get(field, f"- `{field}` [{rows}, ...]\n")
-        outputs += known.format(rows=rows, side=shape[-1] if shape else 0)
+        outputs = "## Outputs\n\n" + _OUTPUTS[part].format(**record["suppression"])
+    rows = "B, D" if is_served else "1, D"
+    for field in record["fields"]:
+        outputs += _FIELDS.get(field, f"- `{field}` [{rows}, ...]\n").format(rows=rows)
     parts += [outputs, _RUN[output_format].format(name=name)]
     if record["comparison"]:
         parts.append(f"## Comparison\n\n{record['comparison']['summary']}\n")
@@ -140,5 +140,4 @@ def _origin(record):
 
 
 def _limit(described):
-    shapes = " or ".join(f"{height} x {width}" for height, width in described["buckets"])
-    return f"and no more than fits into {shapes} (height x width). Round the sides.\n"
+    return " or ".join(f"{height} x {width}" for height, width in described["buckets"])

@@ -16,16 +16,18 @@ from rethink_tf.exporting import conversion, saved_model
 FILE = "model.tflite"
 
 
-def write(program, folder):
+def write(program, folder, command):
     """Converts a program.
 
     Args:
         program: `FixedProgram`.
         folder: where FILE is written; exists.
+        command: dict, of which nothing is needed.
 
     Raises:
         NotConvertibleError: names the operations that TensorFlow Lite lacks.
     """
+    del command
     # By way of a SavedModel: only so do inputs and outputs keep their names.
     saved = os.path.join(folder, "saved")
     saved_model.save(program, program.predict, saved)

@@ -15,6 +15,8 @@ Shapes: B images, R RoIs an image, M objects, P proposals, C object classes, D d
 Source: Cai and Vasconcelos 2018, arXiv:1712.00726.
 """
 
+import contextlib
+
 import gin
 import tensorflow as tf
 import tf_keras
@@ -148,12 +150,17 @@ class CascadeBoxHead(tf_keras.layers.Layer):
             return by(self.stages if self._runs_all else self.stages[:1])()
         return tf.cond(self.stages_trained > 1, by(self.stages), by(self.stages[:1]))
 
-    def settle_stages(self):
-        """Has what is predicted from now on run the stages that are trained by now.
+    @contextlib.contextmanager
+    def settled_stages(self):
+        """Within it, what is traced runs the stages that are trained by now, without asking again.
 
-        A program made of it is without a condition, which ONNX has no use for.
+        That is for programs that are exported: tf2onnx does not convert the condition.
         """
         self._runs_all = int(self.stages_trained.numpy()) > 1
+        try:
+            yield
+        finally:
+            self._runs_all = None
 
     def suppress(self, candidates):
         """Chooses the detections of each image; see `BoxHead.suppress`."""

@@ -283,7 +283,9 @@ def _by_gather(cells, sizes, scaled, rank, output_size):
         tf.cast(tf.reshape(w, [batch, -1, output_size, corners]), values.dtype)
         for w in (row_weight, column_weight)
     ]
-    return tf.einsum("brpiqjc,brpi,brqj->brpqc", values, *weights)
+    pooled = tf.einsum("brpiqjc,brpi,brqj->brpqc", values, *weights)
+    # Known to the caller, and lost where the features' sizes are open.
+    return tf.ensure_shape(pooled, [*scaled.shape[:2], output_size, output_size, channels])
 
 
 def _samples(low, high, size, output_size):
