@@ -8,13 +8,15 @@ from absl import logging
 
 from rethink_tf import console
 from rethink_tf.exporting import comparing, conversion, fixed, folder, served, sizes, texts
+from rethink_tf.training import checkpoint_files
 
 
-def export(trained, output, command, photographs, overwrite=False):
+def export(trained, config, output, command, photographs, overwrite=False):
     """Exports a detector.
 
     Args:
-        trained: what `loading.load` returned.
+        trained: `loading.LoadedDetector`.
+        config: str, the run's settings as gin text.
         output: str, the folder to write.
         command: dict of what decides on the export: model_dir, checkpoint, format, part, size
             ([H, W] or None), opset and whole_masks.
@@ -31,13 +33,13 @@ def export(trained, output, command, photographs, overwrite=False):
     is_served = command["format"] == "saved_model"
     shape = None if is_served else input_shape(trained, command["size"])
     rule = size_rule(trained.pipeline, shape)
-    evaluation = comparing.Evaluation(trained.model, trained.categories, rule)
+    evaluation = comparing.Evaluation(trained.detector, trained.categories, rule)
     batches = [evaluation.prepare(encoded) for encoded in photographs]
     # Before the program is made: one of a fixed size changes how the detector computes.
     expected = [evaluation.measure(batch) for batch in batches]
     with folder.replacing(output) as staging:
         if is_served:
-            written = served.write(trained, command, rule, staging)
+            written = served.write(trained, config, command, rule, staging)
         else:
             written = fixed.write(trained, command, shape, staging)
         images = list(zip(photographs, batches, strict=True))
@@ -67,7 +69,7 @@ def input_shape(trained, size=None):
     Raises:
         ValueError: if the network does not take it.
     """
-    multiple, buckets = trained.model.coarsest_stride, trained.pipeline.buckets
+    multiple, buckets = trained.detector.coarsest_stride, trained.pipeline.buckets
     if not size and buckets:
         size = np.max(buckets, axis=0).tolist()
     elif not size:
@@ -83,7 +85,7 @@ def input_shape(trained, size=None):
 
 def _describe(trained, command, rule, shape, written, comparison):
     """Returns what `export.json` says."""
-    box_head = trained.model.box_head.stages[-1]
+    box_head = trained.detector.box_head.stages[-1]
     described = comparison and {
         "photographs": comparison.images,
         "detections": comparison.detections,
@@ -98,7 +100,7 @@ def _describe(trained, command, rule, shape, written, comparison):
         "version": 1,
         "command": command,
         "checkpoint": trained.checkpoint,
-        "step": trained.step,
+        "step": checkpoint_files.step_of(trained.checkpoint),
         "categories": trained.categories,
         "part": written.part,
         "not_converted": written.lacking,

@@ -34,8 +34,8 @@ def write(trained, command, shape, staging):
     lacking = []
 
     def convert():
-        with programs.plain_operations(trained.model):
-            converter.write(programs.FixedProgram(trained.model, shape, part), staging, command)
+        with programs.plain_operations(trained.detector):
+            converter.write(programs.FixedProgram(trained.detector, shape, part), staging, command)
 
     try:
         convert()
@@ -50,7 +50,7 @@ def write(trained, command, shape, staging):
         lacking, part = error.operations, programs.RAW
         convert()
     ids = np.array([each["id"] for each in trained.categories])
-    load, box_head = converter.Runner(staging), trained.model.box_head
+    load, box_head = converter.Runner(staging), trained.detector.box_head
 
     def run(encoded, batch):
         del encoded
@@ -60,7 +60,7 @@ def write(trained, command, shape, staging):
             found = _suppress(found, box_head)
         return comparing.place(found, batch, ids), seconds
 
-    heads = trained.model.heads if part == programs.DETECTIONS else []
+    heads = trained.detector.heads if part == programs.DETECTIONS else []
     return conversion.Written(run, part, {head.field for head in heads}, lacking)
 
 

@@ -47,7 +47,9 @@ def write(program, folder, command):
     # Its optimizer of einsums tries each order of their letters: minutes for RoIAlign's seven.
     optimizers = optimizer._get_optimizers() | {}
     optimizers.pop("einsum_optimizer", None)
-    model = optimizer.optimize_graph(converted, optimizers=optimizers).make_model("rethink_tf")
+    # Copying the graph before each pass, to go back to it after an error, takes half of the time.
+    optimized = optimizer.optimize_graph(converted, catch_errors=False, optimizers=optimizers)
+    model = optimized.make_model("rethink_tf")
     missing = set(_unknown_operations(model.graph))
     if missing:
         raise conversion.NotConvertibleError(f"ONNX (opset {command['opset']})", missing)

@@ -1,0 +1,76 @@
+"""Tests of TensorFlow Lite and ONNX: rethink_tf/exporting/fixed.py, tflite.py, onnx_file.py."""
+
+import json
+
+import pytest
+import tensorflow as tf
+from small_exports import command, make
+from toy_head import SizeHead
+
+from rethink_tf.exporting import conversion, exporter
+
+pytest.importorskip("ai_edge_litert")
+pytest.importorskip("tf2onnx")
+pytest.importorskip("onnxruntime")
+
+
+class GammaHead(SizeHead):
+    """A head by an operation that the other formats lack."""
+
+    def describe_rois(self, rois, classes):
+        return tf.math.igamma(2.0, tf.abs(self(rois)))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return make("gn")
+
+
+@pytest.fixture(scope="module")
+def encoded(photographs):
+    return [path.read_bytes() for path in photographs]
+
+
+@pytest.mark.parametrize("output_format", ["tflite", "onnx"])
+def test_detections_are_the_evaluations(output_format, trained, encoded, tmp_path):
+    plan, folder = trained.detector.plan, tmp_path / "export"
+
+    comparison = exporter.export(trained, "", str(folder), command(output_format), encoded)
+
+    assert comparison.detections > 10
+    assert comparison.missing == comparison.further == 0
+    assert comparison.differences.keys() == {"boxes", "scores", "masks"}
+    for field, difference in comparison.differences.items():
+        assert difference < (1e-5 * 300 if field == "boxes" else 1e-5)
+    record = json.loads((folder / "export.json").read_text())
+    assert (record["input"]["height"], record["input"]["width"]) == (128, 128)
+    assert record["part"] == "detections" and not record["not_converted"]
+    assert trained.detector.plan is plan
+
+
+@pytest.mark.parametrize("output_format", ["tflite", "onnx"])
+def test_what_does_not_convert_is_named_and_the_boxes_are_there(output_format, encoded, tmp_path):
+    trained, folder = make("gn", masks=False, further_heads=[GammaHead]), tmp_path / "export"
+    named = r"does not have Igamma$"
+    with pytest.raises(conversion.NotConvertibleError, match=named):
+        wanted = command(output_format, part="detections")
+        exporter.export(trained, "", str(folder), wanted, encoded)
+    assert not list(tmp_path.iterdir())
+
+    comparison = exporter.export(trained, "", str(folder), command(output_format), encoded)
+
+    assert comparison.missing == comparison.further == 0
+    assert comparison.differences.keys() == {"boxes", "scores"}
+    record = json.loads((folder / "export.json").read_text())
+    assert record["part"] == "raw" and record["not_converted"] == ["Igamma"]
+    assert "Igamma" in (folder / "README.md").read_text()
+
+
+def test_a_smaller_input_takes_smaller_images(trained, encoded, tmp_path):
+    wanted = command("tflite", size=[64, 96], part="raw")
+
+    comparison = exporter.export(trained, "", str(tmp_path / "export"), wanted, encoded)
+
+    assert comparison.missing == comparison.further == 0
+    with pytest.raises(ValueError, match="multiples of 32.*such as 96x128"):
+        exporter.export(trained, "", str(tmp_path / "x"), command("onnx", size=[90, 128]), encoded)
