@@ -24,6 +24,7 @@ from rethink_tf.settings import Settings
 from rethink_tf.training import averaging as _averaging  # noqa: F401  registered for gin files
 from rethink_tf.training import checkpoint_files, checkpoints, distribution, saving, step, stopping
 from rethink_tf.training import history as history_lib
+from rethink_tf.training import optimizer as optimizer_lib
 from rethink_tf.training import schedules as _schedules  # noqa: F401  registered for gin files
 from rethink_tf.training import workers as workers_lib
 from rethink_tf.training.trainer import Trainer
@@ -116,6 +117,7 @@ def build(settings, resources):
         model = _make_detector(settings, train_data or test_data, plan)
         optimizer = settings.optimizer(learning_rate=schedule)
         optimizer.build(model.trainable_variables)
+        optimizer_lib.scale_loss(optimizer, plan.precision)
         average = settings.weight_average(model) if settings.weight_average else None
     _check_heads(pipeline, model, [each for each in (train_data, test_data) if each])
 

@@ -10,10 +10,15 @@ import os
 import pathlib
 
 import tensorflow as tf
+from absl import logging
 
 from rethink_tf.ops import cpu, roi_align
 from rethink_tf.ops.operations import Operations
 
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+# Compute capabilities for which the wheel of TensorFlow 2.20 has kernels: sm_60 to sm_90. For newer
+# cards the driver compiles those of 9.0 at the first start; XLA fails on 12.
+OLDEST_GPU, NEWEST_KERNELS, NO_XLA_FROM = (6, 0), (9, 0), (12, 0)
 # Features of x86 and ARM processors on which oneDNN has kernels of bfloat16.
 BFLOAT16_FEATURES = {"avx512bw", "bf16"}
 
@@ -24,7 +29,8 @@ class ExecutionPlan:
 
     Attributes:
         device: "CPU", "GPU" or "TPU": the kind of the replicas' devices.
-        device_name: str, what there is of it: the cores, the GPU's model, or nothing.
+        device_name: str, what there is of it: the cores, the GPU's model and compute capability,
+            or nothing.
         precision: str, name of the Keras policy.
         jit_compile: bool, whether XLA is asked to compile the step.
         static_shapes: bool, whether a compiler needs every shape: the heads of objects then run on
@@ -99,14 +105,21 @@ def make_plan(strategy, precision="float32", jit_compile=False, deterministic=No
         `ExecutionPlan`.
 
     Raises:
-        ValueError: if XLA cannot compile the step.
+        ValueError: if the device has no such precision, or XLA cannot compile the step.
     """
     device, replicas = _device_type(strategy), strategy.num_replicas_in_sync
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+    if precision == "mixed_float16" and device == "TPU":
+        raise ValueError("TPUs compute in bfloat16, not in float16: take mixed_bfloat16.")
     if jit_compile and replicas > 1 and device != "TPU":
         raise ValueError(
             f"jit_compile compiles the step of one device, and the strategy has {replicas} "
             "replicas: take the one_device strategy, a TPU, or jit_compile = False."
         )
+    gpu = _first_gpu(device)
+    if warning := check_gpu(gpu, jit_compile):
+        logging.warning(warning)
     static_shapes, on_cpu = jit_compile or device == "TPU", device == "CPU"
     if deterministic is None:
         deterministic = on_cpu and not jit_compile
@@ -118,7 +131,7 @@ def make_plan(strategy, precision="float32", jit_compile=False, deterministic=No
     bounds_memory = on_cpu or not static_shapes
     return ExecutionPlan(
         device=device,
-        device_name=_device_name(device),
+        device_name=_device_name(device, gpu),
         precision=precision,
         jit_compile=jit_compile,
         static_shapes=static_shapes,
@@ -141,13 +154,58 @@ def _device_type(strategy):
     return next(kind for kind in ("TPU", "GPU", "CPU") if kind in kinds)
 
 
-def _device_name(device):
-    """Returns the cores that this process may use, or the model of the first GPU."""
+def check_gpu(details, jit_compile):
+    """Checks that a GPU runs the kernels that TensorFlow brings.
+
+    Args:
+        details: dict of `tf.config.experimental.get_device_details`; {} passes.
+        jit_compile: bool, whether XLA compiles the step.
+
+    Returns:
+        str, what is worth a warning, or "".
+
+    Raises:
+        ValueError: if it does not.
+    """
+    capability = tuple(details.get("compute_capability", ()))
+    name = describe_gpu(details)
+    if capability and capability < OLDEST_GPU:
+        raise ValueError(
+            f"{name}: TensorFlow 2.20 has kernels from compute capability 6.0 on. Hide the card "
+            "with CUDA_VISIBLE_DEVICES= to run on the CPU."
+        )
+    if capability >= NO_XLA_FROM and jit_compile:
+        raise ValueError(
+            f"{name}: the XLA of TensorFlow 2.20 does not know compute capability 12. Take "
+            "run.jit_compile = False."
+        )
+    if capability > NEWEST_KERNELS:
+        return (
+            f"{name}: TensorFlow 2.20 has no kernels of its own for it. The driver compiles those "
+            "of 9.0 at the first start, which may take half an hour; CUDA_CACHE_MAXSIZE=4294967296 "
+            "keeps them for later ones."
+        )
+    return ""
+
+
+def describe_gpu(details):
+    """Returns model and compute capability of a GPU; details as of `check_gpu`."""
+    capability = ".".join(map(str, details.get("compute_capability", ())))
+    texts = [details.get("device_name"), capability and f"compute capability {capability}"]
+    return ", ".join(text for text in texts if text)
+
+
+def _first_gpu(device):
+    """Returns the details of the first GPU, {} where the device is none."""
+    gpus = tf.config.list_physical_devices("GPU") if device == "GPU" else []
+    return tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
+
+
+def _device_name(device, gpu):
+    """Returns the cores that this process may use, or what the GPU is."""
     if device == "CPU":
         return f"{len(os.sched_getaffinity(0))} cores"
-    gpus = tf.config.list_physical_devices("GPU") if device == "GPU" else []
-    found = [tf.config.experimental.get_device_details(gpu).get("device_name") for gpu in gpus]
-    return str(found[0]) if found and found[0] else ""
+    return describe_gpu(gpu)
 
 
 def _has_bfloat16_kernels():

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 import uuid
 
 
@@ -129,6 +130,23 @@ def read_json(path, remedy):
 def exists(path):
     """Tells whether there is a file or a folder."""
     return _gfile().exists(os.fspath(path)) if is_remote(path) else os.path.exists(path)
+
+
+@contextlib.contextmanager
+def local_copy(path):
+    """Within it, a file has the path that this yields, also where it is remote.
+
+    Args:
+        path: str, a small text.
+    """
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        local = os.path.join(folder, os.path.basename(path))
+        with open(local, "w") as file:
+            file.write(read_text(path))
+        yield local
 
 
 def append_line(path, line):

@@ -77,7 +77,8 @@ class Settings:
         keep_newest: int, checkpoints kept.
         keep_best: int, checkpoints kept of the highest headline of the metrics: COCO's AP (of
             keypoints, else of masks, else of boxes), VOC's mAP.
-        precision: "float32" or "mixed_bfloat16", of the layers' arithmetic.
+        precision: "float32", "mixed_bfloat16" or, with a dynamic scale of the loss,
+            "mixed_float16": of the layers' arithmetic.
         jit_compile: bool, whether XLA compiles the step; shapes are then static.
         deterministic: bool, whether equal runs give equal numbers to the last bit; None for yes
             on a CPU without jit_compile, where it costs nothing, and no elsewhere.

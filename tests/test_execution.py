@@ -78,3 +78,20 @@ def test_every_layer_of_a_detector_is_given_the_plan():
     # A layer of its own has TensorFlow's, and so has a detector that is given no plan.
     assert not isinstance(conv.Conv2D(8, 3).operations, CpuOperations)
     assert not isinstance(MaskRCNN(2).mask_head.operations, CpuOperations)
+
+
+def test_a_card_is_named_and_checked():
+    card = {"device_name": "NVIDIA H100", "compute_capability": (9, 0)}
+    assert execution.describe_gpu(card) == "NVIDIA H100, compute capability 9.0"
+    assert execution.check_gpu(card, True) == execution.check_gpu({}, True) == ""
+    assert "half an hour" in execution.check_gpu(card | {"compute_capability": (12, 0)}, False)
+    with pytest.raises(ValueError, match="12.0: the XLA of TensorFlow 2.20 does not know"):
+        execution.check_gpu(card | {"compute_capability": (12, 0)}, True)
+    with pytest.raises(ValueError, match="Tesla M40, compute capability 5.2: .* 6.0 on"):
+        execution.check_gpu({"device_name": "Tesla M40", "compute_capability": (5, 2)}, False)
+
+
+def test_a_precision_is_one_that_the_device_has():
+    with pytest.raises(ValueError, match="TPUs compute in bfloat16"):
+        execution.make_plan(strategy_on("TPU"), "mixed_float16")
+    assert execution.make_plan(strategy_on("GPU"), "mixed_float16").precision == "mixed_float16"

@@ -313,13 +313,15 @@ def test_the_whole_step_compiles_with_xla(tmp_path, data_dir, finished):
         assert compiled[f"train/{name}", 1] == pytest.approx(plain[f"train/{name}", 1], rel=1e-4)
 
 
-def test_mixed_precision_trains(tmp_path, data_dir, finished):
-    run(
-        "quickstart.gin",
-        tiny(tmp_path, data_dir, "run.precision='mixed_bfloat16'"),
-        mode="train",
-    )
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_trains(tmp_path, data_dir, finished, precision):
+    run("quickstart.gin", tiny(tmp_path, data_dir, f"run.precision={precision!r}"), mode="train")
     half, full = read_scalars(tmp_path), read_scalars(finished[0])
     assert half["train/total", 1] == pytest.approx(full["train/total", 1], rel=0.02)
     weights = read_weights(tmp_path, 4)
-    assert all(value.dtype != tf.bfloat16.as_numpy_dtype for value in weights.values())
+    halves = (tf.bfloat16.as_numpy_dtype, np.float16)
+    assert all(value.dtype not in halves for value in weights.values())
+    if precision == "mixed_float16":
+        assert half["train/loss_scale", 4] == 2**15 and half["train/skipped_updates", 4] == 0
+        norm = full["train/gradient_norm", 1]
+        assert half["train/gradient_norm", 1] == pytest.approx(norm, rel=0.02)

@@ -1,8 +1,6 @@
 """Runs a detector over a data set and turns its detections into metrics.
 
 While a batch is predicted, a thread pastes and encodes the masks of the one before.
-
-Letters: B images, D detections an image, N of them that are no padding.
 """
 
 import contextlib
@@ -20,7 +18,7 @@ from absl import logging
 
 from rethink_tf import console, metrics_file
 from rethink_tf.data import schema
-from rethink_tf.evaluation import coco_metrics, forms, matches, overlap
+from rethink_tf.evaluation import coco_metrics, matches, overlap, placing
 from rethink_tf.ops.content import split_padding
 
 
@@ -139,8 +137,7 @@ class Evaluator(orbit.AbstractEvaluator):
         # The object keeps the ground truth: Orbit's base class would wrap every list and dict of it
         # here, and pycocotools takes plain ones only.
         self._measure = metrics(ground_truth=ground_truth, fields=predictor.fields)
-        self._forms = {field: forms.of(field) for field in predictor.fields}
-        self._category_ids = np.asarray(sorted(category_ids))
+        self._placer = placing.Placer(category_ids, predictor.fields)
         self._model_dir, self._step, self._is_chief = model_dir, step, is_chief
         self.pictures, self._is_augmented, self._weights = pictures, is_augmented, weights
         self._check_stop = check_stop or (lambda: None)
@@ -200,44 +197,20 @@ class Evaluator(orbit.AbstractEvaluator):
         """Returns the COCO results of one image of a global batch. Runs in a thread."""
         image_id = int(outputs[schema.IMAGE_ID][row])
         height, width = outputs[schema.ORIGINAL_SIZE][row].tolist()
-        found = self._detections(outputs, row, height, width, outputs[schema.IMAGE_SCALE][row])
+        found = self._placer.detections(
+            outputs, row, height, width, outputs[schema.IMAGE_SCALE][row]
+        )
         boxes = found["boxes"]
         try:
             further = {
                 form.key: form.to_coco(found[field], boxes, height, width)
-                for field, form in self._forms.items()
+                for field, form in self._placer.forms.items()
             }
         except ValueError as error:
             raise ValueError(f"Detections of image {image_id}: {error}") from error
         return coco_metrics.detections_to_coco(
             image_id, boxes, found["scores"], found["category_ids"], **further
         )
-
-    def _detections(self, outputs, row, height, width, scale):
-        """Returns the detections of one image, without padding.
-
-        Args:
-            outputs: of `Predictor`.
-            row: int, the image's row in them.
-            height: int, of the image to place them in, pixels.
-            width: int, the same.
-            scale: float [2], pixels of the network's input by pixel of that image, y and x.
-
-        Returns:
-            dict: boxes float [N, 4], clipped to the image, scores float [N], category_ids int [N]
-            and the heads' fields, as of `forms`.
-        """
-        valid = outputs["classes"][row] > 0
-        # From pixels of the network's input to those of the image to place them in.
-        boxes = outputs["boxes"][row][valid] / np.tile(scale, 2)
-        found = {
-            "boxes": np.clip(boxes, 0, np.tile([height, width], 2)),
-            "scores": outputs["scores"][row][valid],
-            "category_ids": self._category_ids[outputs["classes"][row][valid] - 1],
-        }
-        for field, form in self._forms.items():
-            found[field] = form.in_image(outputs[field][row][valid], scale)
-        return found
 
     def _show(self, batch, outputs):
         """Has the first images that are at this worker drawn."""
@@ -248,8 +221,8 @@ class Evaluator(orbit.AbstractEvaluator):
             image_id = int(outputs[schema.IMAGE_ID][row])
             if image_id == schema.PADDING_IMAGE_ID:
                 continue
-            found = self._detections(outputs, row, height, width, np.ones(2))
-            for field, form in self._forms.items():
+            found = self._placer.detections(outputs, row, height, width, np.ones(2))
+            for field, form in self._placer.forms.items():
                 found[field] = form.to_picture(
                     found[field], found["boxes"], int(height), int(width)
                 )

@@ -135,7 +135,11 @@ class _Statistics:
         # dx = inverse * (gamma u - mean(gamma u) - x' mean(gamma u x')), which is
         # u * scale + x * slope + offset with one slope and offset a channel.
         inverse, gamma = self._inverse, self._gamma
-        sum_u, sum_ux = self._sum_gradients(upstream), self._sum_gradients(upstream * inputs)
+        sum_u = self._sum_gradients(upstream)
+        exact = upstream
+        if inputs.dtype == tf.float16:  # Their products lie beyond its range.
+            exact = tf.cast(upstream, tf.float32)
+        sum_ux = self._sum_gradients(exact * tf.cast(inputs, exact.dtype))
         sum_u_normalized = (sum_ux - self._mean * sum_u) * inverse
         slope = -self._sum_groups(gamma * sum_u_normalized) * tf.square(inverse) / self._count
         offset = -slope * self._mean - self._sum_groups(gamma * sum_u) * inverse / self._count

@@ -15,6 +15,7 @@ from rethink_tf.pretraining import images as images_lib
 from rethink_tf.pretraining import inputs, step
 from rethink_tf.pretraining.settings import Settings
 from rethink_tf.training import checkpoint_files, checkpoints, distribution, saving, stopping
+from rethink_tf.training import optimizer as optimizer_lib
 from rethink_tf.training import schedules as _schedules  # noqa: F401  registered for gin files
 from rethink_tf.training import workers as workers_lib
 from rethink_tf.training.trainer import Trainer
@@ -110,6 +111,7 @@ def build(settings, resources):
         classifier.create_variables(image_input.image_size)
         optimizer = settings.optimizer(learning_rate=settings.schedule)
         optimizer.build(classifier.trainable_variables)
+        optimizer_lib.scale_loss(optimizer, plan.precision)
     step_fn = step.ClassificationStep(
         classifier,
         optimizer,

@@ -39,7 +39,8 @@ class Settings:
         checkpoint_every: int, steps.
         evaluate_every: int, steps; None evaluates at the end only.
         keep_newest: int, checkpoints kept.
-        precision: "float32" or "mixed_bfloat16", of the layers' arithmetic.
+        precision: "float32", "mixed_bfloat16" or, with a dynamic scale of the loss,
+            "mixed_float16": of the layers' arithmetic.
         jit_compile: bool, whether XLA compiles the step.
         deterministic: bool or None, as of the detectors' runs.
     """

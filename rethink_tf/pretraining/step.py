@@ -75,7 +75,8 @@ class ClassificationStep:
         Returns:
             dict of float32 scalars: `classification`, the mean cross-entropy of the images that
             were read, in nats, `weight_decay`, their sum `total`, `learning_rate`,
-            `gradient_norm`, and `top1`, the share of the images that are classified right.
+            `gradient_norm`, and `top1`, the share of the images that are classified right; in
+            float16 also what `WeightUpdate` reports of the loss scale.
         """
         num_traces = self._program.experimental_get_tracing_count()
         values, num_images = self._program(batch)
@@ -101,7 +102,8 @@ class ClassificationStep:
                 seed = tf.stack([self._seed, tf.cast(self._optimizer.iterations, tf.int32)])
                 logits = self._classifier(batch, training=True, seed=seed)
                 loss = tf.reduce_sum(share * self._cross_entropy(logits, batch["label"]))
-            gradients = [tf.convert_to_tensor(each) for each in tape.gradient(loss, variables)]
+                scaled = self._update.scaled(loss)
+            gradients = [tf.convert_to_tensor(each) for each in tape.gradient(scaled, variables)]
             values = {
                 "total": loss,
                 "classification": loss,

@@ -9,7 +9,7 @@ from rethink_tf.metrics_file import DONE
 from rethink_tf.report import collecting, costs, matches, run_data, significance
 from rethink_tf.report.collecting import StudyRun
 from rethink_tf.report.costs import Seen
-from rethink_tf.report.study_tables import Table, longest_of_subsets, unique, values_by_seed
+from rethink_tf.report.study_tables import Table, of_shared_length, unique, values_by_seed
 
 _MAX_CONFUSIONS = 15
 
@@ -146,23 +146,24 @@ def crossing(runs: Sequence[StudyRun], metric: str) -> Table:
 def subset_points(
     runs: Sequence[StudyRun], metric: str
 ) -> dict[str, list[tuple[int, list[float]]]]:
-    """Returns {arm: [(training images, APs in percent by seed)]} of each subset's longest schedule.
+    """Returns {arm: [(training images, APs in percent by seed)]}, one of each subset.
+
+    Of the longest schedule that all subsets have, so that only the data differ; where they share
+    none, of each one's longest.
 
     Args:
         runs: of the study.
         metric: such as "mask/AP".
     """
     found = {}
-    for _, cell in longest_of_subsets(runs):
-        for arm in unique(run.arm for run in cell):
-            own = [run for run in cell if run.arm == arm]
-            counts = [
-                run_data.read(run.model_dir).get("training", {}).get("num_images") for run in own
-            ]
-            values = values_by_seed(own, arm, metric)
-            if values and any(counts):
-                count = next(each for each in counts if each)
-                found.setdefault(arm, []).append((count, list(values.values())))
+    compared = of_shared_length(runs)
+    for subset, arm in unique((run.subset, run.arm) for run in compared):
+        own = [run for run in compared if (run.subset, run.arm) == (subset, arm)]
+        counts = [run_data.read(run.model_dir).get("training", {}).get("num_images") for run in own]
+        values = values_by_seed(own, arm, metric)
+        if values and any(counts):
+            count = next(each for each in counts if each)
+            found.setdefault(arm, []).append((count, list(values.values())))
     return {arm: sorted(points) for arm, points in found.items()}
 
 
@@ -191,13 +192,15 @@ def over_images(runs: Sequence[StudyRun], metric: str) -> Table:
         shares = [saved[arm].get(count, math.nan) for arm in arms[1:]]
         rows.append(row + ["-" if math.isnan(each) else f"{each:+.0%}" for each in shares])
     header = ["training images", *arms, *(f"labels saved by {arm}" for arm in arms[1:])]
+    lengths = unique(f"{run.num_steps:,}" for run in of_shared_length(runs))
     return Table(
         f"{metric} by the number of training images",
         f"{metric.replace('/', '_')}_images",
         header,
         rows,
-        f"Labels saved: how many more images {arms[0]} needs for the same AP (utility of Newell "
-        "and Deng 2020); - where it does not reach that AP with what was measured.",
+        f"After {' or '.join(lengths)} iterations. Labels saved: how many more images {arms[0]} "
+        "needs for the same AP (utility of Newell and Deng 2020); - where it does not reach that "
+        "AP with what was measured.",
     )
 
 
@@ -216,6 +219,12 @@ def by_images_drawn(runs: Sequence[StudyRun], draws: int) -> Table:
         loaded = {(run.arm, run.seed): matches.read(run) for run in cell}
         left_out += sum(arrays is None for arrays in loaded.values())
         held = {key: arrays for key, arrays in loaded.items() if arrays is not None}
+        # The first arm's are compared with those of all others.
+        measured = {
+            (*key, kind): matches.Matches(arrays, kind)
+            for key, arrays in held.items()
+            for kind in matches.kinds(arrays)
+        }
         for arm in arms[1:]:
             both = [seed for each, seed in held if each == arm and (arms[0], seed) in held]
             seeds = [seed for seed in both if _share_images(held, (arms[0], arm), seed, both[0])]
@@ -224,10 +233,7 @@ def by_images_drawn(runs: Sequence[StudyRun], draws: int) -> Table:
                 continue
             kinds = (matches.kinds(held[each, seed]) for each in (arms[0], arm) for seed in seeds)
             for kind in sorted(set.intersection(*map(set, kinds))):
-                pair = [
-                    [matches.Matches(held[each, seed], kind) for seed in seeds]
-                    for each in (arms[0], arm)
-                ]
+                pair = [[measured[each, seed, kind] for seed in seeds] for each in (arms[0], arm)]
                 found = matches.bootstrap(*pair, draws, significance.LEVEL)
                 text = f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
                 count, difference = len(pair[0][0].image_ids), f"{100 * found.difference:+.2f}"

@@ -57,6 +57,7 @@ class Matches:
         self._first = np.searchsorted(self._segment, segments)
         self._start = np.searchsorted(category, np.arange(num_categories))[category[self._rows]]
         self._spans = np.searchsorted(threshold, np.arange(len(THRESHOLDS) + 1))
+        self._drawn = {}
 
     def precision(self, weights=None) -> np.ndarray:
         """Returns the highest precision at or beyond each recall, as COCO's evaluation has it.
@@ -106,6 +107,25 @@ class Matches:
         precision = self.precision(weights)
         has_objects = ~np.isnan(precision[0, :, 0])
         return float(precision[:, has_objects].mean()) if has_objects.any() else float("nan")
+
+    def drawn(self, draws: int, seed: int) -> np.ndarray:
+        """Returns AP on draws of as many images, with replacement, float64 [draws]; kept.
+
+        Args:
+            draws: how many.
+            seed: of the draws, which are the same for all runs on as many images.
+        """
+        if (draws, seed) not in self._drawn:
+            generator, count = np.random.default_rng(seed), len(self.image_ids)
+            self._drawn[draws, seed] = np.array(
+                [
+                    self.average_precision(
+                        np.bincount(generator.integers(0, count, count), minlength=count)
+                    )
+                    for _ in range(draws)
+                ]
+            )
+        return self._drawn[draws, seed]
 
     def _up_to_rows(self, weight, span):
         """Returns the sums of a weight [D] up to right detections, from their category's first."""
@@ -190,19 +210,12 @@ def bootstrap(
     runs = [*first, *second]
     if any(not np.array_equal(runs[0].image_ids, each.image_ids) for each in runs):
         raise ValueError("The runs were evaluated on different images: they can't be paired.")
-    count = len(runs[0].image_ids)
-    generator = np.random.default_rng(seed)
 
-    def difference(weights):
-        means = [
-            np.mean([each.average_precision(weights) for each in part]) for part in (first, second)
-        ]
+    def difference(measure):
+        means = [np.mean([measure(each) for each in part], axis=0) for part in (first, second)]
         return means[1] - means[0]
 
-    found = []
-    for _ in range(draws):
-        drawn = generator.integers(0, count, count)
-        found.append(difference(np.bincount(drawn, minlength=count)))
+    found = difference(lambda each: each.drawn(draws, seed))
     # A draw without any object says nothing.
     low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(difference(None)), float(low), float(high))
+    return Interval(float(difference(Matches.average_precision)), float(low), float(high))

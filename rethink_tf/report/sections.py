@@ -19,7 +19,7 @@ from rethink_tf.report import (
 )
 from rethink_tf.report.collecting import StudyRun
 from rethink_tf.report.costs import Seen
-from rethink_tf.report.study_tables import unique
+from rethink_tf.report.study_tables import of_shared_length, unique
 
 _MAX_CATEGORIES = 30  # of a confusion matrix that can be read
 _MAX_SIDE = 480  # pixels of a sample
@@ -63,7 +63,10 @@ def _of_metric(runs, metric, published):
         found.append((f"by_schedule-{name}", caption, svg))
     points = further_tables.subset_points(runs, metric)
     if len({count for own in points.values() for count, _ in own}) > 1:
-        caption = f"{metric} over the number of training images, each at its longest schedule."
+        lengths = unique(f"{run.num_steps:,}" for run in of_shared_length(runs))
+        caption = (
+            f"{metric} over the number of training images, after {' or '.join(lengths)} iterations."
+        )
         name = f"over_images-{metric.replace('/', '_')}"
         found.append((name, caption, figures.over_images(points, metric)))
     return found

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 LEVEL = 0.95
 # One run's AP differs from another seed's by 0.1 to 0.3 points on COCO (in percent), as published
@@ -51,7 +51,9 @@ def summarize(values: Sequence[float], level: float = LEVEL) -> Summary:
     if count < 2:
         return Summary(count, mean, math.nan, math.nan, math.nan)
     deviation = float(values.std(ddof=1))
-    reach = float(stats.t.ppf((1 + level) / 2, count - 1)) * deviation / math.sqrt(count)
+    # The quantile of `scipy.stats.t`, whose import would take a third of a report's time.
+    quantile = float(special.stdtrit(count - 1, (1 + level) / 2))
+    reach = quantile * deviation / math.sqrt(count)
     return Summary(count, mean, deviation, mean - reach, mean + reach)
 
 

@@ -209,6 +209,16 @@ def longest_of_subsets(runs: Sequence[StudyRun]) -> list[tuple[str, list[StudyRu
     return found
 
 
+def of_shared_length(runs: Sequence[StudyRun]) -> list[StudyRun]:
+    """Returns the runs of the longest schedule that all subsets have, of none each's longest."""
+    lengths = {}
+    for run in runs:
+        lengths.setdefault(run.subset, set()).add(run.num_steps)
+    shared = set.intersection(*lengths.values()) if lengths else None
+    chosen = {subset: max(shared or own) for subset, own in lengths.items()}
+    return [run for run in runs if run.num_steps == chosen[run.subset]]
+
+
 def unique(values):
     """Returns a list of values, each once, in the order of their first."""
     return list(dict.fromkeys(values))

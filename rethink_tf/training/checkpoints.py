@@ -13,6 +13,7 @@ from rethink_tf.models.classifier_parts import PREPROCESSING
 from rethink_tf.training import averaging, checkpoint_files, checkpoint_shapes
 
 AVERAGES = "averages"  # what a checkpoint calls the averages of the weights
+LOSS_SCALE = "optimizer/loss_scale"
 # Grey levels. Detectron, Keras and PyTorch have means of ImageNet's pixels within 1 of each other.
 _MEAN_TOLERANCE = 1.5
 _VELOCITY = re.compile(r"optimizer/_variables/(\d+)/")
@@ -51,14 +52,19 @@ def restore(checkpoint, path):
         path: str, of `checkpoint_files.find_newest`.
 
     Raises:
-        ValueError: if the run that wrote it did not average its weights and this one does, or
-            trained other weights.
+        ValueError: if the run that wrote it did not average its weights or scale its loss and this
+            one does, or trained other weights.
     """
     # Averages that start here would be measured as if they had followed the whole run.
-    if hasattr(checkpoint, AVERAGES) and not _holds_averages(path):
+    if hasattr(checkpoint, AVERAGES) and not _holds(path, AVERAGES):
         raise ValueError(
             f"The checkpoint {path} holds no averaged weights, because its run had none: take "
             "run.weight_average = None, or the checkpoint as run.init_checkpoint of a new run."
+        )
+    if _scales_loss(checkpoint) and not _holds(path, LOSS_SCALE):
+        raise ValueError(
+            f"The checkpoint {path} holds no loss scale, because its run was not in float16: take "
+            "its precision, or the checkpoint as run.init_checkpoint of a new run."
         )
     checkpoint_shapes.check(checkpoint, path)
     _check_velocities(checkpoint, path)
@@ -85,9 +91,13 @@ def _check_velocities(checkpoint, path):
         )
 
 
-def _holds_averages(path):
+def _scales_loss(checkpoint):
+    return getattr(getattr(checkpoint, "optimizer", None), "loss_scale", None) is not None
+
+
+def _holds(path, part):
     names = checkpoint_files.open_reader(path).get_variable_to_shape_map()
-    return any(name.startswith(AVERAGES + "/") for name in names)
+    return any(name.startswith(part + "/") for name in names)
 
 
 def initialize(detector, path):
@@ -128,7 +138,7 @@ def initialize(detector, path):
     try:
         status = tf.train.Checkpoint(**parts).read(found)
         status.assert_existing_objects_matched().expect_partial()
-        if _holds_averages(found):
+        if _holds(found, AVERAGES):
             variables = averaging.averaged_variables(detector)
             status = tf.train.Checkpoint(**{AVERAGES: variables}).read(found)
             status.assert_existing_objects_matched().expect_partial()

@@ -10,6 +10,8 @@ import gin
 import tensorflow as tf
 import tf_keras
 
+from rethink_tf.training.loss_scale import LossScale
+
 
 def decays(variable):
     """Tells whether weight decay applies: to kernels, not to biases or normalization parameters."""
@@ -25,9 +27,33 @@ def _last_name(variable):
     return variable.name.split("/")[-1].split(":")[0]
 
 
+def scale_loss(optimizer, precision):
+    """Gives an optimizer the dynamic `LossScale` that float16 needs; under the strategy's scope.
+
+    Args:
+        optimizer: Keras optimizer.
+        precision: str, name of the Keras policy.
+
+    Raises:
+        ValueError: if the optimizer cannot leave out an update.
+    """
+    if precision != "mixed_float16":
+        return
+    if not hasattr(optimizer, "loss_scale"):
+        raise ValueError(
+            f"{type(optimizer).__name__} cannot leave out an update whose gradient overflows, as "
+            "mixed_float16 needs: take MomentumSGD or mixed_bfloat16."
+        )
+    optimizer.loss_scale = LossScale()
+
+
 @gin.register
 class MomentumSGD(tf_keras.optimizers.Optimizer):
-    """velocity = momentum * velocity + gradient; weight -= rate * velocity."""
+    """velocity = momentum * velocity + gradient; weight -= rate * velocity.
+
+    Attributes:
+        loss_scale: `LossScale` that decides whether an update is made, or None for always.
+    """
 
     def __init__(self, learning_rate, momentum=0.9, bias_rate=2.0, name="MomentumSGD", **kwargs):
         """Makes the optimizer.
@@ -50,7 +76,7 @@ class MomentumSGD(tf_keras.optimizers.Optimizer):
         # None and not 0: with 0, Keras would multiply every variable by it and subtract that.
         super().__init__(name=name, jit_compile=False, weight_decay=None, **kwargs)
         self._learning_rate = self._build_learning_rate(learning_rate)
-        self.momentum, self.bias_rate = momentum, bias_rate
+        self.momentum, self.bias_rate, self.loss_scale = momentum, bias_rate, None
 
     def build(self, var_list):
         """Creates a velocity for each variable.
@@ -70,14 +96,20 @@ class MomentumSGD(tf_keras.optimizers.Optimizer):
         """Moves a variable by its velocity, both of the gradient's shape."""
         index = self._index_dict[self._var_key(variable)]
         rate = tf.cast(self.learning_rate, variable.dtype) * self._rate_factors[index]
+        gradient, momentum = tf.convert_to_tensor(gradient), self.momentum
+        if self.loss_scale:
+            # So an update that is left out changes no bit of weight and velocity.
+            applies = tf.convert_to_tensor(self.loss_scale.applies)
+            gradient = tf.where(applies > 0, gradient, 0.0)
+            rate, momentum = rate * applies, 1.0 + applies * (momentum - 1.0)
         # One kernel, in place: momentum * velocity as an op of its own needs nothing of the step,
         # so TensorFlow would compute it first and hold a second copy of the model all the while.
         tf.raw_ops.ResourceApplyMomentum(
             var=variable.handle,
             accum=self.velocities[index].handle,
             lr=rate,
-            grad=tf.convert_to_tensor(gradient),
-            momentum=self.momentum,
+            grad=gradient,
+            momentum=momentum,
         )
 
     def get_config(self):

@@ -96,7 +96,8 @@ class TrainStep:
         Returns:
             dict of float32 scalars: each loss by name, their sum as `total`, `learning_rate`, the
             `gradient_norm` that clipping goes by, before it, and the mean number an image of
-            `rpn_positives` and `roi_positives` (of later stages `roi_positives_stage2`, ...).
+            `rpn_positives` and `roi_positives` (of later stages `roi_positives_stage2`, ...); in
+            float16 also what `WeightUpdate` reports of the loss scale.
 
         Raises:
             ValueError: if there are more or fewer batches.
@@ -263,9 +264,10 @@ class TrainStep:
             losses = self._losses_fn(outputs, counts)
             losses = {name: loss / num_parts for name, loss in losses.items()}
             total = tf.add_n(list(losses.values()))
+            scaled = self._update_weights.scaled(total)
         # A head may have no sample in a step: zeros keep the list whole.
         gradients = tape.gradient(
-            total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         images = tf.cast(tf.shape(batch["image"])[0] * num_parts, tf.float32)
         positives = {

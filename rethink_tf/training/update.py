@@ -37,20 +37,28 @@ class WeightUpdate:
         """Updates the variables; to be called by each replica in its context.
 
         Args:
-            gradients: list of tensors, this replica's part.
+            gradients: list of tensors, this replica's part, of the loss that `scaled` returned.
             variables: the weights, in the same order.
             num_replicas: int.
 
         Returns:
             dict of this replica's part of `weight_decay`, the decay loss before the update, and of
-            the `gradient_norm`.
+            the `gradient_norm`; with a loss scale also of the `loss_scale`, that of this step, and
+            of the `skipped_updates` of the run so far.
         """
         decay_loss, step = self._decay_loss(variables), self.optimizer.iterations + 1
         if num_replicas > 1:
             replica = tf.distribute.get_replica_context()
             gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         # Of the summed gradient, so that clipping does not depend on the number of replicas.
-        norm = tf.linalg.global_norm(gradients)
+        loss_scale = getattr(self.optimizer, "loss_scale", None)
+        if loss_scale:
+            gradients = loss_scale.unscale(gradients)
+        norm, scaling = tf.linalg.global_norm(gradients), {}
+        if loss_scale:
+            scaling["loss_scale"] = tf.convert_to_tensor(loss_scale.scale)
+            applies = loss_scale.follow(norm)
+            scaling["skipped_updates"] = tf.cast(loss_scale.num_skipped, tf.float32)
         if self._clip_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm, use_norm=norm)
         gradients = [
@@ -63,8 +71,17 @@ class WeightUpdate:
         )
         if self._average:
             self._average.update(step)
-        # Both are the same on every replica.
-        return {"weight_decay": decay_loss / num_replicas, "gradient_norm": norm / num_replicas}
+        if loss_scale:
+            # That of an update which is left out says nothing, and is none of the run's faults.
+            norm = tf.where(applies, norm, 0.0)
+        # All are the same on every replica.
+        values = {"weight_decay": decay_loss, "gradient_norm": norm} | scaling
+        return {name: value / num_replicas for name, value in values.items()}
+
+    def scaled(self, loss):
+        """Returns the loss to differentiate, for gradients that a call takes."""
+        loss_scale = getattr(self.optimizer, "loss_scale", None)
+        return loss * loss_scale.scale if loss_scale else loss
 
     def _add_decay(self, gradient, variable, norm):
         """Adds the gradient of the decay loss, which is weight_decay times the kernel."""

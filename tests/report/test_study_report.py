@@ -5,6 +5,7 @@ import html.parser
 import json
 import subprocess
 import sys
+import types
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -143,3 +144,16 @@ def test_a_folder_without_a_study_is_named(tmp_path):
     (tmp_path / "study.json").write_text('{"runs": [{"name": 1}]}')
     with pytest.raises(ValueError, match=r"study.json is no plan of a study"):
         collecting.read_study(str(tmp_path))
+
+
+def test_subsets_are_compared_at_a_length_that_all_have():
+    runs = [
+        types.SimpleNamespace(subset=subset, num_steps=steps)
+        for subset, steps in [("all", 100), ("all", 200), ("all", 800), ("few", 100), ("few", 200)]
+    ]
+    found = [(run.subset, run.num_steps) for run in study_tables.of_shared_length(runs)]
+    assert found == [("all", 200), ("few", 200)]
+    # Where they share none, each one's longest.
+    runs[-1].num_steps, runs[-2].num_steps = 300, 50
+    found = [(run.subset, run.num_steps) for run in study_tables.of_shared_length(runs)]
+    assert found == [("all", 800), ("few", 300)]

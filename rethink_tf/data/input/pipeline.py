@@ -348,11 +348,11 @@ class Pipeline:
         """
         index = self.evaluation_index(source)
         share = worker_share.Share(global_batch_size, input_context)
-        sides = [self._evaluation_side] + [
-            resizing.ShorterSide(side, None, longest) for side, longest in further_sizes
-        ]
         stored = slots.stored_sizes(index, np.arange(len(index)))
-        sizes = [side.largest(stored) for side in sides]
+        sizes = [self.evaluation_sizes(stored)] + [
+            resizing.ShorterSide(side, None, longest).largest(stored)
+            for side, longest in further_sizes
+        ]
         limit = self.max_shapes if is_compiled else None
         # Those of test augmentation follow from their own sizes.
         shapes = [
@@ -381,6 +381,10 @@ class Pipeline:
         )
         parts = joining.Parts(steps, read, share, spec, report, is_compiled, self.parallel_records)
         return parts.join()
+
+    def evaluation_sizes(self, stored: np.ndarray) -> np.ndarray:
+        """Returns int64 [n, 2], what images of sizes int [n, 2] are resized to for evaluation."""
+        return self._evaluation_side.largest(stored)
 
     def num_evaluation_batches(self, index: store.RecordIndex, global_batch_size: int) -> int:
         """How many global batches `evaluation` gives, not counted again in further sizes."""

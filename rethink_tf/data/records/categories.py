@@ -128,6 +128,21 @@ def write(model_dir: str, entries: Sequence[dict]) -> None:
     files.write_whole(os.path.join(model_dir, FILE), text + "\n")
 
 
+def read(model_dir: str) -> list[dict]:
+    """Returns the categories that a run was trained on, entries with "id" and "name" by id.
+
+    Raises:
+        ValueError: if the folder has none, or they are damaged; names the file.
+    """
+    found = _read(model_dir)
+    if found is None:
+        raise ValueError(
+            f"{os.path.join(model_dir, FILE)} is not there: give the folder of a run that "
+            "rethink_tf.train has trained."
+        )
+    return sorted(found[1], key=lambda entry: entry["id"])
+
+
 def _beside_checkpoint(checkpoint):
     """The categories of the run that a checkpoint is of, as `_read`: a folder of it, or a path."""
     folder = checkpoint.rstrip("/")

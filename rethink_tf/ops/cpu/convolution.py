@@ -124,17 +124,19 @@ class Convolutions:
         return tf.concat(d_inputs, axis=-1), tf.concat(d_kernel, axis=-1)
 
     def _exactly(self, function, *arguments):
-        """Calls a function, with float32 in place of bfloat16 where that has no kernels."""
-        halves = [tf.is_tensor(each) and each.dtype == tf.bfloat16 for each in arguments]
-        if self.has_bfloat16_kernels or not any(halves):
+        """Calls a function, with float32 in place of a half that has no kernels."""
+        slow = [tf.float16] if self.has_bfloat16_kernels else [tf.float16, tf.bfloat16]
+        halves = [tf.is_tensor(each) and each.dtype in slow for each in arguments]
+        if not any(halves):
             return function(*arguments)
+        dtype = arguments[halves.index(True)].dtype
         results = function(
             *(
                 tf.cast(each, tf.float32) if is_half else each
                 for each, is_half in zip(arguments, halves, strict=True)
             )
         )
-        return tf.nest.map_structure(lambda each: tf.cast(each, tf.bfloat16), results)
+        return tf.nest.map_structure(lambda each: tf.cast(each, dtype), results)
 
     def _products_are_faster(self, inputs, kernel):
         """Tells whether the kernel's gradient is to be taken by matrix products."""
@@ -142,8 +144,8 @@ class Convolutions:
             return False
         if _groups(inputs, kernel) > 1:
             return False
-        if inputs.dtype == tf.bfloat16:
-            return self.has_bfloat16_kernels
+        if inputs.dtype != tf.float32:
+            return inputs.dtype == tf.bfloat16 and self.has_bfloat16_kernels
         return inputs.shape[2] is None or inputs.shape[2] >= MIN_WIDTH_FLOAT32
 
 
