@@ -89,11 +89,16 @@ def _export(command):
     conversion.check_installed(command["format"])
     # Before TensorFlow comes, which takes a while.
     folder.check(_OUTPUT.value, command, _OVERWRITE.value)
-    from rethink_tf import loading
-    from rethink_tf.exporting import exporter
+    from rethink_tf import files, loading
+    from rethink_tf.exporting import exporter, photographs
 
-    trained = loading.load(_MODEL_DIR.value, _CHECKPOINT.value)
-    exporter.export(trained, _OUTPUT.value, command, _IMAGES.value)
+    chosen = photographs.of_files(_IMAGES.value)
+    # The other formats have no arithmetic of fewer bits.
+    precision = None if command["format"] == "saved_model" else "float32"
+    trained = loading.load(_MODEL_DIR.value, _CHECKPOINT.value, precision)
+    chosen = chosen or photographs.of_run(_MODEL_DIR.value, trained.pipeline)
+    config = files.read_text(os.path.join(_MODEL_DIR.value, "config.gin"))
+    exporter.export(trained, config, _OUTPUT.value, command, chosen, _OVERWRITE.value)
 
 
 if __name__ == "__main__":

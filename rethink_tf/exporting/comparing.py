@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from rethink_tf.data import schema
 from rethink_tf.data.input import decode
-from rethink_tf.evaluation import forms, inference
+from rethink_tf.evaluation import inference, placing
 
 # Of the same object. Two detections of one category that overlap so much are never both kept.
 MIN_OVERLAP = 0.9
@@ -31,7 +31,8 @@ class Evaluation:
         """
         spec = schema.evaluation_spec(1)
         self._predictor = inference.Predictor(detector, tf.distribute.get_strategy(), spec)
-        self._ids = np.array([each["id"] for each in categories])
+        self._ids = [each["id"] for each in categories]
+        self._fields = self._predictor.fields
         self._size_rule, self._multiple = size_rule, detector.coarsest_stride
 
     def prepare(self, encoded):
@@ -45,38 +46,17 @@ class Evaluation:
         return {key: value[tf.newaxis] for key, value in element.items()}
 
     def measure(self, batch):
-        """Returns what `place` does, for a batch of `prepare`, and its seconds."""
+        """Returns what `place` does, for a batch of `prepare`, and the seconds."""
         self._predictor(batch)
         outputs, seconds = timed(self._predictor, batch)
-        return place(outputs, batch, self._ids), seconds
+        return self.place(outputs, batch), seconds
 
-
-def place(outputs, batch, category_ids):
-    """Brings a detector's outputs into the stored image, without padding.
-
-    Args:
-        outputs: dict of arrays as of `MaskRCNN.call`, of one image.
-        batch: evaluation batch of that image.
-        category_ids: int [C].
-
-    Returns:
-        dict: boxes float32 [N, 4], pixels, scores float32 [N], category_ids int [N] and the heads'
-        fields.
-    """
-    scale, stored = (batch[key][0].numpy() for key in (schema.IMAGE_SCALE, schema.ORIGINAL_SIZE))
-    classes = outputs["classes"][0]
-    rows = classes > 0
-    boxes = outputs["boxes"][0][rows] / np.tile(scale, 2)
-    known = {"boxes", "scores", "classes", *(batch.keys())}
-    return {
-        "boxes": np.clip(boxes, 0, np.tile(stored, 2)),
-        "scores": outputs["scores"][0][rows],
-        "category_ids": category_ids[classes[rows] - 1],
-    } | {
-        field: forms.of(field).in_image(values[0][rows], scale)
-        for field, values in outputs.items()
-        if field not in known
-    }
+    def place(self, outputs, batch):
+        """Returns the `Placer`'s detections in the stored image, given outputs for a batch."""
+        stored, scale = batch[schema.ORIGINAL_SIZE][0], batch[schema.IMAGE_SCALE][0].numpy()
+        fields = [field for field in self._fields if field in outputs]
+        placer = placing.Placer(self._ids, fields)
+        return placer.detections(outputs, 0, *stored.numpy().tolist(), scale)
 
 
 @dataclasses.dataclass
@@ -103,7 +83,7 @@ class Comparison:
     evaluation_seconds: float = 0.0
 
     def add(self, found, expected):
-        """Adds an image, given its detections as of `place`."""
+        """Adds an image, given its detections as of `Evaluation.place`."""
         pairs = match(found, expected)
         self.images += 1
         self.detections += len(expected["scores"])
@@ -139,7 +119,7 @@ def match(found, expected):
     """Pairs the detections of two programs that are of the same object.
 
     Args:
-        found: dict as of `place`.
+        found: dict as of `Evaluation.place`.
         expected: the same.
 
     Returns:
@@ -160,7 +140,7 @@ def compare(run, evaluation, photographs):
 
     Args:
         run: callable of the bytes of an image and its batch (`Evaluation.prepare`), returns the
-            detections as of `place` and the seconds that it took.
+            detections as of `Evaluation.place` and the seconds that it took.
         evaluation: list of what `Evaluation.measure` returned.
         photographs: list of bytes of JPEG or PNG, with their batches.
 

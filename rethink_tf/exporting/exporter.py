@@ -41,7 +41,7 @@ def export(trained, config, output, command, photographs, overwrite=False):
         if is_served:
             written = served.write(trained, config, command, rule, staging)
         else:
-            written = fixed.write(trained, command, shape, staging)
+            written = fixed.write(trained, command, shape, staging, evaluation)
         images = list(zip(photographs, batches, strict=True))
         comparison = comparing.compare(written.run, expected, images) if images else None
         record = _describe(trained, command, rule, shape, written, comparison)

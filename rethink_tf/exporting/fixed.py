@@ -11,7 +11,7 @@ from rethink_tf.ops import nms
 AUTO = "auto"
 
 
-def write(trained, command, shape, staging):
+def write(trained, command, shape, staging, evaluation):
     """Writes the file.
 
     Args:
@@ -19,6 +19,7 @@ def write(trained, command, shape, staging):
         command: dict: format, part and opset.
         shape: (H, W), pixels.
         staging: str, an empty folder.
+        evaluation: `comparing.Evaluation`.
 
     Returns:
         `conversion.Written`.
@@ -49,7 +50,6 @@ def write(trained, command, shape, staging):
         )
         lacking, part = error.operations, programs.RAW
         convert()
-    ids = np.array([each["id"] for each in trained.categories])
     load, box_head = converter.Runner(staging), trained.detector.box_head
 
     def run(encoded, batch):
@@ -58,7 +58,7 @@ def write(trained, command, shape, staging):
         found, seconds = comparing.timed(load, inputs)
         if part == programs.RAW:
             found = _suppress(found, box_head)
-        return comparing.place(found, batch, ids), seconds
+        return evaluation.place(found, batch), seconds
 
     heads = trained.detector.heads if part == programs.DETECTIONS else []
     return conversion.Written(run, part, {head.field for head in heads}, lacking)

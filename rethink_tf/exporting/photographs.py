@@ -2,7 +2,11 @@
 
 import os
 
+from absl import logging
+
+from rethink_tf import config_apart
 from rethink_tf.data.input import decode, reading
+from rethink_tf.settings import Settings
 
 ENDINGS = (".jpg", ".jpeg", ".png")
 NUM_PHOTOGRAPHS = 8
@@ -38,15 +42,24 @@ def of_files(paths):
     return contents
 
 
-def of_records(index):
-    """Reads the first photographs of record files.
+def of_run(model_dir, pipeline):
+    """Reads the first photographs of a run's evaluation data.
 
     Args:
-        index: `RecordIndex`.
+        model_dir: str, the run's folder.
+        pipeline: `Pipeline`.
 
     Returns:
-        list of bytes, NUM_PHOTOGRAPHS or as many as there are.
+        list of bytes, NUM_PHOTOGRAPHS or as many as there are; none where the data are not there.
     """
+    with config_apart.parsed([os.path.join(model_dir, "config.gin")], ()):
+        settings = Settings(mode="evaluate")
+    directory = os.path.join(settings.data_dir, settings.evaluation_split)
+    try:
+        index = pipeline.evaluation_index(directory)
+    except (ValueError, OSError) as error:
+        logging.warning("There is nothing to compare on, give --images: %s", error)
+        return []
     shards = reading.Shards(index.paths)
     rows = range(min(NUM_PHOTOGRAPHS, len(index)))
     candidates = [
