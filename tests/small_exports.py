@@ -16,6 +16,8 @@ from rethink_tf.models.keypoint_head import KeypointHead
 from rethink_tf.models.mask_head import MaskHead
 from rethink_tf.models.rpn import RPN
 
+# Of the regression targets of two stages.
+WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0))
 CATEGORIES = [{"id": 3, "name": "apple"}, {"id": 7, "name": "äpple, half"}]
 
 
@@ -48,7 +50,11 @@ def make(normalizer="gn", cascade=False, masks=True, keypoints=False, further_he
         rpn=functools.partial(
             RPN, 32, 3, ((32,), (64,), (128,)), test_pre_nms=60, test_proposals=40
         ),
-        box_head=functools.partial(CascadeBoxHead, stage=stage) if cascade else stage,
+        box_head=functools.partial(
+            CascadeBoxHead, stage=stage, positive_from=(0.5, 0.6), box_weights=WEIGHTS
+        )
+        if cascade
+        else stage,
         mask_head=functools.partial(MaskHead, **head) if masks else None,
         keypoint_head=functools.partial(KeypointHead, **head) if keypoints else None,
         num_keypoints=4,

@@ -44,15 +44,15 @@ def write(program, folder, command):
             output_names=names[1],
             tensors_to_rename=wanted,
         )
+    missing = set(_unknown_operations(converted.make_model("rethink_tf").graph))
+    if missing:
+        raise conversion.NotConvertibleError(f"ONNX (opset {command['opset']})", missing)
     # Its optimizer of einsums tries each order of their letters: minutes for RoIAlign's seven.
     optimizers = optimizer._get_optimizers() | {}
     optimizers.pop("einsum_optimizer", None)
     # Copying the graph before each pass, to go back to it after an error, takes half of the time.
     optimized = optimizer.optimize_graph(converted, catch_errors=False, optimizers=optimizers)
     model = optimized.make_model("rethink_tf")
-    missing = set(_unknown_operations(model.graph))
-    if missing:
-        raise conversion.NotConvertibleError(f"ONNX (opset {command['opset']})", missing)
     onnx.checker.check_model(model)
     onnx.save(model, os.path.join(folder, FILE))
 

@@ -17,33 +17,38 @@ from rethink_tf.exporting import comparing, exporter, serve
 # What a program does that has TensorFlow and not this package.
 FOREIGN = """
 import sys, numpy as np, tensorflow as tf
-folder, output, *paths = sys.argv[1:]
-model = tf.saved_model.load(folder)
+*paths, masks, keypoints = sys.argv[1:]
 encoded = [open(path, "rb").read() for path in paths]
-together = model.signatures["serving_default"](encoded=tf.constant(encoded))
 image = tf.io.decode_jpeg(encoded[0], dct_method="INTEGER_ACCURATE")
-twice = model.signatures["images"](images=tf.stack([image, image]))
-found = {f"encoded/{key}": value.numpy() for key, value in together.items()}
-found |= {f"images/{key}": value.numpy() for key, value in twice.items()}
-found["assets"] = [open(asset.asset_path.numpy()).read() for asset in model.assets]
-assert not any(name.split(".")[0] in ("rethink_tf", "tf_keras", "official") for name in sys.modules)
-np.savez(output, **found)
+for folder in (masks, keypoints):
+    model = tf.saved_model.load(folder)
+    together = model.signatures["serving_default"](encoded=tf.constant(encoded))
+    twice = model.signatures["images"](images=tf.stack([image, image]))
+    found = {f"encoded/{key}": value.numpy() for key, value in together.items()}
+    found |= {f"images/{key}": value.numpy() for key, value in twice.items()}
+    found["assets"] = [open(asset.asset_path.numpy()).read() for asset in model.assets]
+    np.savez(folder + ".npz", **found)
+assert not {"rethink_tf", "official"} & {name.split(".")[0] for name in sys.modules}
 """
+FIELDS = ("keypoints", "masks", "whole_masks")
+KINDS = ("masks, cascade, syncbn", "keypoints, gn")
 
 
-@pytest.fixture(scope="module", params=["mask, cascade, syncbn", "keypoints, gn"])
-def exported(request, tmp_path_factory, photographs):
-    """Exports a detector; returns it, the folder, and what another process makes of that."""
-    is_cascade = request.param.startswith("mask")
-    if is_cascade:
-        trained = make("syncbn", cascade=True)
-    else:
-        trained = make("gn", masks=False, keypoints=True)
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory, photographs):
+    """Returns by kind the run, the export, the evaluation's detections and another process's."""
     folder = tmp_path_factory.mktemp("exports")
-    encoded = [path.read_bytes() for path in photographs]
-    wanted = command("saved_model", whole_masks=is_cascade)
-    exporter.export(trained, "# Settings.\n", str(folder / "1"), wanted, encoded)
-    arguments = [folder / "1", folder / "found.npz", *photographs]
+    made = (make("syncbn", cascade=True), make("gn", masks=False, keypoints=True))
+    encoded, exports = [path.read_bytes() for path in photographs], {}
+    for kind, trained in zip(KINDS, made, strict=True):
+        output = folder / kind.split(",")[0]
+        wanted = command("saved_model", whole_masks=trained.detector.mask_head is not None)
+        exporter.export(trained, "# Settings.\n", str(output), wanted, [])
+        rule = exporter.size_rule(trained.pipeline)
+        evaluation = comparing.Evaluation(trained.detector, trained.categories, rule)
+        expected = [evaluation.measure(evaluation.prepare(each))[0] for each in encoded]
+        exports[kind] = [trained, output, expected]
+    arguments = [*photographs, *(each[1] for each in exports.values())]
     # Without the environment's paths: a process of another project.
     done = subprocess.run(
         [sys.executable, "-I", "-c", FOREIGN, *map(str, arguments)],
@@ -53,22 +58,21 @@ def exported(request, tmp_path_factory, photographs):
     )
     assert done.returncode == 0, done.stderr
     assert "gradient" not in done.stderr
-    with np.load(folder / "found.npz", allow_pickle=True) as found:
-        return trained, folder / "1", dict(found)
+    for each in exports.values():
+        with np.load(f"{each[1]}.npz", allow_pickle=True) as found:
+            each.append(dict(found))
+    return exports
 
 
-def evaluate(trained, encoded):
-    """Returns the evaluation's detections of an image."""
-    rule = exporter.size_rule(trained.pipeline)
-    evaluation = comparing.Evaluation(trained.detector, trained.categories, rule)
-    return evaluation.measure(evaluation.prepare(encoded))[0]
+@pytest.fixture(params=KINDS)
+def exported(request, exports):
+    return exports[request.param]
 
 
-def test_another_process_finds_what_the_evaluation_does(exported, photographs):
-    trained, _, found = exported
+def test_another_process_finds_what_the_evaluation_does(exported):
+    trained, _, evaluated, found = exported
 
-    for row, path in enumerate(photographs):
-        expected = evaluate(trained, path.read_bytes())
+    for row, expected in enumerate(evaluated):
         count = len(expected["scores"])
         assert found["encoded/num_detections"][row] == count > 3
         for key, values in expected.items():
@@ -85,7 +89,7 @@ def test_another_process_finds_what_the_evaluation_does(exported, photographs):
 
 
 def test_pixels_give_what_their_file_does(exported):
-    trained, _, found = exported
+    trained, _, _, found = exported
     keys = {"boxes", "scores", "category_ids", *(head.field for head in trained.detector.heads)}
 
     for key in keys:
@@ -94,10 +98,8 @@ def test_pixels_give_what_their_file_does(exported):
         np.testing.assert_allclose(alone[0], among_others[: alone.shape[1]], atol=1e-3, err_msg=key)
 
 
-def test_whole_masks_have_the_images_size(exported):
-    _, _, found = exported
-    if "images/whole_masks" not in found:
-        pytest.skip("this detector has keypoints")
+def test_whole_masks_have_the_images_size(exports):
+    *_, found = exports[KINDS[0]]
 
     count = found["images/num_detections"][0]
     assert found["images/whole_masks"].shape == (2, count, 150, 200)
@@ -111,19 +113,19 @@ def test_whole_masks_have_the_images_size(exported):
 
 
 def test_names_and_settings_are_inside(exported):
-    trained, folder, found = exported
+    trained, folder, _, found = exported
 
     categories, config = found["assets"]
     assert json.loads(categories) == trained.categories
     assert config == "# Settings.\n"
     record = json.loads((folder / "export.json").read_text())
     assert record["step"] == 20
-    assert record["comparison"]["missing"] == record["comparison"]["further"] == 0
+    assert record["fields"] == sorted(key for key in FIELDS if f"encoded/{key}" in found)
     assert "tensorflow/serving" in (folder / "README.md").read_text()
 
 
-def test_the_server_answers_requests_of_tensorflow_serving(exported, photographs):
-    _, folder, found = exported
+def test_the_server_answers_requests_of_tensorflow_serving(exports, photographs):
+    _, folder, _, found = exports[KINDS[1]]
     server = serve.make_server(serve.Model(str(folder)), 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://localhost:{server.server_port}/v1/models/detector"

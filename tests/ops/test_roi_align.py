@@ -224,3 +224,16 @@ def test_content_ends_as_maps_do(determinism):
         both = RoIAlign(cut, Content.of_images(sizes, 32), form)(boxes, 3)
         one = RoIAlign(alone, form=form)(boxes[1:], 3)
         np.testing.assert_allclose(both[1:], one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", [GATHER, CROP])
+def test_the_number_of_regions_stays_known_for_features_of_open_sizes(form):
+    specs = {level: tf.TensorSpec([1, None, None, 3]) for level in LEVELS}
+
+    @tf.function(input_signature=[specs, tf.TensorSpec([1, 5, 4])], autograph=False)
+    def pool(features, boxes):
+        pooled = RoIAlign(features, form=form)(boxes, 7)
+        assert pooled.shape == [1, 5, 7, 7, 3]
+        return pooled
+
+    pool.get_concrete_function()
