@@ -57,12 +57,12 @@ class ServedProgram(tf.Module):
         pixels = tf.TensorSpec([None, None, None, 3], tf.uint8)
         batch = {schema.IMAGE: pixels, schema.IMAGE_SIZE: tf.TensorSpec([None, 2], tf.int32)}
         # Each is one program, whatever calls it.
-        self._run = {
-            padded: tf.function(
+        self._predict_filled, self._predict_padded = (
+            tf.function(
                 functools.partial(detector.__call__, padded=padded), [batch], autograph=False
             )
             for padded in (False, True)
-        }
+        )
         self._size_rule, self._with_whole_masks = size_rule, with_whole_masks
         # Class 0 is padding.
         self._ids = [0, *(each["id"] for each in categories)]
@@ -83,7 +83,7 @@ class ServedProgram(tf.Module):
             fn_output_signature=tf.TensorSpec([None, None, 3], tf.uint8),
         )
         sizes, stored = (tf.tile(each, [shape[0], 1]) for each in (size, shape[tf.newaxis, 1:3]))
-        found = self._run[False]({schema.IMAGE: resized, schema.IMAGE_SIZE: sizes})
+        found = self._predict_filled({schema.IMAGE: resized, schema.IMAGE_SIZE: sizes})
         return self._finish(found, sizes, stored)
 
     def _of_encoded(self, encoded):
@@ -108,8 +108,8 @@ class ServedProgram(tf.Module):
         # The same numbers, and in less time where no image is padded.
         found = tf.cond(
             tf.reduce_all(content == bucket),
-            lambda: self._run[False](batch),
-            lambda: self._run[True](batch),
+            lambda: self._predict_filled(batch),
+            lambda: self._predict_padded(batch),
         )
         return self._finish(found, sizes, stored)
 
