@@ -4,9 +4,8 @@
     python -m rethink_tf.export --model_dir=runs/mine --format=tflite --output=exports/tflite
     python -m rethink_tf.export --model_dir=runs/mine --format=onnx --output=exports/onnx
 
-What was exported is run and compared with the evaluation on photographs, and both are timed. The
-folder's README.md says how to run it; docs/export.md has more. TensorFlow Lite and ONNX need
-`pip install 'rethink-tf[export]'`.
+It is compared with the evaluation on photographs, and both are timed. The folder's README.md says
+how to run it; docs/export.md has more. The last two need `pip install 'rethink-tf[export]'`.
 """
 
 import os
@@ -35,18 +34,14 @@ _PART = flags.DEFINE_enum(
 _SIZE = flags.DEFINE_string(
     "size",
     None,
-    "For tflite and onnx: HEIGHTxWIDTH of the input, pixels. Default: what holds every image as "
-    "it is evaluated.",
+    "For tflite and onnx: HEIGHTxWIDTH of the input, pixels. Default: what holds every image.",
 )
 _OPSET = flags.DEFINE_enum("opset", "17", ["17", "18"], "For onnx: its version of operations.")
-_WHOLE_MASKS = flags.DEFINE_bool(
-    "whole_masks", False, "For saved_model: give masks pasted into the image, too."
-)
+_WHOLE_MASKS = flags.DEFINE_bool("whole_masks", False, "For saved_model: paste the masks, too.")
 _IMAGES = flags.DEFINE_multi_string(
     "images",
     [],
-    "JPEG or PNG files, or folders of them, to compare on. Default: images of the run's "
-    "evaluation data.",
+    "JPEG or PNG files, or folders, to compare on. Default: the run's evaluation data.",
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the export of another command.")
 
@@ -87,7 +82,6 @@ def _export(command):
     from rethink_tf.exporting import conversion, folder
 
     conversion.check_installed(command["format"])
-    # Before TensorFlow comes, which takes a while.
     folder.check(_OUTPUT.value, command, _OVERWRITE.value)
     from rethink_tf import files, loading
     from rethink_tf.exporting import exporter, photographs
