@@ -150,13 +150,14 @@ class LoadedDetector:
         )
 
 
-def load(model_dir, checkpoint=None):
+def load(model_dir, checkpoint=None, precision=None):
     """Loads what a run has trained.
 
     Args:
         model_dir: str, the run's folder.
         checkpoint: str, path of one of its checkpoints without an ending; None for the newest that
             reads. Where the run averages its weights, the averages are taken.
+        precision: str, as of `Settings`; None for the run's.
 
     Returns:
         `LoadedDetector`.
@@ -176,7 +177,7 @@ def load(model_dir, checkpoint=None):
     if not path:
         raise ValueError(f"{folder} holds no checkpoint: the run has not saved one yet.")
     with files.local_copy(gin_file) as local:
-        return _build([local], (), entries, path)
+        return _build([local], (), entries, path, precision=precision)
 
 
 def load_weights(checkpoint, gin_files, gin_params=(), names=None, input_format=None):
@@ -223,11 +224,12 @@ def _entries(names, num_classes):
     return [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
 
 
-def _build(gin_files, gin_params, entries, path, name=None):
+def _build(gin_files, gin_params, entries, path, name=None, precision=None):
     with _BUILDING, _policy_kept(), config_apart.parsed(gin_files, gin_params):
         settings = Settings(mode="evaluate")
+        precision = precision or settings.precision
         plan = execution.make_plan(
-            tf.distribute.get_strategy(), settings.precision, settings.jit_compile, False
+            tf.distribute.get_strategy(), precision, settings.jit_compile, False
         )
         if not plan.static_shapes and plan.device != "TPU":
             # Whose gradient on CPUs is another matter; see `roi_align.choose_form`.

@@ -22,6 +22,9 @@ PATTERNS = [
     rb"WARNING: All log messages before absl::InitializeLog\(\) is called",
     # TensorFlow, grappler's estimates: CropAndResize of a number of boxes known only when it runs.
     rb"W\d{4} .*op_level_cost_estimator\.cc:\d+\] Error in PredictCost\(\) for the op",
+    # TensorFlow Lite's converter, of settings that it takes from a file of ours; its interpreter.
+    rb"W\d{4} .*tf_tfl_flatbuffer_helpers\.cc:\d+\] Ignored ",
+    rb"INFO: Created TensorFlow Lite XNNPACK delegate for CPU\.",
     # TensorFlow, where several of its libraries register the same thing.
     rb".*Unable to register cu\w+ factory: Attempting to register factory for plugin",
     rb".*computation_placer\.cc:\d+\] computation placer already registered",

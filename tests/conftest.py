@@ -59,7 +59,8 @@ LONG = """
     data/records/test_keypoints data/records/test_skips data/sources/test_coco
     data/sources/test_image_files data/sources/test_inputs
     data/sources/test_unmasked_objects data/sources/test_voc diagnosis/test_weights
-    errors/test_errors_page evaluation/test_test_time_augmentation layers/test_conv
+    errors/test_errors_page evaluation/test_test_time_augmentation exporting/test_fixed
+    exporting/test_saved_model layers/test_conv
     models/test_cascade models/test_detector models/test_freezing models/test_invariance
     models/test_keypoint_head models/test_resnet models/test_toy_head models/test_vgg
     ops/test_convolution own_data/test_own_data_run predicting/test_loading
@@ -68,7 +69,7 @@ LONG = """
     training/test_cascade_switch training/test_checkpoint_shapes training/test_stopping
     training/test_workers weights/test_detectron2 weights/test_imagenet weights/test_keras_files
     weights/test_model_garden test_cascade_run
-    test_convert test_curves test_experiment test_going_on test_keypoint_experiment
+    test_convert test_curves test_experiment test_export test_going_on test_keypoint_experiment
     test_lost_worker test_monitoring test_output test_parity test_shipped_experiments
     test_toy_parts test_train test_voc_experiment test_following test_locking test_remote_folder
     training/test_replicas

@@ -19,6 +19,7 @@ TRIED = {
     "python -m rethink_tf.report": "tests/report/test_page_in_browser.py",
     "python -m rethink_tf.convert": "tests/test_convert.py",
     "python -m rethink_tf.pretrain": "tests/pretraining/test_pretraining_run.py",
+    "python -m rethink_tf.export": "tests/test_export.py",
     "python -m rethink_tf.errors": "tests/errors/test_errors_page.py",
     "python -m rethink_tf.doctor": "tests/diagnosis/test_causes.py",
     "python -m rethink_tf.predict": "tests/predicting/test_predict.py",
@@ -39,6 +40,10 @@ NOT_TRIED = {
     "python -m benchmarks.": "long: minutes on an idle machine; tests/benchmarks run their parts",
     "export": "a setting of the shell",
     "docker build": "network, and some GB",
+    "docker run": "network: TensorFlow Serving's image",
+    "printf": "a request for TensorFlow Serving; tests/exporting has the same",
+    "curl": "a request for TensorFlow Serving; tests/exporting has the same",
+    "tensorboard": "a server that does not end; tests/test_monitoring.py runs it",
     "kubectl": "hardware: a cluster",
     "sky": "hardware: a cloud",
 }

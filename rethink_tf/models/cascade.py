@@ -15,6 +15,8 @@ Shapes: B images, R RoIs an image, M objects, P proposals, C object classes, D d
 Source: Cai and Vasconcelos 2018, arXiv:1712.00726.
 """
 
+import contextlib
+
 import gin
 import tensorflow as tf
 import tf_keras
@@ -68,7 +70,7 @@ class CascadeBoxHead(tf_keras.layers.Layer):
         ]
         first = self.stages[0]
         self.roi_size, self.num_samples = first.roi_size, first.num_samples
-        self.positive_fraction = first.positive_fraction
+        self.positive_fraction, self._runs_all = first.positive_fraction, None
         # Saved with the weights, so that a prediction uses the stages that are trained so far.
         self.stages_trained = self.add_weight(
             "stages_trained",
@@ -144,7 +146,21 @@ class CascadeBoxHead(tf_keras.layers.Layer):
         def by(stages):
             return lambda: _candidates(stages, pool, proposals, proposal_valid, image_size)
 
+        if self._runs_all is not None:
+            return by(self.stages if self._runs_all else self.stages[:1])()
         return tf.cond(self.stages_trained > 1, by(self.stages), by(self.stages[:1]))
+
+    @contextlib.contextmanager
+    def settled_stages(self):
+        """Within it, what is traced runs the stages that are trained by now, without asking again.
+
+        That is for programs that are exported: tf2onnx does not convert the condition.
+        """
+        self._runs_all = int(self.stages_trained.numpy()) > 1
+        try:
+            yield
+        finally:
+            self._runs_all = None
 
     def suppress(self, candidates):
         """Chooses the detections of each image; see `BoxHead.suppress`."""

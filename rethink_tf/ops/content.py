@@ -56,13 +56,13 @@ class Content:
                 padding.
             multiple: int, the coarsest stride of the network, pixels.
         """
-        return cls(-(-image_size // multiple) * multiple)
+        return cls(_divide_up(image_size, multiple) * multiple)
 
     def after(self, strides):
         """Returns the content of the maps that a layer of these strides makes of this one's."""
         stride = self._stride * strides
         if stride not in self._shared:
-            Content(-(-self.sizes // strides), self._shared, stride)
+            Content(_divide_up(self.sizes, strides), self._shared, stride)
         return self._shared[stride]
 
     def mask(self, maps):
@@ -86,6 +86,11 @@ class Content:
     def keep(self, maps):
         """Returns maps [B, H, W, C] with zeros beyond the content."""
         return maps * self.mask(maps)
+
+
+def _divide_up(sizes, divisor):
+    """Returns sizes / divisor, rounded up; of no negative number, which ONNX would round to 0."""
+    return (sizes + (divisor - 1)) // divisor
 
 
 class Rows:

@@ -36,7 +36,7 @@ def suppress(boxes, scores, max_output, iou_threshold):
     """Keeps boxes by falling score, dropping those that overlap a kept one too much.
 
     Args:
-        boxes: float32 [B, N, 4]; B and N are static.
+        boxes: float32 [B, N, 4]; N is static.
         scores: float32 [B, N]; NO_SCORE marks padding rows.
         max_output: int K > 0.
         iou_threshold: float in [0, 1]; a box of higher IoU with a kept one is dropped.
@@ -48,20 +48,26 @@ def suppress(boxes, scores, max_output, iou_threshold):
     # XLA refuses more outputs than there are boxes.
     num_outputs = min(max_output, scores.shape[1])
     empty = [[0, max_output - num_outputs]]
-    all_indices, all_valid = [], []
-    # The kernel takes one image; unrolled, the images of a batch run side by side.
-    for image_boxes, image_scores in zip(tf.unstack(boxes), tf.unstack(scores), strict=True):
+
+    def suppress_image(inputs):
         indices, count = tf.raw_ops.NonMaxSuppressionV4(
-            boxes=image_boxes,
-            scores=image_scores,
+            boxes=inputs[0],
+            scores=inputs[1],
             max_output_size=num_outputs,
             iou_threshold=float(iou_threshold),
             score_threshold=NO_SCORE,
             pad_to_max_output_size=True,
         )
-        all_indices.append(tf.pad(tf.ensure_shape(indices, [num_outputs]), empty))
-        all_valid.append(tf.range(max_output) < count)
-    return tf.stack(all_indices), tf.stack(all_valid)
+        indices = tf.pad(tf.ensure_shape(indices, [num_outputs]), empty)
+        return indices, tf.range(max_output) < count
+
+    # The kernel takes one image; unrolled, the images of a batch run side by side.
+    if boxes.shape[0] is None:
+        shapes = tf.TensorSpec([max_output], tf.int32), tf.TensorSpec([max_output], tf.bool)
+        return tf.map_fn(suppress_image, (boxes, scores), fn_output_signature=shapes)
+    images = zip(tf.unstack(boxes), tf.unstack(scores), strict=True)
+    indices, valid = zip(*map(suppress_image, images), strict=True)
+    return tf.stack(indices), tf.stack(valid)
 
 
 def suppress_per_class(boxes, scores, classes, max_output, iou_threshold):

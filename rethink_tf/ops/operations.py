@@ -72,9 +72,9 @@ class Operations:
     def repeat_cells(self, maps):
         """Doubles both sides of [B, H, W, C] by repeating each cell: [B, 2 H, 2 W, C]."""
         batch, height, width, channels = tf.unstack(tf.shape(maps))
-        cells = tf.broadcast_to(
-            maps[:, :, tf.newaxis, :, tf.newaxis, :], [batch, height, 2, width, 2, channels]
-        )
+        # By reshaping: TensorFlow Lite has no slice of six axes, which new axes are.
+        cells = tf.reshape(maps, [batch, height, 1, width, 1, channels])
+        cells = tf.broadcast_to(cells, [batch, height, 2, width, 2, channels])
         static = maps.shape
         sides = [None if side is None else 2 * side for side in static[1:3]]
         cells = tf.reshape(cells, [batch, 2 * height, 2 * width, channels])

@@ -328,7 +328,9 @@ def _by_gather(layout, sizes, scaled, rank, output_size):
             values, [batch, -1, output_size, corners, output_size, corners, channels]
         )
         weights = [tf.cast(each, values.dtype) for each in (rows, columns)]
-        return tf.einsum("brpiqjc,brpi,brqj->brpqc", values, *weights)
+        pooled = tf.einsum("brpiqjc,brpi,brqj->brpqc", values, *weights)
+        # Known to the caller, and lost where the features' sizes are open.
+        return tf.ensure_shape(pooled, [*scaled.shape[:2], output_size, output_size, channels])
 
     def spread(upstream):
         upstream = tf.cast(upstream, tf.float32)[:, :, :, tf.newaxis, :, tf.newaxis]

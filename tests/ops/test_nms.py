@@ -129,3 +129,18 @@ def test_votes_as_in_a_loop():
         assert row in agree
         expected = np.average(boxes[image, agree], axis=0, weights=scores[image, agree])
         np.testing.assert_allclose(moved[image, row], expected, rtol=1e-5)
+
+
+def test_a_batch_of_open_size_is_suppressed_alike():
+    rng = np.random.default_rng(4)
+    corners = rng.uniform(0, 50, [3, 30, 2])
+    boxes = np.concatenate([corners, corners + rng.uniform(5, 30, [3, 30, 2])], -1)
+    boxes, scores = boxes.astype(np.float32), rng.uniform(0, 1, [3, 30]).astype(np.float32)
+    spec = [tf.TensorSpec([None, 30, 4]), tf.TensorSpec([None, 30])]
+
+    run = tf.function(lambda *inputs: nms.suppress(*inputs, 40, 0.3), spec)
+
+    for found, expected in zip(
+        run(boxes, scores), nms.suppress(boxes, scores, 40, 0.3), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)

@@ -237,3 +237,16 @@ def test_gradients_of_halves_are_summed_in_float32():
     gradient = tf.cast(tape.gradient(pooled, features)[2], tf.float64)
     # Each of the 600 gives 4 bins' gradients of 1 to the cells: the whole is theirs to 2 ** -8.
     assert float(tf.reduce_sum(gradient)) == pytest.approx(2400, rel=2**-8)
+
+
+@pytest.mark.parametrize("form", [GATHER, CROP])
+def test_the_number_of_regions_stays_known_for_features_of_open_sizes(form):
+    specs = {level: tf.TensorSpec([1, None, None, 3]) for level in LEVELS}
+
+    @tf.function(input_signature=[specs, tf.TensorSpec([1, 5, 4])], autograph=False)
+    def pool(features, boxes):
+        pooled = RoIAlign(features, form=form)(boxes, 7)
+        assert pooled.shape == [1, 5, 7, 7, 3]
+        return pooled
+
+    pool.get_concrete_function()
