@@ -70,7 +70,7 @@ LONG = """
     training/test_workers weights/test_detectron2 weights/test_imagenet weights/test_keras_files
     weights/test_model_garden test_cascade_run
     test_convert test_curves test_experiment test_export test_going_on test_keypoint_experiment
-    test_lost_worker test_monitoring test_output test_parity test_shipped_experiments
+    test_lost_worker test_monitoring test_notebook test_output test_parity test_shipped_experiments
     test_toy_parts test_train test_voc_experiment test_following test_locking test_remote_folder
     training/test_replicas
 """.split()
