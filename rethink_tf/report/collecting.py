@@ -93,7 +93,7 @@ def read_study(folder: str) -> list[StudyRun]:
         )
     plan = files.read_json(path, "start the study again: it writes the file anew")
     try:
-        planned = {run["name"]: run for run in plan["runs"]}
+        planned = {run["name"]: run | _place(folder, run) for run in plan["runs"]}
         fields = [field.name for field in dataclasses.fields(StudyRun)][:10]
         seconds = _seconds_of(folder)
         runs = [
@@ -109,6 +109,12 @@ def read_study(folder: str) -> list[StudyRun]:
         return [dataclasses.replace(run, state=states[run.name]) for run in runs]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is no plan of a study ({error!r}): start it again.") from error
+
+
+def _place(folder, run):
+    """Returns where a run lies now: the study may have been moved since, or have a relative path."""
+    there = os.path.join(folder, "runs", *run["name"].split("/"))
+    return {"model_dir": there if files.exists(there) else run["model_dir"]}
 
 
 def read_references(folder: str) -> dict[str, dict[str, float]]:

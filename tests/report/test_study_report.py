@@ -157,3 +157,15 @@ def test_subsets_are_compared_at_a_length_that_all_have():
     runs[-1].num_steps, runs[-2].num_steps = 300, 50
     found = [(run.subset, run.num_steps) for run in study_tables.of_shared_length(runs)]
     assert found == [("all", 800), ("few", 300)]
+
+
+def test_a_study_that_was_moved_is_read_where_it_is(tmp_path):
+    model_dir = tmp_path / "moved" / "runs" / "a" / "all" / "1x" / "seed-1"
+    model_dir.mkdir(parents=True)
+    (model_dir / "metrics.jsonl").write_text('{"step": 4, "box/AP": 0.5}\n')
+    run = {"name": "a/all/1x/seed-1", "arm": "a", "subset": "all", "schedule": "1x", "seed": 1,
+           "model_dir": "runs/study/runs/a/all/1x/seed-1", "num_steps": 4, "start_step": 0,
+           "batch_size": 2, "parent": None}  # fmt: skip
+    (tmp_path / "moved" / "study.json").write_text(json.dumps({"runs": [run]}))
+    (found,) = collecting.read_study(str(tmp_path / "moved"))
+    assert found.model_dir == str(model_dir) and found.last["box/AP"] == 0.5
