@@ -107,12 +107,12 @@ def read_study(folder: str) -> list[StudyRun]:
         ]
         states = states_of(runs)
         return [dataclasses.replace(run, state=states[run.name]) for run in runs]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no plan of a study ({error!r}): start it again.") from error
 
 
 def _place(folder, run):
-    """Returns where a run lies now: the study may have been moved since, or have a relative path."""
+    """Returns where a run lies now: the study may have been moved, or have a relative path."""
     there = os.path.join(folder, "runs", *run["name"].split("/"))
     return {"model_dir": there if files.exists(there) else run["model_dir"]}
 
