@@ -1,4 +1,4 @@
-"""The figures of a study, as SVG texts that read on light and dark pages."""
+"""The figures of studies and of data, as SVG texts that read on light and dark pages."""
 
 import io
 import re
@@ -203,6 +203,42 @@ def training_curves(curves: Mapping[str, tuple[Sequence, Sequence]], quantity: s
         figure, axes = _axes("iterations", quantity)
         for colour, (name, (steps, values)) in zip(_cycle(), curves.items(), strict=False):
             axes.plot(steps, values, color=colour, label=name, linewidth=1.0)
+        return _svg(figure)
+
+
+def distribution(
+    series: Mapping[str, Sequence[float]],
+    quantity: str,
+    marks: Sequence[float] = (),
+    is_log: bool = True,
+) -> str:
+    """Returns how values are distributed: bars of shares, a colour a series, and marks.
+
+    Args:
+        series: {name: values}, some of them not empty; above 0 where is_log.
+        quantity: what the values are, with their unit.
+        marks: values that dashed lines stand at, the anchors' own.
+        is_log: whether the axis is logarithmic; else the values are whole numbers from 0 on.
+    """
+    every = np.concatenate([np.asarray(values, float) for values in series.values()])
+    low, high = every.min(), max(every.max(), *marks, 0) if len(marks) else every.max()
+    if is_log:
+        edges = np.geomspace(min([low, *marks]) / 1.02, high * 1.02, 41)
+    else:
+        edges = np.arange(0, high + 2, max(1, np.ceil((high + 1) / 40))) - 0.5
+        edges = np.append(edges, edges[-1] + (edges[1] - edges[0] if len(edges) > 1 else 1))
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(quantity, "share (%)")
+        for colour, (name, values) in zip(_cycle(), series.items(), strict=False):
+            counts, _ = np.histogram(values, edges)
+            axes.stairs(100 * counts / max(len(values), 1), edges, color=colour, label=name,
+                        fill=True, alpha=0.5)  # fmt: skip
+        for number, mark in enumerate(marks):
+            label = "anchors" if not number else None
+            axes.axvline(mark, color=_GREY, linestyle="--", linewidth=1, label=label)
+        if is_log:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(EngFormatter())
         return _svg(figure)
 
 

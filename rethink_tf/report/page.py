@@ -36,6 +36,7 @@ def render(
     figures: Sequence[tuple[str, str]],
     tables: Sequence[Table],
     samples: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
+    galleries: Sequence[tuple[str, Sequence[tuple[str, Sequence[tuple[str, str]]]]]] = (),
 ) -> str:
     """Returns a page of HTML.
 
@@ -45,9 +46,12 @@ def render(
         figures: (caption, SVG) each.
         tables: below them.
         samples: (caption, pictures side by side: (title, `data:` URI) each), last on the page.
+        galleries: (heading, samples) each, above the figures.
     """
     parts = [f"<h1>{_text(title)}</h1>"]
     parts += [f"<p>{_text(each)}</p>" for each in summary]
+    for heading, shown in galleries:
+        parts += [f"<h2>{_text(heading)}</h2>", *(_sample(*each) for each in shown)]
     shown = "\n".join(
         f"<figure>{_apart(svg, number)}<figcaption>{_text(caption)}</figcaption></figure>"
         for number, (caption, svg) in enumerate(figures)
