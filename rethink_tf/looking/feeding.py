@@ -181,13 +181,12 @@ def picture_of_anchors(fed):
     factor = whole.shape[0] // dimmed.shape[0]
     canvas = Image.fromarray(whole)
     draw = ImageDraw.Draw(canvas)
-    line = max(1, round(max(whole.shape) / 480))
-    # The few last: they are what one looks for.
-    order = np.argsort(~fed.is_by_iou, kind="stable")
-    for row in order:
-        _frame(draw, fed.anchors[row] * factor, BY_IOU if fed.is_by_iou[row] else AS_BEST, line)
+    line = max(1, round(max(whole.shape) / 400))
     for box, has_anchor in zip(fed.boxes, fed.has_anchor, strict=True):
-        _frame(draw, box * factor, OBJECT if has_anchor else UNMATCHED, line + 1)
+        _frame(draw, box * factor, OBJECT if has_anchor else UNMATCHED, line)
+    # The few last: they are what one looks for.
+    for row in np.argsort(~fed.is_by_iou, kind="stable"):
+        _frame(draw, fed.anchors[row] * factor, BY_IOU if fed.is_by_iou[row] else AS_BEST, line)
     return np.asarray(canvas)
 
 

@@ -22,6 +22,10 @@ from rethink_tf.report import page, pictures
 
 PAGE, SHEET, OVERLAY = "data.html", "contact_sheet.png", "suggested.gin"
 OWN_DATA = "own_data.gin"
+_FIRST_IMAGES = (
+    "The first images of the run. Striped: padding. Anchors are green where the RPN takes them by "
+    "their IoU, orange where as the best of an object; objects are white, red without an anchor."
+)
 _MAX_SIDE = 640  # pixels of a picture on the page
 _THUMB_SIDE = 320
 _MAX_PAIRS, _MAX_OF_KIND = 12, 4
@@ -123,27 +127,25 @@ def _summary(opened, measured, suggested, search, counters):
         f"{search.said}"
     )
     lines += [f"**{text}**" for text in measured.warnings]
-    counted = counters.as_dict()
-    if any(counted.values()):
+    counted = ", ".join(
+        f"{count:,} {name.replace('_', ' ')}" for name, count in counters.as_dict().items() if count
+    )
+    if counted:
         lines.append(f"While the pictures were read: {counted}.")
+    if all(each.now == each.text for each in suggested.bindings):
+        lines.append("The suggested settings are those that the experiment has.")
+    if not any(each.get("skipped") or each.get("noted") for each in measured.manifests.values()):
+        lines.append("The conversion left nothing out.")
     return lines
 
 
 def _galleries(opened, images, measured, search):
-    fed = [
-        (
-            each.caption,
-            [
-                ("what is fed", pictures.jpeg_uri(feeding.picture_of_objects(each), _MAX_SIDE)),
-                (
-                    "positive anchors",
-                    pictures.jpeg_uri(feeding.picture_of_anchors(each), _MAX_SIDE),
-                ),
-            ],
-        )
-        for each in images
-    ]
-    found = [("The first images of the run", fed)]
+    draws = {"what is fed": feeding.picture_of_objects, "anchors": feeding.picture_of_anchors}
+    fed = []
+    for each in images:
+        uris = [(what, pictures.jpeg_uri(draw(each), _MAX_SIDE)) for what, draw in draws.items()]
+        fed.append((each.caption, uris))
+    found = [(_FIRST_IMAGES, fed)]
     if pairs := [_shown_pair(measured, search, each) for each in search.pairs[:_MAX_PAIRS]]:
         found.append((f"Near-duplicates, {len(pairs)} of {len(search.pairs):,} pairs", pairs))
     if suspects := _suspects(opened, measured):

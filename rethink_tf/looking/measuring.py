@@ -86,9 +86,7 @@ def measure(opened, suggestion):
     ]
     return Measured(
         tables=tables,
-        manifests={
-            name: store.load_manifest(split.directory) for name, (split, _) in splits.items()
-        },
+        manifests={name: store.load_manifest(each.directory) for name, (each, _) in splits.items()},
         boxes=boxes,
         rows=rows,
         reaches=_reaches(opened, suggestion, table, boxes, sizes),
@@ -128,8 +126,12 @@ def _reaches(opened, suggestion, table, boxes, sizes):
             sides = values["Pipeline.min_side"], None, values["Pipeline.max_side"]
             draws = np.zeros([len(table.index), 1])
             geometry = resizing.ShorterSide(*sides).geometry(table.image_sizes, draws)
-            boxes, sizes, _ = _with_area(*anchors.resized_objects(table, geometry))
-        found.append(_reach("as suggested", other, boxes, sizes))
+            resized = _with_area(*anchors.resized_objects(table, geometry))
+            as_suggested = _reach("as suggested", other, *resized[:2])
+        else:
+            as_suggested = _reach("as suggested", other, boxes, sizes)
+        if not np.array_equal(as_suggested.ious, found[0].ious):
+            found.append(as_suggested)
     shapes = boxes[:, 2:] - boxes[:, :2]
     if len(shapes):
         free = anchor_fit.k_means(shapes, len(grid.shapes))

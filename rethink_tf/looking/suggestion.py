@@ -5,7 +5,6 @@ reason of each in words.
 """
 
 import dataclasses
-import os
 import pprint
 
 import gin
@@ -47,8 +46,7 @@ class Suggested:
     @property
     def text(self):
         """The value in gin's syntax."""
-        is_part = isinstance(self.value, str) and self.value.startswith("@")
-        return self.value if is_part else pprint.pformat(self.value, width=10_000)
+        return _text(self.value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,8 +197,21 @@ def _now(opened, key):
         value = known[what][use == "train"] if what in known else getattr(rpn, name)
     else:
         owner = {"Pipeline": opened.pipeline, "run": opened.settings}.get(part)
-        value = getattr(owner or opened.settings.schedule, name, "not set")
-    return str(value)
+        value = getattr(owner or opened.settings.schedule, name, None)
+    return _text(value)
+
+
+def _text(value):
+    """Returns a value in gin's syntax, whole floats of lists as integers."""
+    if isinstance(value, (list, tuple)):
+        return pprint.pformat(_whole(value), width=10_000)
+    return value if isinstance(value, str) and value.startswith("@") else repr(value)
+
+
+def _whole(value):
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_whole, value))
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _reasons(opened, found, values):
@@ -235,8 +246,3 @@ def _reasons(opened, found, values):
         "run.checkpoint_every": "As often, but for long runs.",
     }
     return reasons | dict.fromkeys(_PROPOSALS, proposals)
-
-
-def names_of_files(gin_files):
-    """Returns the flags of gin files for a command that runs anywhere: shipped ones by name."""
-    return [f"--gin_file={os.fspath(name)}" for name in gin_files]

@@ -24,9 +24,9 @@ def all_tables(opened, measured, suggestion, search):
         search: `similar.Search`.
 
     Returns:
-        list of `Table`.
+        list of `Table`, those without rows left out.
     """
-    return [
+    found = [
         _splits(opened, measured),
         _suspicious(measured),
         _duplicates(measured, search),
@@ -38,6 +38,7 @@ def all_tables(opened, measured, suggestion, search):
         _classes(measured),
         _converted(measured),
     ]
+    return [table for table in found if table.rows]
 
 
 def all_figures(measured):
@@ -152,7 +153,10 @@ def _duplicates(measured, search):
 
 
 def _suggestion(suggestion):
-    rows = [[each.name, each.text, each.now, each.reason] for each in suggestion.bindings]
+    rows = [
+        [each.name, each.text, "the same" if each.now == each.text else each.now, each.reason]
+        for each in suggestion.bindings
+    ]
     note = " ".join(f"Left as it is: {each}." for each in suggestion.left_out)
     header = ["binding", "suggested", "now", "reason"]
     return Table("What own_data.gin would take", "suggestion", header, rows, note)
@@ -167,9 +171,10 @@ def _fit(measured):
         on_grid = ["-"] * 3 if each.ious is None else _shares(each.ious)
         rows.append([each.what, *own, *on_grid])
     note = (
-        "First of shapes around one centre, then where the RPN lays them. The suggested anchors "
-        "are for the suggested sizes of images. Free shapes are a bound: the RPN has one set of "
-        "ratios for all levels."
+        "Shares of the training objects. First with anchors around the object's own centre, then "
+        "where the RPN lays them: those of a level are its stride apart. The suggested anchors are "
+        "for the suggested sizes of images. Free shapes are a bound: the RPN has one set of ratios "
+        "for all levels."
     )
     return Table("Anchors and objects", "anchor_fit", header, rows, note)
 
@@ -261,9 +266,8 @@ def _classes(measured):
     header = ["class", "training objects", "in images", "evaluation objects"]
     header += ["median size (pixels)", "median height / width", "no anchor at 0.5", "at 0.7"]
     empty = [row[0] for row in rows if row[1] == "0"]
-    note = f"{len(rows)} classes." + (
-        f" The first {MAX_CLASSES}." if len(rows) > MAX_CLASSES else ""
-    )
+    note = f"{len(rows):,} classes."
+    note += f" Here are the first {MAX_CLASSES}." if len(rows) > MAX_CLASSES else ""
     note += f" Nothing to learn from: {', '.join(empty[:20])}." if empty else ""
     return Table("Classes", "classes", header, rows[:MAX_CLASSES], note)
 
@@ -279,7 +283,7 @@ def _converted(measured):
             clipped = f"{manifest['num_clipped']:,}"
             rows.append([name, "cut at the border", "box reached out of the image", clipped, ""])
     header = ["split", "what", "reason", "entries", "such as"]
-    note = "" if rows else "Nothing was left out, and nothing changed."
+    note = "The last entry of each reason; manifest.json in the records' folders has all."
     return Table("What the conversion did", "conversion", header, rows, note)
 
 

@@ -51,7 +51,8 @@ def render(
     parts = [f"<h1>{_text(title)}</h1>"]
     parts += [f"<p>{_text(each)}</p>" for each in summary]
     for heading, shown in galleries:
-        parts += [f"<h2>{_text(heading)}</h2>", *(_sample(*each) for each in shown)]
+        inside = "\n".join(_sample(*each) for each in shown)
+        parts.append(f'<h2>{_text(heading)}</h2>\n<div class="grid">{inside}</div>')
     shown = "\n".join(
         f"<figure>{_apart(svg, number)}<figcaption>{_text(caption)}</figcaption></figure>"
         for number, (caption, svg) in enumerate(figures)
