@@ -17,6 +17,7 @@ MIN_GAIN = 0.1
 # So many objects tell the shapes of all; they are taken at equal distances of the list.
 _MAX_FITTED = 5000
 _ROUNDS = 100
+_CANDIDATES = 300  # shapes of the data that it may start from
 # A centre is moved by these factors of height and width, coarse to fine, while that helps.
 _MOVES = (1.2, 1.1, 1.05, 1.02)
 
@@ -41,8 +42,8 @@ def mean_best_iou(shapes, anchors):
 def k_means(shapes, num_anchors):
     """Finds the shapes of anchors whose mean best IoU with objects is high.
 
-    Deterministic: the first centres are far apart by IoU. What k-means ends at is then improved
-    one centre at a time.
+    Deterministic: it starts from shapes of the data. These, and what k-means ends at,
+    are improved one side of one centre at a time; the better is returned.
 
     Args:
         shapes: float [N, 2], (height, width), above 0; N >= 1. Of many, some are taken.
@@ -52,7 +53,15 @@ def k_means(shapes, num_anchors):
         float64 [K', 2], by area; K' is K, or less where there are fewer shapes.
     """
     shapes = _some(shapes)
-    centres = _improve(shapes, _lloyd(shapes, _far_apart(shapes, num_anchors)))
+    different = np.unique(shapes, axis=0)
+    if len(different) <= num_anchors:
+        centres = different
+    else:
+        start = _greedy(shapes, num_anchors)
+        ends = [start, _lloyd(shapes, start.copy())]
+        centres = max(
+            (_improve(shapes, end) for end in ends), key=lambda c: mean_best_iou(shapes, c)
+        )
     return centres[np.argsort(centres.prod(-1), kind="stable")]
 
 
@@ -96,14 +105,15 @@ def _some(shapes):
     return shapes[np.linspace(0, len(shapes) - 1, _MAX_FITTED).astype(int)]
 
 
-def _far_apart(shapes, count):
-    """The geometric mean of all, then again and again the shape that the centres fit least."""
-    centres = np.exp(np.log(shapes).mean(0, keepdims=True))
-    best = shape_iou(shapes, centres).max(1)
-    while len(centres) < count and best.min() < 1:
-        centres = np.vstack([centres, shapes[best.argmin()]])
-        best = np.maximum(best, shape_iou(shapes, centres[-1:])[:, 0])
-    return centres
+def _greedy(shapes, count):
+    """Shapes of the data, each the one that raises the mean best IoU most beside those before."""
+    candidates = shapes[np.linspace(0, len(shapes) - 1, min(len(shapes), _CANDIDATES)).astype(int)]
+    iou = shape_iou(shapes, candidates)
+    best, chosen = np.zeros(len(shapes)), []
+    for _ in range(count):
+        chosen.append(np.maximum(best[:, np.newaxis], iou).mean(0).argmax())
+        best = np.maximum(best, iou[:, chosen[-1]])
+    return candidates[chosen]
 
 
 def _lloyd(shapes, centres):
