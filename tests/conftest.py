@@ -62,8 +62,8 @@ LONG = """
     evaluation/test_test_time_augmentation layers/test_conv models/test_cascade
     models/test_detector models/test_freezing models/test_invariance models/test_keypoint_head
     models/test_resnet models/test_toy_head models/test_vgg ops/test_convolution
-    looking/test_show_data own_data/test_own_data_run pretraining/test_pretraining_run study/test_study_run
-    training/test_accumulation training/test_averaging
+    looking/test_show_data own_data/test_own_data_run pretraining/test_pretraining_run
+    study/test_study_run training/test_accumulation training/test_averaging
     training/test_cascade_switch training/test_checkpoint_shapes training/test_stopping
     training/test_workers weights/test_detectron2 weights/test_imagenet weights/test_keras_files
     weights/test_model_garden test_cascade_run
