@@ -10,6 +10,7 @@ import dataclasses
 
 import numpy as np
 
+from rethink_tf.data.input import resizing
 from rethink_tf.ops import anchors as anchor_ops
 
 _AT_ONCE = 20_000  # objects
@@ -97,8 +98,9 @@ def resized_objects(table, geometry):
         geometry: of the images, as a class of `data.input.resizing` says.
 
     Returns:
-        boxes float64 [N, 4], cut at the view where only a part of the image is taken, without area
-        for an object that is not in it, and int64 [N, 2], the content that each lies in.
+        boxes float64 [M, 4], cut at the view where only a part of the image is taken; int64 [M, 2],
+        the content that each lies in; and int64 [M], their rows in the table: those without area,
+        which no view shows, are left out.
     """
     scale = geometry["size"] / table.image_sizes
     boxes = table.boxes * np.tile(scale, 2)[table.row]
@@ -107,4 +109,12 @@ def resized_objects(table, geometry):
         view = geometry["view"][table.row]
         start, sizes = np.tile(view[:, :2], 2), geometry["view"][:, 2:] - geometry["view"][:, :2]
         boxes = np.clip(boxes - start, 0, np.tile(sizes[table.row], 2))
-    return boxes, sizes[table.row]
+    rows = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(-1))
+    return boxes[rows], sizes[table.row[rows]], rows
+
+
+def objects_at_side(table, min_side, max_side):
+    """Returns what `resized_objects` does, for one shorter and one longest side, pixels."""
+    draws = np.zeros([len(table.image_sizes), 1])
+    rule = resizing.ShorterSide(min_side, None, max_side)
+    return resized_objects(table, rule.geometry(table.image_sizes, draws))

@@ -22,9 +22,10 @@ from rethink_tf.report import page, pictures
 
 PAGE, SHEET, OVERLAY = "data.html", "contact_sheet.png", "suggested.gin"
 OWN_DATA = "own_data.gin"
-_FIRST_IMAGES = (
-    "The first images of the run. Striped: padding. Anchors are green where the RPN takes them by "
-    "their IoU, orange where as the best of an object; objects are white, red without an anchor."
+_LEGEND = (
+    "In the pictures stripes are padding. Objects are white beside their anchors, red without one "
+    "of their own; anchors are green where the RPN takes them by their IoU, orange as the best of "
+    "an object."
 )
 _MAX_SIDE = 640  # pixels of a picture on the page
 _THUMB_SIDE = 320
@@ -60,15 +61,17 @@ def look(output, gin_files, gin_params, data_dir=None, num_pictures=12, num_imag
     logging.info("Drawing the first %d images of the run.", num_pictures)
     images = feeding.first_images(opened, num_pictures, counters)
     logging.info("Counting %s.", opened.train.directory)
-    suggested = suggestion.suggest(opened)
-    measured = measuring.measure(opened, suggested)
+    split_tables = measuring.read_tables(opened)
+    suggested = suggestion.suggest(opened, split_tables["training"])
+    measured = measuring.measure(opened, split_tables, suggested)
     logging.info("Comparing up to %d images.", num_images)
     search = similar.search(measured.tables, num_images)
 
     shown = tables.all_tables(opened, measured, suggested, search)
+    summary = _summary(opened, measured, suggested, search, counters)
     content = page.render(
         "Data: " + ", ".join(os.path.basename(name) for name in gin_files),
-        _summary(opened, measured, suggested, search, counters),
+        [*summary, _LEGEND],
         tables.all_figures(measured),
         shown,
         galleries=_galleries(opened, images, measured, search),
@@ -85,7 +88,7 @@ def look(output, gin_files, gin_params, data_dir=None, num_pictures=12, num_imag
         files.write_whole(os.path.join(folder, name), text)
     pictures.save_png(os.path.join(folder, SHEET), feeding.contact_sheet(images))
     files.write_whole(page_path, content)
-    for line in _summary(opened, measured, suggested, search, counters):
+    for line in summary:
         logging.info("%s", line.replace("**", ""), extra=console.KEPT)
     return page_path, folder
 
@@ -145,7 +148,7 @@ def _galleries(opened, images, measured, search):
     for each in images:
         uris = [(what, pictures.jpeg_uri(draw(each), _MAX_SIDE)) for what, draw in draws.items()]
         fed.append((each.caption, uris))
-    found = [(_FIRST_IMAGES, fed)]
+    found = [("The first images of the run", fed)]
     if pairs := [_shown_pair(measured, search, each) for each in search.pairs[:_MAX_PAIRS]]:
         found.append((f"Near-duplicates, {len(pairs)} of {len(search.pairs):,} pairs", pairs))
     if suspects := _suspects(opened, measured):
@@ -164,25 +167,25 @@ def _shown_pair(measured, search, pair):
 
 
 def _suspects(opened, measured):
-    names = opened.train_names
-    found = []
+    """Pictures of the first suspicious objects of each kind and split, side by side."""
+    names, found = opened.train_names, {}
     for split, findings in measured.findings.items():
-        table, counts = measured.tables[split], {}
+        table = measured.tables[split]
         for each in findings:
-            counts[each.kind] = counts.get(each.kind, 0) + 1
-            if counts[each.kind] > _MAX_OF_KIND:
+            shown = found.setdefault(f"{split}: {each.kind}", [])
+            if len(shown) == _MAX_OF_KIND:
                 continue
             row, objects = table.row[each.objects[0]], list(each.objects)
+            image_id = f"image {table.index.image_id[row]}"
             try:
                 image = _stored(table.index, row)
             except (ValueError, OSError):
-                continue  # counted with the near-duplicates
-            drawn = pictures.draw_objects(
-                image, table.boxes[objects], [names[table.category[one]] for one in objects]
-            )
-            title = f"{split}: image {table.index.image_id[row]}"
-            found.append((each.kind, [(title, pictures.jpeg_uri(drawn, _THUMB_SIDE))]))
-    return found
+                logging.warning("%s, %s does not decode and is not drawn.", split, image_id)
+                continue
+            classes = [names[table.category[one]] for one in objects]
+            drawn = pictures.draw_objects(image, table.boxes[objects], classes)
+            shown.append((image_id, pictures.jpeg_uri(drawn, _THUMB_SIDE)))
+    return [each for each in found.items() if each[1]]
 
 
 def _stored(index, row):

@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 
-from rethink_tf.data.input import resizing
 from rethink_tf.data.records import store
 from rethink_tf.looking import anchors, batch_fill, objects, suspicious
 from rethink_tf.own_data import anchor_fit
@@ -53,22 +52,34 @@ class Measured:
     warnings: list
 
 
-def measure(opened, suggestion):
+def read_tables(opened):
+    """Reads the objects of an experiment's splits.
+
+    Args:
+        opened: `opening.Opened`.
+
+    Returns:
+        {name of the split: `objects.ObjectTable`}, training first.
+    """
+    return {
+        "training": objects.read_objects(opened.train, opened.train_index),
+        "evaluation": objects.read_objects(opened.evaluation, opened.evaluation_index),
+    }
+
+
+def measure(opened, tables, suggestion):
     """Counts all that needs no image.
 
     Args:
         opened: `opening.Opened`.
-        suggestion: `suggestion.Suggestion` of it.
+        tables: of `read_tables`.
+        suggestion: `suggestion.Suggestion`.
 
     Returns:
         `Measured`.
     """
-    run = opened.settings
-    splits = {"training": (opened.train, opened.train_index)}
-    evaluated = (opened.evaluation, opened.evaluation_index)
-    splits["evaluation"] = evaluated
-    tables = {name: objects.read_objects(*each) for name, each in splits.items()}
-    table = tables["training"]
+    run, table = opened.settings, tables["training"]
+    splits = {"training": opened.train, "evaluation": opened.evaluation}
     boxes, sizes, rows = _boxes_as_fed(opened, table)
     fills = batch_fill.measure(
         opened.pipeline,
@@ -86,7 +97,7 @@ def measure(opened, suggestion):
     ]
     return Measured(
         tables=tables,
-        manifests={name: store.load_manifest(each.directory) for name, (each, _) in splits.items()},
+        manifests={name: store.load_manifest(each.directory) for name, each in splits.items()},
         boxes=boxes,
         rows=rows,
         reaches=_reaches(opened, suggestion, table, boxes, sizes),
@@ -103,33 +114,19 @@ def _boxes_as_fed(opened, table):
         table.index, opened.settings.seed, opened.model.coarsest_stride, opened.is_compiled
     )
     geometry = drawn.geometry(count, np.zeros_like(count), shapes)
-    return _with_area(*anchors.resized_objects(table, geometry))
-
-
-def _with_area(boxes, sizes):
-    rows = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(-1))
-    return boxes[rows], sizes[rows], rows
+    return anchors.resized_objects(table, geometry)
 
 
 def _reaches(opened, suggestion, table, boxes, sizes):
     """Returns list of `Reach`; the suggested sizes of images are other ones than those of now."""
     grid = anchors.AnchorGrid.of(opened.model)
     found = [_reach("as it is", grid, boxes, sizes)]
-    values = suggestion.values
-    if "RPN.anchor_sizes" in values or "RPN.aspect_ratios" in values:
-        other = dataclasses.replace(
-            grid,
-            sizes=values.get("RPN.anchor_sizes", grid.sizes),
-            ratios=values.get("RPN.aspect_ratios", grid.ratios),
-        )
-        if "Pipeline.min_side" in values:
-            sides = values["Pipeline.min_side"], None, values["Pipeline.max_side"]
-            draws = np.zeros([len(table.index), 1])
-            geometry = resizing.ShorterSide(*sides).geometry(table.image_sizes, draws)
-            resized = _with_area(*anchors.resized_objects(table, geometry))
-            as_suggested = _reach("as suggested", other, *resized[:2])
+    if suggestion.grid:
+        if suggestion.sides:
+            boxes_then, sizes_then, _ = anchors.objects_at_side(table, *suggestion.sides)
         else:
-            as_suggested = _reach("as suggested", other, boxes, sizes)
+            boxes_then, sizes_then = boxes, sizes
+        as_suggested = _reach("as suggested", suggestion.grid, boxes_then, sizes_then)
         if not np.array_equal(as_suggested.ious, found[0].ious):
             found.append(as_suggested)
     shapes = boxes[:, 2:] - boxes[:, :2]

@@ -11,6 +11,7 @@ import gin
 import numpy as np
 
 from rethink_tf import config
+from rethink_tf.looking import anchors
 from rethink_tf.own_data import preparing, settings, statistics
 from rethink_tf.training.schedules import StepwiseSchedule
 
@@ -24,6 +25,7 @@ _SCHEDULE = tuple(
     for name in ("num_steps", "peak_learning_rate", "warmup_steps", "drop_steps")
 )
 _INTERVALS = ("run.evaluate_every", "run.checkpoint_every")
+_REACHED = 0.5  # IoU by which the reach of two choices of anchors is compared
 _DEEPEST_SMALL = 34  # of ResNets: `own_data.settings.MODELS` has 18 and 50
 
 
@@ -56,19 +58,22 @@ class Suggestion:
     Attributes:
         bindings: list of `Suggested`.
         left_out: texts, of what is not suggested, and why.
-        values: {binding: value} of `own_data.settings`, as far as they are suggested.
+        grid: `anchors.AnchorGrid` as suggested, or None where anchors stay.
+        sides: (shorter side, longest side) of the images as suggested, or None where they stay.
     """
 
     bindings: list
     left_out: list
-    values: dict
+    grid: anchors.AnchorGrid | None
+    sides: tuple | None
 
 
-def suggest(opened):
+def suggest(opened, table):
     """Derives the settings that the data of an experiment ask for.
 
     Args:
         opened: `opening.Opened`; its gin files are parsed.
+        table: `objects.ObjectTable` of the images that are trained on.
 
     Returns:
         `Suggestion`.
@@ -79,6 +84,8 @@ def suggest(opened):
     found = _measured(opened)
     derived = _derived(opened, found)
     values, left_out = _fitting(opened, derived)
+    sides = tuple(values[key] for key in _SIZES) if _SIZES[0] in values else None
+    grid = _choose_anchors(opened, table, values, sides, left_out)
     if not found.get("aspect_ratios"):
         left_out.append(
             "RPN.aspect_ratios: the usual 0.5, 1 and 2 reach nearly as many objects as fitted ones"
@@ -88,7 +95,7 @@ def suggest(opened):
         Suggested(_written_as(key), value, _now(opened, key), reasons[key])
         for key, value in values.items()
     ]
-    return Suggestion(_extras(opened, values) + bindings, left_out, values)
+    return Suggestion(_extras(opened, values) + bindings, left_out, grid, sides)
 
 
 def overlay_text(suggestion, command_flags):
@@ -155,6 +162,33 @@ def _fitting(opened, derived):
         left_out.append("the schedule: run.cascade_steps counts its last steps")
         return values, left_out
     return values | {key: derived[key] for key in (*_SCHEDULE, *_INTERVALS)}, left_out
+
+
+def _choose_anchors(opened, table, values, sides, left_out):
+    """Leaves the experiment its sizes of anchors where they reach more objects than the derived.
+
+    Returns:
+        `anchors.AnchorGrid` as suggested, or None where nothing of it changes.
+    """
+    now = anchors.AnchorGrid.of(opened.model)
+    ratios = values.get("RPN.aspect_ratios", now.ratios)
+    own = dataclasses.replace(now, ratios=ratios)
+    derived = dataclasses.replace(own, sizes=values.get("RPN.anchor_sizes", now.sizes))
+    if sides and derived != own and not config.value_of("run.settings"):
+        boxes, content, _ = anchors.objects_at_side(table, *sides)
+        shares = [
+            float((anchors.best_ious(boxes, content, grid) >= _REACHED).mean())
+            for grid in (own, derived)
+        ]
+        if shares[1] < shares[0]:
+            del values["RPN.anchor_sizes"]
+            left_out.append(
+                f"RPN.anchor_sizes: in images of side {sides[0]} they reach {shares[0]:.1%} of the "
+                f"objects at IoU {_REACHED}, those of own_data.gin, {_text(derived.sizes)}, "
+                f"{shares[1]:.1%}"
+            )
+            derived = own
+    return None if derived == now and not sides else derived
 
 
 def _extras(opened, values):

@@ -48,36 +48,32 @@ def all_figures(measured):
         measured: `measuring.Measured`.
     """
     per_image = {name: table.per_image for name, table in measured.tables.items()}
-    found = [("Objects an image.", figures.distribution(per_image, "objects", is_log=False))]
+    found = [("Objects an image.", figures.distribution(per_image, "objects", "count"))]
     sides = measured.boxes[:, 2:] - measured.boxes[:, :2]
-    if len(sides):
-        grid = measured.reaches[0].grid
-        sizes = sorted({size for level in grid.sizes for size in level})
-        size = {"training objects": np.sqrt(sides.prod(-1))}
-        found.append(
-            (
-                "Sizes of objects as the network is fed them, and the anchors' sizes.",
-                figures.distribution(size, "square root of the box's area (pixels)", sizes),
-            )
-        )
-        ratio = {"training objects": sides[:, 0] / sides[:, 1]}
-        found.append(
-            (
-                "Aspect ratios of objects, and the anchors' ratios.",
-                figures.distribution(ratio, "height / width", grid.ratios),
-            )
-        )
-        found.append(
-            (
-                "How well the best anchor of each object overlaps it.",
-                figures.distribution(
-                    {each.what: each.ious for each in measured.reaches if each.grid},
-                    "IoU",
-                    is_log=True,
-                ),
-            )
-        )
-    return found
+    if not len(sides):
+        return found
+    grid = measured.reaches[0].grid
+    sizes = sorted({size for level in grid.sizes for size in level})
+    shown = {
+        "Sizes of objects as the network is fed them, and the anchors' sizes.": (
+            {"training objects": np.sqrt(sides.prod(-1))},
+            "square root of the box's area (pixels)",
+            "log",
+            sizes,
+        ),
+        "Aspect ratios of objects, and the anchors' ratios.": (
+            {"training objects": sides[:, 0] / sides[:, 1]},
+            "height / width",
+            "log",
+            grid.ratios,
+        ),
+        "How well the best anchor overlaps each object.": (
+            {each.what: each.ious for each in measured.reaches if each.grid},
+            "IoU",
+            "share",
+        ),
+    }
+    return found + [(text, figures.distribution(*each)) for text, each in shown.items()]
 
 
 def suspicious_rows(measured):

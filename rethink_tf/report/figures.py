@@ -209,36 +209,36 @@ def training_curves(curves: Mapping[str, tuple[Sequence, Sequence]], quantity: s
 def distribution(
     series: Mapping[str, Sequence[float]],
     quantity: str,
+    scale: str,
     marks: Sequence[float] = (),
-    is_log: bool = True,
 ) -> str:
     """Returns how values are distributed: bars of shares, a colour a series, and marks.
 
     Args:
-        series: {name: values}, some of them not empty; above 0 where is_log.
+        series: {name: values}, some of them not empty.
         quantity: what the values are, with their unit.
+        scale: "log" of values above 0, "count" of whole numbers from 0 on, "share" of 0 to 1.
         marks: values that dashed lines stand at, the anchors' own.
-        is_log: whether the axis is logarithmic; else the values are whole numbers from 0 on.
     """
-    every = np.concatenate([np.asarray(values, float) for values in series.values()])
-    low, high = every.min(), max(every.max(), *marks, 0) if len(marks) else every.max()
-    if is_log:
-        edges = np.geomspace(min([low, *marks]) / 1.02, high * 1.02, 41)
-    else:
-        edges = np.arange(0, high + 2, max(1, np.ceil((high + 1) / 40))) - 0.5
-        edges = np.append(edges, edges[-1] + (edges[1] - edges[0] if len(edges) > 1 else 1))
+    every = np.concatenate([*(np.asarray(each, float) for each in series.values()), marks])
+    high = every.max()
+    edges = {
+        "log": lambda: np.geomspace(every.min() / 1.02, high * 1.02, 41),
+        "count": lambda: np.arange(0, high + 1 + (step := high // 40 + 1), step) - 0.5,
+        "share": lambda: np.linspace(0, 1, 41),
+    }[scale]()
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes(quantity, "share (%)")
         for colour, (name, values) in zip(_cycle(), series.items(), strict=False):
             counts, _ = np.histogram(values, edges)
-            axes.stairs(100 * counts / max(len(values), 1), edges, color=colour, label=name,
-                        fill=True, alpha=0.5)  # fmt: skip
+            heights = 100 * counts / max(len(values), 1)
+            axes.stairs(heights, edges, color=colour, label=name, fill=True, alpha=0.5)
         for number, mark in enumerate(marks):
-            label = "anchors" if not number else None
+            label = None if number else "anchors"
             axes.axvline(mark, color=_GREY, linestyle="--", linewidth=1, label=label)
-        if is_log:
+        if scale == "log":
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(EngFormatter())
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         return _svg(figure)
 
 

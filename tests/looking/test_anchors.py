@@ -50,11 +50,12 @@ def test_objects_are_resized_and_cut_at_the_view():
         image_sizes=np.array([[100, 200], [50, 50]]),
     )
     geometry = {"size": np.array([[50, 400], [50, 50]])}
-    boxes, sizes = anchors.resized_objects(table, geometry)
+    boxes, sizes, rows = anchors.resized_objects(table, geometry)
     np.testing.assert_allclose(boxes, [[5, 40, 15, 120], [0, 0, 5, 5]])
     np.testing.assert_array_equal(sizes, [[50, 400], [50, 50]])
     geometry["view"] = np.array([[10, 100, 50, 300], [20, 20, 50, 50]])
-    boxes, sizes = anchors.resized_objects(table, geometry)
+    boxes, sizes, rows = anchors.resized_objects(table, geometry)
     # The second object is not in its view.
-    np.testing.assert_allclose(boxes, [[0, 0, 5, 20], [0, 0, 0, 0]])
-    np.testing.assert_array_equal(sizes, [[40, 200], [30, 30]])
+    np.testing.assert_allclose(boxes, [[0, 0, 5, 20]])
+    np.testing.assert_array_equal(sizes, [[40, 200]])
+    assert rows.tolist() == [0]

@@ -166,13 +166,14 @@ def test_the_suggestion_fits_another_experiment_and_reaches_more_objects(shown, 
     splits = ["run.evaluation_split='valid'", "run.prepare_data=None"]
     params = [f"DATA_DIR={str(data_dir)!r}", f"MODEL_DIR={str(tmp_path / 'run')!r}", *splits]
     opened = opening.open_experiment([gin_file, "overlays/tiny.gin"], params)
-    before = suggestion.suggest(opened)
+    split_tables = measuring.read_tables(opened)
+    before = suggestion.suggest(opened, split_tables["training"])
     output.write_text(suggestion.overlay_text(before, ["--gin_file=" + gin_file]))
-    first, *_ = measuring.measure(opened, before).reaches
+    first, *_ = measuring.measure(opened, split_tables, before).reaches
 
     files = [gin_file, "overlays/tiny.gin", str(output)]
     opened = opening.open_experiment(files, params)
-    then, *_ = measuring.measure(opened, suggestion.suggest(opened)).reaches
+    then, *_ = measuring.measure(opened, split_tables, before).reaches
     # From a third or less of the objects to all but the odd ones.
     assert (first.ious >= 0.5).mean() < 0.5 and (then.ious >= 0.5).mean() > 0.85
     assert opened.settings.schedule.num_steps == (600 if gin_file == "quickstart.gin" else 9000)
