@@ -51,9 +51,13 @@ def main(argv):
         raise app.UsageError("Give --data_dir, your folder of data, or --gin_file, an experiment.")
     console.start()
     # Only now: help needs none of them.
+    import tensorflow as tf
+
     from rethink_tf import command
     from rethink_tf.looking import look
 
+    # Its memory may be a run's.
+    tf.config.set_visible_devices([], "GPU")
     try:
         path, folder = look.look(
             _OUTPUT.value,
