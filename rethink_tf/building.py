@@ -120,7 +120,7 @@ def build(settings, resources):
         optimizer.build(model.trainable_variables)
         optimizer_lib.scale_loss(optimizer, plan.precision)
         average = settings.weight_average(model) if settings.weight_average else None
-    _check_heads(pipeline, model, [each for each in (train_data, test_data) if each])
+    check_heads(pipeline, model, [each for each in (train_data, test_data) if each])
 
     experiment = Experiment(
         settings=settings,
@@ -201,7 +201,7 @@ def _prepare(settings, strategy, schedule):
     distribution.check_batch_size(strategy, "evaluation_batch_size", test_size)
     pipeline, losses = settings.pipeline(), settings.losses()
     views = settings.test_augmentation() if settings.test_augmentation else None
-    return pipeline, losses, views, cascade_from, *_open_data(settings, pipeline)
+    return pipeline, losses, views, cascade_from, *open_data(settings, pipeline)
 
 
 def _record(experiment):
@@ -214,8 +214,19 @@ def _record(experiment):
         categories.write(folder, experiment.train_data.categories)
 
 
-def _open_data(settings, pipeline):
-    """Returns the `Split`s to train on and to evaluate, checked against each other and the run."""
+def open_data(settings, pipeline):
+    """Opens the data of a run, checked against each other and what the run's folder says.
+
+    Args:
+        settings: `Settings`.
+        pipeline: `Pipeline`.
+
+    Returns:
+        `Split` to train on and `Split` to evaluate, None for what the mode needs not.
+
+    Raises:
+        ValueError: if they cannot be used or do not fit each other; the message says why.
+    """
     if settings.prepare_data:
         settings.prepare_data(output=settings.data_dir)
     found = splits.open_splits(
@@ -253,8 +264,17 @@ def _make_detector(settings, data, plan):
     return model
 
 
-def _check_heads(pipeline, model, opened):
-    """Checks that pipeline and data have what the detector's heads need."""
+def check_heads(pipeline, model, opened):
+    """Checks that pipeline and data have what the detector's heads need.
+
+    Args:
+        pipeline: `Pipeline`.
+        model: the detector; it needs no variables.
+        opened: list of `Split`.
+
+    Raises:
+        ValueError: if they have not; the message says what to include.
+    """
     has_keypoints = model.keypoint_head is not None
     if pipeline.include_keypoints != has_keypoints:
         head = "a keypoint head" if has_keypoints else "no keypoint head"

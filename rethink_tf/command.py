@@ -29,7 +29,7 @@ def run_to_end(run):
         if built and not isinstance(error, (NonFiniteLossError, DataError, files.DiskFullError)):
             raise
         logging.debug("Where it was raised:", exc_info=True)
-        _end(f"error: {_explain(error)}", exit_codes.REFUSED)
+        _end(f"error: {explain(error)}", exit_codes.REFUSED)
     except stopping.Stopped as stopped:
         _end(f"Stopped by {stopped}. {_GOES_ON}", stopped.exit_code)
     except (workers.WorkerLostError, ServiceLostError) as error:
@@ -44,8 +44,12 @@ def _end(reason, exit_code):
     console.leave(exit_code)
 
 
-def _explain(error):
-    """Returns an error's message, in place of gin's lines on calls with the bindings concerned."""
+def explain(error):
+    """Returns an error's message, in place of gin's lines on calls with the bindings concerned.
+
+    Args:
+        error: an exception that the user's files or flags caused.
+    """
     message = _without_layer(str(error))
     call = re.search(r"\n\s*In call to configurable '(\S+)'", message)
     if not call:

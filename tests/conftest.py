@@ -60,7 +60,7 @@ LONG = """
     data/sources/test_image_files data/sources/test_inputs
     data/sources/test_unmasked_objects data/sources/test_voc diagnosis/test_weights
     errors/test_errors_page evaluation/test_test_time_augmentation exporting/test_fixed
-    exporting/test_saved_model layers/test_conv
+    exporting/test_saved_model layers/test_conv looking/test_show_data
     models/test_cascade models/test_detector models/test_freezing models/test_invariance
     models/test_keypoint_head models/test_resnet models/test_toy_head models/test_vgg
     ops/test_convolution own_data/test_own_data_run predicting/test_loading

@@ -20,6 +20,7 @@ TRIED = {
     "python -m rethink_tf.convert": "tests/test_convert.py",
     "python -m rethink_tf.pretrain": "tests/pretraining/test_pretraining_run.py",
     "python -m rethink_tf.export": "tests/test_export.py",
+    "python -m rethink_tf.show_data": "tests/looking/test_show_data.py",
     "python -m rethink_tf.errors": "tests/errors/test_errors_page.py",
     "python -m rethink_tf.doctor": "tests/diagnosis/test_causes.py",
     "python -m rethink_tf.predict": "tests/predicting/test_predict.py",

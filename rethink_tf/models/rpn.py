@@ -103,8 +103,8 @@ class RPN(tf_keras.layers.Layer):
         Raises:
             ValueError: if a level of the anchors is not among the features.
         """
-        logits, deltas, anchors = {}, {}, {}
-        for level, sizes in zip(self.levels, self.anchor_sizes, strict=True):
+        logits, deltas, maps = {}, {}, {}
+        for level in self.levels:
             if level not in features:
                 raise ValueError(f"RPN: no features of level {level}, only of {sorted(features)}.")
             # One convolution for all levels, as in FPN: objects look alike at each level's own
@@ -122,10 +122,44 @@ class RPN(tf_keras.layers.Layer):
                 objectness = tf.where(inside, objectness, nms.NO_SCORE)
             logits[level] = tf.reshape(objectness, rows)
             deltas[level] = tf.cast(tf.reshape(self.deltas(shared), [*rows, 4]), tf.float32)
-            anchors[level] = anchor_ops.level_anchors(
-                height, width, 2**level, sizes, self.aspect_ratios
-            )
-        return logits, deltas, anchors
+            maps[level] = height, width
+        return logits, deltas, self.make_anchors(maps)
+
+    def make_anchors(self, maps):
+        """Returns the anchors of feature maps.
+
+        Args:
+            maps: dict {level: (rows, columns)}, ints or int32 scalars.
+
+        Returns:
+            dict {level: float32 [N_l, 4]}, (y1, x1, y2, x2), pixels.
+        """
+        return {
+            level: anchor_ops.level_anchors(*maps[level], 2**level, sizes, self.aspect_ratios)
+            for level, sizes in zip(self.levels, self.anchor_sizes, strict=True)
+        }
+
+    def match(self, anchors, objects, object_valid, inside=None):
+        """Says which anchors the losses may take as objects, and of which.
+
+        Args:
+            anchors: float32 [N, 4], pixels.
+            objects: float32 [B, M, 4], pixels.
+            object_valid: bool [B, M].
+            inside: bool [B, N], whether an anchor's cell is content; None for all.
+
+        Returns:
+            labels int32 [B, N] and matches int32 [B, N], as of `matching.match`.
+        """
+        return matching.match(
+            anchors[tf.newaxis],
+            objects,
+            object_valid,
+            self.negative_below,
+            self.positive_from,
+            keep_best=True,
+            candidate_valid=inside,
+        )
 
     def propose(self, logits, deltas, anchors, image_size, training):
         """Chooses the proposals of each image: the best of every level, suppressed within it.
@@ -203,19 +237,12 @@ class RPN(tf_keras.layers.Layer):
         anchors = tf.concat([anchors[level] for level in self.levels], axis=0)
         draws, inside = draw(tf.shape(anchors)[0]), None
         if content:
-            positions = self._positions(features, content)
+            maps = {level: _sides(features[level]) for level in self.levels}
+            positions = self.positions(maps, content)
             inside = positions >= 0
             # An anchor's draw goes by its cell of the image, which is that in every shape.
             draws = tf.gather(draws, tf.maximum(positions, 0), batch_dims=1)
-        labels, matches = matching.match(
-            anchors[tf.newaxis],
-            objects,
-            object_valid,
-            self.negative_below,
-            self.positive_from,
-            keep_best=True,
-            candidate_valid=inside,
-        )
+        labels, matches = self.match(anchors, objects, object_valid, inside)
         indices, sampled = matching.sample(labels, draws, self.num_samples, self.positive_fraction)
         matches = tf.gather(matches, indices, batch_dims=1)
         targets = box_ops.encode_boxes(
@@ -229,10 +256,15 @@ class RPN(tf_keras.layers.Layer):
             "rpn_delta_targets": targets,
         }
 
-    def _positions(self, features, content):
-        """Returns `anchors.positions` of the features' anchors."""
+    def positions(self, maps, content):
+        """Returns `anchors.positions` of the anchors of feature maps.
+
+        Args:
+            maps: as of `make_anchors`.
+            content: `ops.content.Content` of the images.
+        """
         sizes = [content.after(2**level).sizes for level in self.levels]
-        maps = [_sides(features[level]) for level in self.levels]
+        maps = [maps[level] for level in self.levels]
         return anchor_ops.positions(sizes, maps, self._num_anchors)
 
     def _at_anchors(self, features, indices, content=None):

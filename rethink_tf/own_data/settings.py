@@ -102,6 +102,9 @@ def own_data_settings(
     settings |= _sizes(statistics, side, model)
     settings |= _objects(statistics)
     settings |= {"RPN.anchor_sizes": anchor_sizes(statistics, settings["Pipeline.min_side"])}
+    # Runs that began before ratios were fitted have none in their statistics.
+    if ratios := statistics.get("aspect_ratios"):
+        settings |= {"RPN.aspect_ratios": tuple(ratios)}
     if statistics["num_held_out"]:
         settings["Pipeline.held_out"] = statistics["held_out"]
     return settings | _schedule(statistics["num_images"], batch_size, epochs, steps, model)

@@ -5,6 +5,7 @@ import os
 import numpy as np
 
 from rethink_tf.data.records import splits, store, subsets
+from rethink_tf.own_data import anchor_fit
 
 # If there is one split, this share of it is held out for evaluation, at most so many images.
 HELD_OUT_SHARE, MAX_HELD_OUT = 0.2, 1000
@@ -23,7 +24,8 @@ def measure(prepared):
         `Pipeline` that gives so many, median height and width of the
         stored images in pixels, aspect_ratio (0.95 quantile of longer by shorter side),
         object_sizes (`SIZE_QUANTILES` of the square root of the box's area, as a part of the
-        image's shorter side), max_objects of an image, has_masks, has_keypoints.
+        image's shorter side), aspect_ratios (`anchor_fit.fit_ratios` of the boxes), max_objects of
+        an image, has_masks, has_keypoints.
 
     Raises:
         ValueError: if there are too few images, or no object.
@@ -39,6 +41,8 @@ def measure(prepared):
     held_out = 0.0 if prepared.evaluation_split else _hold_out(index.image_id)
     num_held_out = int((subsets.hash_shares(index.image_id) < held_out).sum())
     sides = np.stack([index.height, index.width], -1)
+    shapes = _object_shapes(directory, index)
+    object_sizes = np.quantile(np.sqrt(shapes.prod(-1)), SIZE_QUANTILES)
     return {
         "num_images": len(index) - num_held_out,
         "num_held_out": num_held_out,
@@ -46,7 +50,8 @@ def measure(prepared):
         "height": int(np.median(index.height)),
         "width": int(np.median(index.width)),
         "aspect_ratio": _round(np.quantile(sides.max(-1) / sides.min(-1), 0.95)),
-        "object_sizes": _object_sizes(directory, index),
+        "object_sizes": [_round(size) for size in object_sizes],
+        "aspect_ratios": anchor_fit.fit_ratios(shapes),
         "max_objects": int(index.num_objects.max()),
         "has_masks": _has(prepared, "has_masks"),
         "has_keypoints": bool(manifest.get("keypoints")),
@@ -67,15 +72,16 @@ def _has(prepared, key):
     return all(bool(manifest.get(key)) for manifest in manifests)
 
 
-def _object_sizes(directory, index):
+def _object_shapes(directory, index):
+    """Returns float [N, 2], height and width of boxes as parts of their image's shorter side."""
     truth = splits.load_ground_truth(directory, index.image_id)
     shorter = dict(zip(index.image_id.tolist(), np.minimum(index.height, index.width), strict=True))
-    sizes = [
-        (each["bbox"][2] * each["bbox"][3]) ** 0.5 / shorter[each["image_id"]]
+    shapes = [
+        (each["bbox"][3] / shorter[each["image_id"]], each["bbox"][2] / shorter[each["image_id"]])
         for each in truth["annotations"]
         if not each.get("iscrowd")
     ]
-    return [_round(size) for size in np.quantile(sizes, SIZE_QUANTILES)]
+    return np.array(shapes)
 
 
 def without_objects(prepared):

@@ -1,4 +1,4 @@
-"""The figures of a study, as SVG texts that read on light and dark pages."""
+"""The figures of studies and of data, as SVG texts that read on light and dark pages."""
 
 import io
 import re
@@ -242,6 +242,42 @@ def training_curves(curves: Mapping[str, tuple[Sequence, Sequence]], quantity: s
         figure, axes = _axes("iterations", quantity)
         for colour, (name, (steps, values)) in zip(_cycle(), curves.items(), strict=False):
             axes.plot(steps, values, color=colour, label=name, linewidth=1.0)
+        return _svg(figure)
+
+
+def distribution(
+    series: Mapping[str, Sequence[float]],
+    quantity: str,
+    scale: str,
+    marks: Sequence[float] = (),
+) -> str:
+    """Returns how values are distributed: bars of shares, a colour a series, and marks.
+
+    Args:
+        series: {name: values}, some of them not empty.
+        quantity: what the values are, with their unit.
+        scale: "log" of values above 0, "count" of whole numbers from 0 on, "share" of 0 to 1.
+        marks: values that dashed lines stand at, the anchors' own.
+    """
+    every = np.concatenate([*(np.asarray(each, float) for each in series.values()), marks])
+    high = every.max()
+    edges = {
+        "log": lambda: np.geomspace(every.min() / 1.02, high * 1.02, 41),
+        "count": lambda: np.arange(0, high + 1 + (step := high // 40 + 1), step) - 0.5,
+        "share": lambda: np.linspace(0, 1, 41),
+    }[scale]()
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(quantity, "share (%)")
+        for colour, (name, values) in zip(_cycle(), series.items(), strict=False):
+            counts, _ = np.histogram(values, edges)
+            heights = 100 * counts / max(len(values), 1)
+            axes.stairs(heights, edges, color=colour, label=name, fill=True, alpha=0.5)
+        for number, mark in enumerate(marks):
+            label = None if number else "anchors"
+            axes.axvline(mark, color=_GREY, linestyle="--", linewidth=1, label=label)
+        if scale == "log":
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         return _svg(figure)
 
 

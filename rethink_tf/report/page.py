@@ -3,6 +3,7 @@
 import html
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from rethink_tf.report.study_tables import Table
 
@@ -40,8 +41,9 @@ def render(
     summary: Sequence[str],
     figures: Sequence[tuple[str, str]],
     tables: Sequence[Table],
-    samples: Mapping[str, Sequence[tuple[str, Sequence[tuple[str, str]]]]],
+    samples: Mapping[str, Sequence[tuple[str, Sequence[tuple[str, str]]]]] = MappingProxyType({}),
     small_figures: Sequence[tuple[str, str, Sequence[tuple[str, str]]]] = (),
+    galleries: Sequence[tuple[str, Sequence[tuple[str, Sequence[tuple[str, str]]]]]] = (),
 ) -> str:
     """Returns a page of HTML.
 
@@ -53,9 +55,13 @@ def render(
         samples: {heading: (caption, pictures side by side: (title, `data:` URI) each)}, last on
             the page.
         small_figures: (heading, note, [(caption, SVG without marks)]) each, below the tables.
+        galleries: (heading, samples) each, above the figures.
     """
     parts = [f"<h1>{_text(title)}</h1>"]
     parts += [f"<p>{_text(each)}</p>" for each in summary]
+    for heading, shown in galleries:
+        inside = "\n".join(_sample(*each) for each in shown)
+        parts.append(f'<h2>{_text(heading)}</h2>\n<div class="grid">{inside}</div>')
     shown = "\n".join(
         f"<figure>{_apart(svg, number)}<figcaption>{_text(caption)}</figcaption></figure>"
         for number, (caption, svg) in enumerate(figures)

@@ -112,7 +112,7 @@ def draw_objects(
         for y, x, shown in [] if keypoints is None else keypoints[i]:
             if shown >= _MIN_KEYPOINT_SCORE:
                 _draw_point(draw, x * factor, y * factor, colours[class_names[i]], size)
-    font = _font(size)
+    font = font_of(size)
     # Labels keep clear of each other and of objects that one would hide.
     placed = [(x1, y1, x2, y2) for y1, x1, y2, x2 in boxes if y2 - y1 < 3 * font.size]
     # The small objects' labels first: they have the least room.
@@ -143,7 +143,7 @@ def side_by_side(image, truth, detections):
     left = draw_objects(image, *truth, colours=colours)
     right = draw_objects(image, *detections, colours=colours)
     height, width = left.shape[:2]
-    font = _font((width, height), 1.25)
+    font = font_of((width, height), 1.25)
     margin = max(6, width // 80)
     bar = font.getbbox("Ag")[3] + 2 * margin
     titles = [f"Ground truth ({len(truth.boxes)})", f"Detections ({len(detections.boxes)})"]
@@ -222,7 +222,7 @@ def drawable_names(names):
         {category id: name}, without its accents where that helps, else "class <id>"; each of these
         is logged.
     """
-    font = _font((_MIN_LONG_SIDE, _MIN_LONG_SIDE))
+    font = font_of((_MIN_LONG_SIDE, _MIN_LONG_SIDE))
     shown = {}
     for key, name in names.items():
         letters = unicodedata.normalize("NFKD", name)
@@ -355,6 +355,11 @@ def _glyph(font, letter):
     return mask.size, bytes(mask)
 
 
-def _font(size, scale=1.0):
-    """Returns Pillow's own font in a size that suits a picture of `size` (width, height)."""
+def font_of(size, scale=1.0):
+    """Returns Pillow's own font in a size that suits a picture.
+
+    Args:
+        size: (width, height) of the picture, pixels.
+        scale: float, of the letters.
+    """
     return ImageFont.load_default(round(scale * max(13, max(size) / 45)))

@@ -229,7 +229,7 @@ class Pipeline:
         self._check_contents(index, ids, keypoints)
         flip_order = keypoints.flip_order if self.include_keypoints else None
         num_keypoints = flip_order and len(flip_order)
-        drawn, shapes = self._training_slots(index, seed, multiple, is_compiled)
+        drawn, shapes = self.training_slots(index, seed, multiple, is_compiled)
         plan = order.TrainingPlan(len(index), global_batch_size, seed, drawn.sizes, shapes)
 
         rows = self.max_objects, self.mask_size, num_keypoints
@@ -249,8 +249,8 @@ class Pipeline:
         if self.include_keypoints and keypoints is None:
             raise ValueError(f"{index.directory}: Pipeline.include_keypoints needs their layout")
 
-    def _training_slots(self, index, seed, multiple, is_compiled):
-        """Returns what draws the slots of a step, and the shapes of batches."""
+    def training_slots(self, index, seed, multiple, is_compiled):
+        """What `training` draws with: a `slots.TrainingSlots` and `batch_shapes.BatchShapes`."""
         drawn = slots.TrainingSlots(
             index,
             self.jitter or self.shorter_side,

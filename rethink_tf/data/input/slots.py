@@ -110,6 +110,17 @@ class TrainingSlots:
         layers, _ = self._drawn(rows, passes)
         return np.max([layer.sizes for layer in layers], axis=0)
 
+    def geometry(self, rows, passes, batch_shapes) -> dict:
+        """Returns how images are resized, and which part is taken, as a class of `resizing` says.
+
+        Args:
+            rows: int64 [n], records.
+            passes: int64 [n], the epochs that they are drawn for.
+            batch_shapes: `batch_shapes.BatchShapes`; an image that none holds is shrunk.
+        """
+        (own, *_), _ = self._drawn(rows, passes)
+        return resizing.shrink(own.geometry, batch_shapes.limit(own.sizes))
+
     def expected_sizes(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns int [n, 2], some thousand sizes as drawn first, and int [2] that hold all."""
         count = len(self._index)
