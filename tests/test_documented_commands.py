@@ -47,6 +47,13 @@ def parse_flags(monkeypatch):
         raise Parsed(flags.FLAGS.flag_values_dict() | {"rest": rest})
 
     def parse(module, arguments):
+        # Another test may have imported a command of Model Garden, which has flags of our names.
+        others = {
+            name
+            for name in flags.FLAGS
+            if str(flags.FLAGS.find_module_defining_flag(name)).startswith("official")
+        }
+        flags.FLAGS.remove_flag_values(list(others))
         before = set(flags.FLAGS)
         monkeypatch.setattr(sys, "argv", [module, *arguments])
         monkeypatch.setattr(app, "run", stop_of_absl)

@@ -289,7 +289,10 @@ class _Cells:
 
             return (function(tf.gather(flat, index)), tf.identity(carrier)), gradient
 
-        value, self._carrier = compute(self._carrier)
+        value, carrier = compute(self._carrier)
+        # What a branch of a condition makes cannot be used outside of it.
+        if tf.executing_eagerly() or self._carrier.graph is tf.compat.v1.get_default_graph():
+            self._carrier = carrier
         return value
 
 

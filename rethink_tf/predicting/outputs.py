@@ -54,7 +54,7 @@ class Outputs:
             shown.scores,
             shown.masks,
             shown.keypoints,
-            self._colours,
+            colours=self._colours,
         )
 
     def add(self, name, detections, **further):

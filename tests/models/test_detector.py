@@ -180,6 +180,8 @@ def test_predictions(with_shapes, tiny_batch):
     inputs = {key: tiny_batch[key] for key in ("image", "image_size")}
     found = with_shapes(False)(inputs)
     shapes = {"boxes": (2, 20, 4), "scores": (2, 20), "classes": (2, 20), "masks": (2, 20, 28, 28)}
+    proposals = found.pop("proposals")
+    assert proposals.shape[0] == 2 and proposals.shape[2] == 4
     assert {key: tuple(value.shape) for key, value in found.items()} == shapes
     assert found["classes"].dtype == tf.int32
     boxes, scores, classes, masks = (found[key].numpy() for key in shapes)
@@ -215,7 +217,7 @@ def test_without_a_mask_head_it_is_faster_rcnn(tiny_detector, tiny_batch, refere
     assert set(losses) == LOSSES - {"mask"}
     for name, loss in losses.items():
         np.testing.assert_allclose(loss, reference_step[0][name], rtol=1e-5)
-    assert set(detector(batch)) == {"boxes", "scores", "classes"}
+    assert set(detector(batch)) == {"boxes", "scores", "classes", "proposals"}
 
 
 def test_pixels_are_normalized_by_mean_and_deviation(tiny_detector):

@@ -9,6 +9,7 @@ import tf_keras
 
 from rethink_tf.models.resnet import ResNet, _pool
 from rethink_tf.models.vgg import VGG16
+from rethink_tf.ops.operations import Operations
 
 MAKE = {
     "resnet": functools.partial(ResNet, 18, blocks_per_stage=(1, 2, 1, 1)),
@@ -42,7 +43,7 @@ def run_by_hand(backbone, images, freeze_at):
         for layer in layers:
             outputs = layer(outputs, training=number > freeze_at)
         if resnet and number == 1:
-            outputs = _pool(outputs, None)
+            outputs = _pool(Operations(), outputs, None)
         if number <= freeze_at:
             outputs = tf.stop_gradient(outputs)
         features[number] = outputs
