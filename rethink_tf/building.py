@@ -320,7 +320,7 @@ def _make_trainer(experiment, losses):
         )
 
     def make_batches():
-        return strategy.distribute_datasets_from_function(make_dataset)
+        return distribution.distribute(strategy, make_dataset)
 
     def make_named_batches():
         return reading.naming_errors(make_batches(), counters)
@@ -369,7 +369,7 @@ def _make_evaluator(experiment, views=None):
             data.index, batch_size, context, further_sizes, counters=counters, **experiment.shapes
         )
 
-    batches = strategy.distribute_datasets_from_function(make_dataset)
+    batches = distribution.distribute(strategy, make_dataset)
 
     def named_batches():
         return reading.naming_errors(batches, counters)

@@ -51,6 +51,20 @@ def two_replicas(two_cpus):
     return tf.distribute.MirroredStrategy(two_cpus)
 
 
+@pytest.fixture(scope="session")
+def loaded_folder(tmp_path_factory) -> pathlib.Path:
+    """A folder with a tiny run whose detections are many, `run`, and its data, `shapes`."""
+    from loaded_run import train_once  # TensorFlow is imported with the first test that needs it
+
+    return train_once(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session")
+def run_dir(loaded_folder) -> str:
+    """The run of `loaded_folder`, for tests that read it."""
+    return str(loaded_folder / "run")
+
+
 # Files that take more than some seconds: whole runs, other processes, graphs of whole detectors.
 LONG = """
     benchmarks/test_evaluation benchmarks/test_group_norm benchmarks/test_input_pipeline

@@ -1,5 +1,8 @@
 """A tiny run whose detections are many, for tests of what uses a trained detector."""
 
+import fcntl
+import os
+
 import gin
 from experiment_runs import tiny
 
@@ -13,3 +16,19 @@ def train(folder, data_dir, *params, mode="train_and_evaluate"):
     experiment.run(mode=mode)
     gin.clear_config()
     return str(folder)
+
+
+def train_once(base):
+    """Returns the folder that holds such a run and its data, which all test processes share.
+
+    Args:
+        base: `pathlib.Path`, the folder for temporary files of this process.
+    """
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "loaded"
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            train(folder / "run", folder / "shapes")
+            (folder / "done").touch()
+    return folder

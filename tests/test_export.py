@@ -1,11 +1,11 @@
-"""Tests of the command: rethink_tf/export.py, on a run that the command for training made."""
+"""Tests of the command: rethink_tf/export.py, on a trained run."""
 
 import json
 import subprocess
 import sys
 
 import pytest
-from experiment_runs import REPOSITORY, finish, tiny
+from experiment_runs import REPOSITORY
 
 
 def export(*flags):
@@ -20,12 +20,11 @@ def export(*flags):
     return done.returncode, done.stdout
 
 
-def test_a_run_is_exported_and_compared_on_its_own_data(tmp_path):
-    model_dir, output = tmp_path / "run", tmp_path / "export"
-    params = tiny(model_dir, tmp_path / "data", "BoxHead.score_threshold=0.0")
-    finish("quickstart.gin", params, mode="train")
+@pytest.mark.usefixtures("fresh_tensorflow_settings")
+def test_a_run_is_exported_and_compared_on_its_own_data(run_dir, tmp_path):
+    output = tmp_path / "export"
+    flags = [f"--model_dir={run_dir}", "--format=tflite", f"--output={output}"]
 
-    flags = [f"--model_dir={model_dir}", "--format=tflite", f"--output={output}"]
     code, printed = export(*flags)
 
     assert code == 0, printed

@@ -72,6 +72,13 @@ def models(*but):
     )
 
 
+def but_for_schedule():
+    """Returns the parsed experiment's bindings without those of its schedule's length."""
+    schedule = (".PaperSchedule.", "run.evaluate_every", "run.checkpoint_every")
+    bindings = config_record.canonical_bindings().items()
+    return [pair for pair in bindings if not any(part in pair[0] for part in schedule)]
+
+
 def run_tiny(name, folder, data_dir, eagerly):
     """Trains and evaluates in a process of the pool, and returns the metrics."""
     tf.config.run_functions_eagerly(eagerly)
@@ -88,21 +95,24 @@ def runs(request, tmp_path_factory):
 
     To trace the graph is most of a run's time. So it is traced where a model has a binding that
     none had before (the overlay says how deep it is); the others run operation by operation.
+    Experiments that the overlay leaves alike but for the schedule, which it replaces, share a run.
     """
     data_dir = tmp_path_factory.mktemp("shipped") / "shapes"
     spawn = multiprocessing.get_context("spawn")
     # At their end the processes would wait for what TensorFlow reads ahead, for up to a minute.
     end = {"initializer": atexit.register, "initargs": (os._exit, 0)}
     with concurrent.futures.ProcessPoolExecutor(2, spawn, **end) as pool:
-        started, traced = {}, set()
+        started, shared, traced = {}, {}, set()
         for item in request.session.items:
             if item.path == request.path and "runs" in item.fixturenames:
                 name = item.callspec.params["name"]
-                folder = tmp_path_factory.mktemp(name.removesuffix(".gin"))
                 parse(name, "overlays/tiny.gin")
-                model = set(models("pixel", "ResNet.depth"))
-                run = pool.submit(run_tiny, name, folder, data_dir, eagerly=model <= traced)
-                started[name] = folder, run
+                key, model = frozenset(but_for_schedule()), set(models("pixel", "ResNet.depth"))
+                if key not in shared:
+                    folder = tmp_path_factory.mktemp(name.removesuffix(".gin"))
+                    run = pool.submit(run_tiny, name, folder, data_dir, eagerly=model <= traced)
+                    shared[key] = folder, run
+                started[name] = shared[key]
                 traced |= model
         yield started
 

@@ -178,7 +178,7 @@ def _make_trainer(built, image_input):
         )
 
     def make_batches():
-        batches = built.strategy.distribute_datasets_from_function(make_dataset)
+        batches = distribution.distribute(built.strategy, make_dataset)
         return reading.naming_errors(batches, left_out)
 
     return Trainer(
@@ -201,7 +201,7 @@ def _make_evaluator(built, image_input):
         """Returns a worker's batches of an evaluation."""
         return image_input.evaluation(built.test_images, size, context, left_out)
 
-    batches = built.strategy.distribute_datasets_from_function(make_dataset)
+    batches = distribution.distribute(built.strategy, make_dataset)
     return step.Evaluator(
         built.classifier,
         built.strategy,

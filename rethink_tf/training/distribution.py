@@ -1,6 +1,7 @@
 """The distribution strategy, chosen by one binding, and what batches fit it."""
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import tensorflow as tf
 import tf_keras
 from absl import logging
 from official.common import distribute_utils
+from tensorflow.python.data.ops import multi_device_iterator_ops
 from tensorflow.python.framework import config as framework_config
 
 from rethink_tf import cluster, execution
@@ -215,3 +217,32 @@ def _logical_cpus(count):
                 "TensorFlow has already run something."
             ) from error
     return [f"CPU:{index}" for index in range(count)]
+
+
+def distribute(strategy, make_dataset):
+    """Returns the batches of all replicas of this worker.
+
+    Args:
+        strategy: `tf.distribute.Strategy`.
+        make_dataset: function of a `tf.distribute.InputContext`, the worker's `tf.data.Dataset`.
+    """
+    _end_device_datasets_at_once()
+    return strategy.distribute_datasets_from_function(make_dataset)
+
+
+@functools.cache
+def _end_device_datasets_at_once():
+    """Turns the autotuning of TensorFlow's data sets of one device off; the pipeline's is off.
+
+    There is nothing in them to tune. But their thread misses the end of its iterator every other
+    time, which then waits for its next turn, up to a minute, and the run with it: after each
+    evaluation on several devices. They take no options from the data set that they read.
+    """
+    create = multi_device_iterator_ops._create_device_dataset
+
+    def without_autotune(*args):
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return create(*args).with_options(options)
+
+    multi_device_iterator_ops._create_device_dataset = without_autotune

@@ -17,56 +17,45 @@ from rethink_tf.exporting import comparing, exporter, serve
 # What a program does that has TensorFlow and not this package.
 FOREIGN = """
 import sys, numpy as np, tensorflow as tf
-*paths, masks, keypoints = sys.argv[1:]
+*paths, folder = sys.argv[1:]
 encoded = [open(path, "rb").read() for path in paths]
 image = tf.io.decode_jpeg(encoded[0], dct_method="INTEGER_ACCURATE")
-for folder in (masks, keypoints):
-    model = tf.saved_model.load(folder)
-    together = model.signatures["serving_default"](encoded=tf.constant(encoded))
-    twice = model.signatures["images"](images=tf.stack([image, image]))
-    found = {f"encoded/{key}": value.numpy() for key, value in together.items()}
-    found |= {f"images/{key}": value.numpy() for key, value in twice.items()}
-    found["assets"] = [open(asset.asset_path.numpy()).read() for asset in model.assets]
-    np.savez(folder + ".npz", **found)
+model = tf.saved_model.load(folder)
+together = model.signatures["serving_default"](encoded=tf.constant(encoded))
+twice = model.signatures["images"](images=tf.stack([image, image]))
+found = {f"encoded/{key}": value.numpy() for key, value in together.items()}
+found |= {f"images/{key}": value.numpy() for key, value in twice.items()}
+found["assets"] = [open(asset.asset_path.numpy()).read() for asset in model.assets]
+np.savez(folder + ".npz", **found)
 assert not {"rethink_tf", "official"} & {name.split(".")[0] for name in sys.modules}
 """
-FIELDS = ("keypoints", "masks", "whole_masks")
-KINDS = ("masks, cascade, syncbn", "keypoints, gn")
+FIELDS = ["keypoints", "masks", "whole_masks"]
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory, photographs):
-    """Returns by kind the run, the export, the evaluation's detections and another process's."""
-    folder = tmp_path_factory.mktemp("exports")
-    made = (make("syncbn", cascade=True), make("gn", masks=False, keypoints=True))
-    encoded, exports = [path.read_bytes() for path in photographs], {}
-    for kind, trained in zip(KINDS, made, strict=True):
-        output = folder / kind.split(",")[0]
-        wanted = command("saved_model", whole_masks=trained.detector.mask_head is not None)
-        exporter.export(trained, "# Settings.\n", str(output), wanted, [])
-        rule = exporter.size_rule(trained.pipeline)
-        evaluation = comparing.Evaluation(trained.detector, trained.categories, rule)
-        expected = [evaluation.measure(evaluation.prepare(each))[0] for each in encoded]
-        exports[kind] = [trained, output, expected]
-    arguments = [*photographs, *(each[1] for each in exports.values())]
+def exported(tmp_path_factory, photographs):
+    """Returns a run, its export, the evaluation's detections and another process's."""
+    output = tmp_path_factory.mktemp("exports") / "saved_model"
+    # A cascade with masks and keypoints: every kind of head.
+    trained = make("syncbn", cascade=True, keypoints=True)
+    exporter.export(
+        trained, "# Settings.\n", str(output), command("saved_model", whole_masks=True), []
+    )
+    rule = exporter.size_rule(trained.pipeline)
+    evaluation = comparing.Evaluation(trained.detector, trained.categories, rule)
+    encoded = [path.read_bytes() for path in photographs]
+    expected = [evaluation.measure(evaluation.prepare(each))[0] for each in encoded]
     # Without the environment's paths: a process of another project.
     done = subprocess.run(
-        [sys.executable, "-I", "-c", FOREIGN, *map(str, arguments)],
-        cwd=folder,
+        [sys.executable, "-I", "-c", FOREIGN, *map(str, photographs), str(output)],
+        cwd=output.parent,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "gradient" not in done.stderr
-    for each in exports.values():
-        with np.load(f"{each[1]}.npz", allow_pickle=True) as found:
-            each.append(dict(found))
-    return exports
-
-
-@pytest.fixture(params=KINDS)
-def exported(request, exports):
-    return exports[request.param]
+    with np.load(f"{output}.npz", allow_pickle=True) as found:
+        return trained, output, expected, dict(found)
 
 
 def test_another_process_finds_what_the_evaluation_does(exported):
@@ -98,8 +87,8 @@ def test_pixels_give_what_their_file_does(exported):
         np.testing.assert_allclose(alone[0], among_others[: alone.shape[1]], atol=1e-3, err_msg=key)
 
 
-def test_whole_masks_have_the_images_size(exports):
-    *_, found = exports[KINDS[0]]
+def test_whole_masks_have_the_images_size(exported):
+    *_, found = exported
 
     count = found["images/num_detections"][0]
     assert found["images/whole_masks"].shape == (2, count, 150, 200)
@@ -120,12 +109,12 @@ def test_names_and_settings_are_inside(exported):
     assert config == "# Settings.\n"
     record = json.loads((folder / "export.json").read_text())
     assert record["step"] == 20
-    assert record["fields"] == sorted(key for key in FIELDS if f"encoded/{key}" in found)
+    assert record["fields"] == FIELDS == sorted(key for key in FIELDS if f"encoded/{key}" in found)
     assert "tensorflow/serving" in (folder / "README.md").read_text()
 
 
-def test_the_server_answers_requests_of_tensorflow_serving(exports, photographs):
-    _, folder, _, found = exports[KINDS[1]]
+def test_the_server_answers_requests_of_tensorflow_serving(exported, photographs):
+    _, folder, _, found = exported
     server = serve.make_server(serve.Model(str(folder)), 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://localhost:{server.server_port}/v1/models/detector"

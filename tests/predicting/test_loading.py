@@ -22,14 +22,19 @@ pytestmark = pytest.mark.usefixtures("fresh_tensorflow_settings")
 
 
 @pytest.fixture(scope="module")
-def images(run_dir, data_dir):
+def data_dir(loaded_folder):
+    return loaded_folder / "shapes"
+
+
+@pytest.fixture(scope="module")
+def images(data_dir):
     """{id: pixels} of the evaluated images."""
     found = {}
     features = {
         "image/encoded": tf.io.FixedLenFeature([], tf.string),
         "image/source_id": tf.io.FixedLenFeature([], tf.string),
     }
-    for path in sorted(pathlib.Path(data_dir, "val").glob("*.tfrecord")):
+    for path in sorted((data_dir / "val").glob("*.tfrecord")):
         for record in tf.data.TFRecordDataset(str(path)):
             parsed = tf.io.parse_single_example(record, features)
             pixels = decode.decode_pixels(parsed["image/encoded"]).numpy()

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from rethink_tf import cluster
 from rethink_tf.training import checkpoints
-from rethink_tf.training.distribution import check_batch_size, make_strategy
+from rethink_tf.training.distribution import check_batch_size, distribute, make_strategy
 
 
 def test_one_device_by_default():
@@ -23,6 +23,21 @@ def test_what_is_not_there_is_refused():
         make_strategy("mirored")
     with pytest.raises(ValueError, match="64 GPUs asked for"):
         make_strategy("mirrored", num_gpus=64)
+
+
+def test_no_iterator_of_a_device_tunes_itself(two_replicas):
+    def make_dataset(context):
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return tf.data.Dataset.range(8).batch(1).with_options(options)
+
+    batches = iter(distribute(two_replicas, make_dataset))
+    first = two_replicas.experimental_local_results(next(batches))
+    assert [each.numpy().tolist() for each in first] == [[0], [1]]
+    # TensorFlow shows the data sets of devices nowhere else.
+    (worker,) = batches._iterators
+    for device in worker._iterator._device_iterators:
+        assert device._dataset.options().autotune.enabled is False
 
 
 @pytest.mark.parametrize(
