@@ -50,13 +50,16 @@ class Matches:
         # Right detections only: the precision is needed nowhere else.
         threshold, self._rows = np.nonzero(matched & ~self._ignored)
         num_categories = len(self.names)
+        self._category = category[self._rows]
         # A segment is a threshold and a category; their rights stand together.
-        self._segment = threshold * num_categories + category[self._rows]
-        num_thresholds = len(matched)
-        segments = np.arange(num_thresholds * num_categories)
-        self._first = np.searchsorted(self._segment, segments)
-        self._start = np.searchsorted(category, np.arange(num_categories))[category[self._rows]]
-        self._spans = np.searchsorted(threshold, np.arange(num_thresholds + 1))
+        self._segment = threshold * num_categories + self._category
+        self._first, inverse = np.unique(self._segment, return_index=True, return_inverse=True)[1:]
+        self._first_of_row = self._first[inverse]
+        self._start = np.searchsorted(category, np.arange(num_categories))[self._category]
+        self._spans = [
+            slice(*np.searchsorted(threshold, [index, index + 1])) if ignored.any() else None
+            for index, ignored in enumerate(self._ignored)
+        ]
         self._drawn = {}
 
     def precision(self, weights=None) -> np.ndarray:
@@ -69,17 +72,42 @@ class Matches:
         Returns:
             float64 [T, K, R]; nan of categories without an object in the drawn images.
         """
+        highest, reached, counts, objects = self._up_to_recalls(weights)
+        found = np.zeros([len(self._ignored), len(self.names), len(RECALLS)])
+        # Each right detection fills the recalls from those before it to its own.
+        place = self._segment * len(RECALLS) + reached - np.cumsum(counts)
+        place = np.repeat(place, counts) + np.arange(counts.sum())
+        found.reshape(-1)[place] = np.repeat(highest, counts)
+        found[:, objects == 0] = np.nan
+        return found
+
+    def average_precision(self, weights=None) -> float:
+        """Returns AP over all thresholds, a fraction of 1; nan without any object.
+
+        Args:
+            weights: as of `precision`.
+        """
+        highest, _, counts, objects = self._up_to_recalls(weights)
+        total = np.count_nonzero(objects) * len(self._ignored) * len(RECALLS)
+        return float(highest @ counts) / total if total else float("nan")
+
+    def _up_to_recalls(self, weights):
+        """Returns what each right detection gives, and the objects of each category, int [K].
+
+        Returns:
+            The highest precision at or beyond it; how many recalls the rights up to it reach; how
+            many it is the first to reach; the objects.
+        """
         num_categories = len(self.names)
         if weights is None:
             weights = np.ones(len(self.image_ids), np.int64)
         weight = weights[self._image]
         counted = self._up_to_rows(weight, slice(None))
-        for index, ignored in enumerate(self._ignored):
-            if ignored.any():
-                span = slice(*self._spans[index : index + 2])
+        for ignored, span in zip(self._ignored, self._spans, strict=True):
+            if span is not None:
                 counted[span] -= self._up_to_rows(weight * ignored, span)
         sums = np.append(0, np.cumsum(weight[self._rows]))
-        right = sums[1:] - sums[self._first[self._segment]]
+        right = sums[1:] - sums[self._first_of_row]
         # pycocotools adds the same against a division by 0.
         precision = right / (counted + np.spacing(1))
         # The maximum from the right within a segment: a later one lies below an earlier one.
@@ -89,24 +117,17 @@ class Matches:
         objects = np.bincount(
             self._object_category, weights[self._object_image], num_categories
         ).astype(np.int64)
-        needed = _needed(objects)
-        base = int(objects.max(initial=0)) + 2
-        segments = np.arange(len(self._first)).reshape([-1, num_categories, 1])
-        place = np.searchsorted(self._segment * base + right, segments * base + needed)
-        padded = np.append(self._segment, -1)[np.minimum(place, len(self._segment))]
-        is_reached = padded == segments
-        values = np.append(highest, 0.0)[np.minimum(place, len(highest))]
-        return np.where(objects[:, np.newaxis] > 0, np.where(is_reached, values, 0.0), np.nan)
-
-    def average_precision(self, weights=None) -> float:
-        """Returns AP over all thresholds, a fraction of 1; nan without any object.
-
-        Args:
-            weights: as of `precision`.
-        """
-        precision = self.precision(weights)
-        has_objects = ~np.isnan(precision[0, :, 0])
-        return float(precision[:, has_objects].mean()) if has_objects.any() else float("nan")
+        # How many recalls 0, 1, ... rights reach: a stretch of a table for each category.
+        sizes = objects + 2
+        stretch = np.cumsum(sizes) - sizes
+        first_to_reach = np.bincount(
+            (stretch[:, np.newaxis] + _needed(objects)).ravel(), minlength=sizes.sum()
+        )
+        before = np.repeat(len(RECALLS) * np.arange(num_categories), sizes)
+        reached = (np.cumsum(first_to_reach) - before)[stretch[self._category] + right]
+        counts = np.diff(reached, prepend=0)
+        counts[self._first] = reached[self._first]
+        return highest, reached, counts, objects
 
     def drawn(self, draws: int, seed: int) -> np.ndarray:
         """Returns AP on draws of as many images, with replacement, float64 [draws]; kept.
