@@ -125,6 +125,19 @@ def make_plan(strategy, precision="float32", jit_compile=False, deterministic=No
     gpu = _first_gpu(device)
     if warning := check_gpu(gpu, jit_compile):
         logging.warning(warning)
+    return plan_for(device, _device_name(device, gpu), precision, jit_compile, deterministic)
+
+
+def plan_for(device, device_name, precision, jit_compile, deterministic=None):
+    """Returns the `ExecutionPlan` of a kind of device, which need not be there.
+
+    Args:
+        device: "CPU", "GPU" or "TPU".
+        device_name: str, what there is of it.
+        precision: str, as of `make_plan`.
+        jit_compile: bool, as of `make_plan`.
+        deterministic: bool or None, as of `make_plan`.
+    """
     static_shapes, on_cpu = jit_compile or device == "TPU", device == "CPU"
     if deterministic is None:
         deterministic = on_cpu and not jit_compile
@@ -136,7 +149,7 @@ def make_plan(strategy, precision="float32", jit_compile=False, deterministic=No
     bounds_memory = on_cpu or not static_shapes
     return ExecutionPlan(
         device=device,
-        device_name=_device_name(device, gpu),
+        device_name=device_name,
         precision=precision,
         jit_compile=jit_compile,
         static_shapes=static_shapes,

@@ -6,6 +6,7 @@ Beside the page, its figures are written as SVG and its tables as CSV and Markdo
 named like it (report/ for report.html).
 """
 
+import concurrent.futures
 import os
 import sys
 
@@ -38,9 +39,11 @@ def main(argv):
         for each in argv[1:]:
             published |= collecting.read_references(each)
             pretraining |= costs.pretraining_of(each)
-        tables = study_tables.all_tables(runs)
-        tables += further_tables.further_tables(runs, pretraining, _DRAWS.value)
-        drawn = sections.all_figures(runs, published, pretraining)
+        # The bootstrap, most of the tables' time, beside the drawing of figures.
+        with concurrent.futures.ProcessPoolExecutor(1) as beside:
+            further = beside.submit(further_tables.further_tables, runs, pretraining, _DRAWS.value)
+            drawn = sections.all_figures(runs, published, pretraining)
+            tables = study_tables.all_tables(runs) + further.result()
         for table in tables:
             files.write_whole(os.path.join(folder, f"{table.name}.csv"), table.csv())
         text = "\n".join(table.markdown() for table in tables)
