@@ -28,6 +28,7 @@ from rethink_tf.detections import Detections
 from rethink_tf.evaluation import inference, placing
 from rethink_tf.models.detector import MaskRCNN
 from rethink_tf.ops import roi_align
+from rethink_tf.own_data import settings as _own_data  # noqa: F401  registered for gin files
 from rethink_tf.settings import Settings
 from rethink_tf.training import checkpoint_files, checkpoints
 from rethink_tf.weights import conversion

@@ -67,7 +67,8 @@ def run_dir(loaded_folder) -> str:
 
 # Files that take more than some seconds: whole runs, other processes, graphs of whole detectors.
 LONG = """
-    benchmarks/test_evaluation benchmarks/test_group_norm benchmarks/test_input_pipeline
+    benchmarks/test_accelerator benchmarks/test_evaluation benchmarks/test_group_norm
+    benchmarks/test_input_pipeline
     data/input/test_copy_paste data/input/test_evaluation_batches data/input/test_jitter
     data/input/test_pipeline data/input/test_reading data/input/test_service
     data/records/test_keypoints data/records/test_skips data/sources/test_coco

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogFormatter
 
 from rethink_tf.metrics_file import COLLAPSED, DONE
 from rethink_tf.report.collecting import StudyRun
@@ -278,6 +278,7 @@ def distribution(
         if scale == "log":
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.xaxis.set_minor_formatter(LogFormatter())  # by default powers of ten
         return _svg(figure)
 
 

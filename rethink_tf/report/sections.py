@@ -55,6 +55,8 @@ def _of_metric(runs, metric, published):
             "checkpoints, crosses runs that collapsed."
         )
         found.append((f"over_steps-{name}", caption, figures.over_steps(runs, metric, subset)))
+        if len({run.num_steps for run in runs if run.subset == subset}) == 1:
+            continue  # one length: the figure would be a point an arm
         caption = (
             f"{where} at the end of each schedule; bars are the standard deviation over seeds"
             f"{', dotted lines what was published' if references else ''}."

@@ -170,13 +170,18 @@ def start_strategy(settings):
     plan = execution.make_plan(
         strategy, settings.precision, settings.jit_compile, settings.deterministic
     )
-    tf_keras.utils.set_random_seed(settings.seed)
+    set_up_tensorflow(settings.seed, plan)
+    return strategy, plan
+
+
+def set_up_tensorflow(seed, plan):
+    """Sets seed, precision and op determinism of this process as an `ExecutionPlan` says."""
+    tf_keras.utils.set_random_seed(seed)
     tf_keras.mixed_precision.set_global_policy(plan.precision)
     if plan.is_deterministic:
         tf.config.experimental.enable_op_determinism()
     else:
         framework_config.disable_op_determinism()
-    return strategy, plan
 
 
 def batch_spec(batches, replica_batch_size):

@@ -36,10 +36,16 @@ def test_bytes_are_those_that_instructions_read_and_write():
     assert kernels == 2
 
 
-@pytest.mark.parametrize("target", ["h100", "v5e:2x2"])
-def test_a_tiny_training_step_compiles(target, tmp_path):
+@pytest.mark.parametrize(("target", "work"), [("h100", "step"), ("v5e:2x2", "prediction")])
+def test_a_tiny_detector_compiles(target, work, tmp_path):
     pytest.importorskip("jax", reason="the extra `accelerator` is not installed")
-    command = [sys.executable, "-m", "benchmarks.accelerator", f"--target={target}", "--work=step"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.accelerator",
+        f"--target={target}",
+        f"--work={work}",
+    ]
     command += ["--gin_file", "quickstart.gin", "overlays/tiny.gin", f"--output={tmp_path}/a.json"]
     command += ["--size", "128", "128", "--images=1", "--objects=3"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)

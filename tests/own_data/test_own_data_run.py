@@ -3,11 +3,13 @@
 import json
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import gin
 import pytest
 import tensorflow as tf
-from experiment_runs import read_metrics
+from experiment_runs import REPOSITORY, read_metrics
 
 from rethink_tf import config, config_record, experiment
 from rethink_tf.data.sources import shapes
@@ -88,6 +90,12 @@ def test_an_export_of_boxes_trains_and_goes_on_with_its_settings(drawn, tmp_path
         "'num_images': 10",
     ):
         assert line in text
+    # Its settings are read by what uses a trained detector, too, which trains nothing itself.
+    places = [f"--input={tmp_path / 'mine' / 'valid'}", f"--output={tmp_path / 'found'}"]
+    command = [sys.executable, "-m", "rethink_tf.predict", f"--model_dir={run}", *places]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads((tmp_path / "found" / "detections.json").read_text())["images"]) == 4
     sizes = config.value_of("RPN.anchor_sizes")
     recorded = config.value_of("own_data_settings.statistics")
 
