@@ -72,11 +72,11 @@ def models(*but):
     )
 
 
-def but_for_schedule():
-    """Returns the parsed experiment's bindings without those of its schedule's length."""
-    schedule = (".PaperSchedule.", "run.evaluate_every", "run.checkpoint_every")
+def left_by_overlay():
+    """Returns the parsed experiment's bindings without those of its schedule and its depth."""
+    replaced = (".PaperSchedule.", "run.evaluate_every", "run.checkpoint_every", ".ResNet.depth")
     bindings = config_record.canonical_bindings().items()
-    return [pair for pair in bindings if not any(part in pair[0] for part in schedule)]
+    return [pair for pair in bindings if not any(part in pair[0] for part in replaced)]
 
 
 def run_tiny(name, folder, data_dir, eagerly):
@@ -95,7 +95,7 @@ def runs(request, tmp_path_factory):
 
     To trace the graph is most of a run's time. So it is traced where a model has a binding that
     none had before (the overlay says how deep it is); the others run operation by operation.
-    Experiments that the overlay leaves alike but for the schedule, which it replaces, share a run.
+    Experiments that differ in what the overlay replaces, schedule and depth, share a run.
     """
     data_dir = tmp_path_factory.mktemp("shipped") / "shapes"
     spawn = multiprocessing.get_context("spawn")
@@ -107,7 +107,7 @@ def runs(request, tmp_path_factory):
             if item.path == request.path and "runs" in item.fixturenames:
                 name = item.callspec.params["name"]
                 parse(name, "overlays/tiny.gin")
-                key, model = frozenset(but_for_schedule()), set(models("pixel", "ResNet.depth"))
+                key, model = frozenset(left_by_overlay()), set(models("pixel", "ResNet.depth"))
                 if key not in shared:
                     folder = tmp_path_factory.mktemp(name.removesuffix(".gin"))
                     run = pool.submit(run_tiny, name, folder, data_dir, eagerly=model <= traced)

@@ -46,7 +46,8 @@ def test_a_tiny_detector_compiles(target, work, tmp_path):
         f"--target={target}",
         f"--work={work}",
     ]
-    command += ["--gin_file", "quickstart.gin", "overlays/tiny.gin", f"--output={tmp_path}/a.json"]
+    command += ["--gin_file", "quickstart.gin", "overlays/boxes_only.gin", "overlays/tiny.gin"]
+    command += [f"--output={tmp_path}/a.json"]
     command += ["--size", "128", "128", "--images=1", "--objects=3"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
