@@ -249,8 +249,8 @@ def report(flags, results):
         memory = chips.CHIPS[target].memory
         share = (figures["temporary"] + figures["arguments"]) / memory
         bound = figures["traffic"] / chips.CHIPS[target].bandwidth
-        print(f"\n{target}, {side}: {share:.0%} of the chip's memory; at least {bound:.4f} s by")
-        print("its traffic. Most of it:")
+        print(f"\n{target}, {side}: {share:.1%} of the chip's memory, weights and images included;")
+        print(f"at least {1000 * bound:.1f} ms by its traffic. Most of it:")
         for place, size in figures["places"]:
             print(f"{size / 1e9:8.2f} GB {place}")
     harness.write_json(
