@@ -86,9 +86,9 @@ def check(command, parse_flags):
         return
     found = parse_flags(words[2], words[3:])
     if found.get("gin_file"):
-        # Weights do not depend on where a run would read and write: these ask for no folder.
-        is_of_weights = words[2] in ("rethink_tf.convert", "rethink_tf.predict")
-        places = ["MODEL_DIR=''", "DATA_DIR=''"] if is_of_weights else []
+        # Detectors do not depend on where a run would read and write: these ask for no folder.
+        needs_none = ("rethink_tf.convert", "rethink_tf.predict", "benchmarks.accelerator")
+        places = ["MODEL_DIR=''", "DATA_DIR=''"] if words[2] in needs_none else []
         config.parse(found["gin_file"], places + (found.get("gin_param") or []))
 
 
