@@ -68,7 +68,7 @@ def lower(flags, side, target):
         function, arguments = _of_experiment(flags, platform)
     else:
         function, arguments = (_ours if side == models.OURS else _of_peer)(flags, platform)
-    # By place alone: the compiler's way in does not take what a partial function binds.
+    # The compiler's interface refuses the keyword arguments that a partial function binds.
     compiled = tf.function(lambda *each: function(*each), jit_compile=True, autograph=False)
     return compiled.experimental_get_compiler_ir(*arguments)(stage="hlo_serialized")
 
@@ -127,7 +127,7 @@ def _ours(flags, platform):
 
 
 def _of_experiment(flags, platform):
-    """As `_ours`, of an experiment's parts: its sizes are those of the flags but for its own."""
+    """As `_ours`, with the detector, optimizer, losses and sizes of an experiment."""
     import gin
 
     from benchmarks import experiments

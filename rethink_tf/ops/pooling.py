@@ -41,6 +41,7 @@ def max_pool(maps):
             first = tf.where(is_higher, tf.constant(number, tf.uint8), first)
 
         def gradient(upstream):
+            """Returns the maps' gradient: each maximum's goes to its place, the first one."""
             upstream = tf.cast(upstream, tf.float32)
             parts = []
             for number, place in enumerate(places):

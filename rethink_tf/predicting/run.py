@@ -71,6 +71,11 @@ def predict(detector, source, folder, score, batch_size, options, max_pixels):
         # Ctrl-C too: what was found is not lost.
         if written.num_images:
             written.write()
+    _log_end(written, score, folder)
+    return dict(skipped)
+
+
+def _log_end(written, score, folder):
     logging.info(
         "%d images: %d detections of %.2f and more are drawn in %s; all are in %s.",
         written.num_images,
@@ -80,7 +85,6 @@ def predict(detector, source, folder, score, batch_size, options, max_pixels):
         written.path,
         extra=console.KEPT,
     )
-    return dict(skipped)
 
 
 def _check_targets(paths, targets, folder):

@@ -237,11 +237,11 @@ def distribute(strategy, make_dataset):
 
 @functools.cache
 def _end_device_datasets_at_once():
-    """Turns the autotuning of TensorFlow's data sets of one device off; the pipeline's is off.
+    """Turns autotuning off in the data sets that TensorFlow makes for each of several devices.
 
-    There is nothing in them to tune. But their thread misses the end of its iterator every other
-    time, which then waits for its next turn, up to a minute, and the run with it: after each
-    evaluation on several devices. They take no options from the data set that they read.
+    They have nothing to tune, and take no options from the data set that they read. Their tuning
+    thread often misses the end of its iterator. The iterator then waits for the thread's next turn,
+    up to a minute, and the run waits with it, after each evaluation.
     """
     create = multi_device_iterator_ops._create_device_dataset
 
